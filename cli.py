@@ -1,0 +1,136 @@
+"""The front door: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ActionConfigFile
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from datamodules import ImageDataModule
+from lightning_modules import Classifier
+from lightning_modules.callbacks import (
+    EpochLines,
+    FiniteLoss,
+    History,
+    Pictures,
+    Predictions,
+    Results,
+    RunConfig,
+    Throughput,
+)
+from lightning_modules.callbacks.finite_loss import NonFiniteLossError
+from lightning_modules.command_line.arguments import resolve
+from lightning_modules.command_line.checkpoints import check_fits, read_checkpoint
+from lightning_modules.command_line.parser import OneLineParser
+from lightning_modules.command_line.run_folder import new_version
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+class CLI(LightningCLI):
+    """LightningCLI with run folders, checked checkpoints and a test of the best checkpoint after every fit."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser with one-line errors."""
+        parser = OneLineParser(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=ActionConfigFile, help="Config file: a path or a bare name of configs/; may be repeated."
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where a run is kept, and which checkpoints of it."""
+        parser.add_argument("--run.dir", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument("--run.name", type=str, default="unnamed", help="Default: the config names, joined.")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/robust_accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best-{epoch:03d}",
+                "checkpoint.save_last": True,
+                "checkpoint.save_on_train_epoch_end": True,
+            }
+        )
+        for part in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{part}.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what :func:`resolve` made of the command line."""
+        self.config = parser.parse_args(args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Check that the parts fit together, then open the run folder: nothing is written before."""
+        self._check_images()
+        self._check_checkpoint()
+        config = self._get(self.config_init, "trainer")
+        if config.get("fast_dev_run"):
+            return super().instantiate_trainer(**kwargs)
+        run = self._get(self.config, "run")
+        # other ranks write nothing; rank 0 tells them its folder
+        version = new_version(Path(run.dir), run.name) if rank_zero_only.rank == 0 else 0
+        loggers = config.get("logger") or []
+        loggers = loggers if isinstance(loggers, list) else [loggers]
+        logger = [CSVLogger(run.dir, run.name, version), *(item for item in loggers if item is not True)]
+        return super().instantiate_trainer(logger=logger, **kwargs)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint."""
+        if not self.trainer.fast_dev_run:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
+
+    def _check_images(self) -> None:
+        net, data = self.model.net, self.datamodule
+        for name in ("in_channels", "image_size", "num_classes"):
+            if getattr(net, name) != getattr(data, name):
+                raise ValueError(
+                    f"{type(data).__name__} has {name}={getattr(data, name)}, {type(net).__name__} was built for "
+                    f"{getattr(net, name)}; pass --model.net.{name}={getattr(data, name)}"
+                )
+
+    def _check_checkpoint(self) -> None:
+        path = self._get(self.config, "ckpt_path")
+        if path:
+            check_fits(Path(path), read_checkpoint(Path(path)), self.model)
+        elif self.subcommand != "fit":
+            raise ValueError(f"{self.subcommand} needs --ckpt_path: best, last or a file")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a known mistake ends it with one line on stderr and exit status 2."""
+    try:
+        CLI(
+            Classifier,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_callback=RunConfig,
+            trainer_defaults={
+                "use_distributed_sampler": False,  # data modules shard by themselves, without padding
+                "callbacks": [
+                    Throughput(), FiniteLoss(), History(), EpochLines(), Pictures(), Results(), Predictions()
+                ],
+            },
+            args=resolve(sys.argv[1:] if arguments is None else arguments, [CONFIGS]),
+        )
+    except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
+        if os.environ.get("KAFNETS_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())} (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    # jsonargparse resolves class names by import; this module must be known under its own name for that
+    torch.set_float32_matmul_precision("highest")
+    main()

@@ -1,0 +1,211 @@
+"""What every data module of this project is: images in memory, a held-out split, batches in [0, 1]."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Generator
+from torch.utils.data import DataLoader, Sampler
+
+from datamodules.augment import Augment
+from datamodules.image_tensors import Batch, ImageTensors
+from datamodules.samplers import EvalBatches, ShuffledBatches
+from datamodules.seeding import keyed_generator
+from datamodules.splits import interleave, stratified_split
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images for training, validation and test.
+
+    Batches arrive on the device as ``(x (B, C, H, W) float32 in [0, 1], y (B,) int64, index (B,) int64)``; ``index``
+    is the position in the set the batch is from. Training batches are shuffled, full and augmented; their order is a
+    function of (seed, epoch) and their augmentation of (seed, rank, epoch, batch) alone, so that a run resumed at an
+    epoch's end sees what it would have seen.
+
+    Validation images are held out of the training images, in proportion from every class; which ones depends on the
+    labels, ``seed`` and ``val_fraction`` alone. The test set is never used to choose anything. Both come in an order
+    of which any prefix holds the classes in proportion (``index < k`` is a fair sample); that of the test set does not
+    depend on ``seed``, so that runs are tested on the same prefix.
+
+    A subclass sets ``num_classes``, ``in_channels`` and ``image_size`` (pixels) when it is built, before any file is
+    read, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``, ``test_set`` and
+    ``class_names``.
+
+    Args:
+        batch_size: training images a batch and process, >= 1.
+        eval_batch_size: the most validation or test images a batch and process, >= 1.
+        val_fraction: share of the training images held out for validation, in (0, 1).
+        augment: random change of the training images; None leaves them as they are.
+        seed: of the split, the order and the augmentation.
+        num_workers: processes that prepare batches; the images are in memory, so 0 is usually fastest.
+
+    Raises:
+        ValueError: if an argument is out of its range; from :meth:`setup`, if the images are not what was declared or
+            too few, or if Lightning would shard the data a second time.
+    """
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+    train_set: ImageTensors
+    val_set: ImageTensors
+    test_set: ImageTensors
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        val_fraction: float = 0.1,
+        augment: Augment | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must lie strictly between 0 and 1, got {val_fraction}")
+        self.batch_size, self.eval_batch_size, self.val_fraction = batch_size, eval_batch_size, val_fraction
+        self.augment, self.seed, self.num_workers = augment, seed, num_workers
+        self._is_loaded = False
+
+    @abstractmethod
+    def load(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return all training images (those of validation are among them) and all test images."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and split the images once, and refuse what could not be run before anything is."""
+        self._check_trainer()
+        if not self._is_loaded:
+            self._load_all()
+        if stage in (None, "fit"):
+            self._train_sampler()
+        for images in (self.val_set, self.test_set):
+            self._eval_sampler(images)
+
+    def _load_all(self) -> None:
+        train, test = self.load()
+        for images in (train, test):
+            self._check_declared(images)
+        if train.class_names != test.class_names:
+            raise ValueError(f"training classes {train.class_names} differ from test classes {test.class_names}")
+        rest, held_out = stratified_split(train.labels, self.val_fraction, keyed_generator("split", self.seed))
+        self.train_set, self.val_set = train.subset(rest), train.subset(held_out)
+        self.test_set = test.subset(interleave(test.labels, keyed_generator("test order")))
+        self.class_names = train.class_names
+        self._is_loaded = True
+
+    def _check_declared(self, images: ImageTensors) -> None:
+        _, channels, height, width = images.images.shape
+        if height != width:
+            raise ValueError(f"{type(self).__name__} needs square images, got {height} x {width} pixels")
+        for name, found in (
+            ("num_classes", len(images.class_names)),
+            ("in_channels", channels),
+            ("image_size", height),
+        ):
+            if (declared := getattr(self, name)) != found:
+                raise ValueError(
+                    f"{type(self).__name__} has {name}={found}, not the {declared} declared; set {name}={found}"
+                )
+
+    def _check_trainer(self) -> None:
+        if self.trainer is None:
+            return
+        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                f"{type(self).__name__} gives each of the {self.trainer.world_size} processes its own share of the "
+                "images, and Lightning would share them out a second time; set use_distributed_sampler=False on the "
+                "Trainer"
+            )
+        if overfit := self.trainer.overfit_batches:  # type: ignore[attr-defined]  # Trainer sets it from afar
+            raise ValueError(
+                f"overfit_batches={overfit} makes Lightning replace the sampler, which "
+                f"{type(self).__name__} does not allow; use limit_train_batches and limit_val_batches"
+            )
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def _train_sampler(self) -> ShuffledBatches:
+        return ShuffledBatches(
+            len(self.train_set),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+
+    def _eval_sampler(self, images: ImageTensors) -> EvalBatches:
+        return EvalBatches(len(images), batch_size=self.eval_batch_size, rank=self._rank, world_size=self._world_size)
+
+    def _loader(self, images: ImageTensors, sampler: Sampler) -> DataLoader:
+        return _LateLoader(
+            images,
+            sampler=sampler,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=Generator().manual_seed(self.seed),
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled full batches of the training set."""
+        return self._loader(self.train_set, self._train_sampler())
+
+    def val_dataloader(self) -> DataLoader:
+        """Each validation image once over all processes."""
+        return self._loader(self.val_set, self._eval_sampler(self.val_set))
+
+    def test_dataloader(self) -> DataLoader:
+        """Each test image once over all processes."""
+        return self._loader(self.test_set, self._eval_sampler(self.test_set))
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the batches of :meth:`test_dataloader`."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn uint8 images into float32 in [0, 1] on their device, and augment them if this is a training step."""
+        images, labels, indices = batch
+        x = images.float() / 255
+        if self.augment is not None and self.trainer is not None and self.trainer.training:
+            x = self.augment(x, self._augment_generator())
+        return x, labels, indices
+
+    def _augment_generator(self) -> Generator:
+        assert self.trainer is not None
+        # Lightning counts a batch as ready after its transfer, so here the count is still this batch's own number.
+        batch_index = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return keyed_generator("augment", self.seed, self._rank, self.trainer.current_epoch, batch_index)
+
+
+class _LateLoader(DataLoader):
+    """A DataLoader that asks its sampler for the first batch only when that batch is asked for.
+
+    Lightning makes the first iterator of a resumed run before it calls ``set_epoch``; workers would already be
+    fetching batches of another epoch's order. Its own generator keeps it from drawing on the global one.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

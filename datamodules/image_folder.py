@@ -1,0 +1,74 @@
+"""Images of one's own: a folder or a tar of JPEG and PNG files."""
+
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import ImageDataModule
+from datamodules.cache import check_writable, default_cache, load_tensors, save_tensors
+from datamodules.image_files import ImageFormat, check_path, fingerprint, read_images
+from datamodules.image_tensors import ImageTensors
+
+
+class ImageFolder(ImageDataModule):
+    """``[one folder/]{train,test}/<class>/*.{jpg,jpeg,png}`` in a folder, ``.tar``, ``.tar.gz`` or ``.tgz``.
+
+    Classes are numbered alphabetically. The files are decoded once, and the uint8 tensors kept in the cache under a
+    name that changes with the files; a tar is read in place, and nothing is written beside it. The cache may be
+    deleted at any time.
+
+    Args:
+        path: the folder or tar.
+        num_classes, in_channels, image_size: what the images are, so that a network can be built before they are
+            read; verified when they are. ``in_channels`` is 1 (grey) or 3 (RGB), ``image_size`` in pixels.
+        resize: resample images of another size to ``image_size`` (both sides, whatever the shape) instead of refusing
+            them.
+        cache: folder for the decoded images; None is ``$XDG_CACHE_HOME/kafnets`` or ``~/.cache/kafnets``.
+        **kwargs: see :class:`~datamodules.base.ImageDataModule`.
+
+    Raises:
+        ValueError: if an argument is out of its range; from :meth:`prepare_data` and :meth:`setup`, if the layout or
+            an image is not as declared.
+        FileNotFoundError: from these, if there is nothing at ``path``.
+        OSError: from these, if a file is corrupt or the cache cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        resize: bool = False,
+        cache: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if in_channels not in (1, 3):
+            raise ValueError(f"in_channels must be 1 (grey) or 3 (RGB), got {in_channels}")
+        if num_classes < 2 or image_size < 1:
+            raise ValueError(f"num_classes must be >= 2 and image_size >= 1, got {num_classes} and {image_size}")
+        self.path = Path(path).expanduser()
+        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
+        self.resize = resize
+        self.cache = default_cache() if cache is None else Path(cache).expanduser()
+
+    def prepare_data(self) -> None:
+        """Decode the images into the cache, unless they are there."""
+        self._decoded()
+
+    def load(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return the decoded training and test images."""
+        stored = load_tensors(self._decoded())
+        return ImageTensors(**stored["train"]), ImageTensors(**stored["test"])
+
+    def _decoded(self) -> Path:
+        check_path(self.path)
+        image_format = ImageFormat(self.in_channels, self.image_size, self.resize)
+        name = self.path.resolve().name.split(".")[0]
+        file = self.cache / f"{name}-{fingerprint(self.path, image_format)}.pt"
+        if not file.exists():
+            check_writable(self.cache)
+            images = read_images(self.path, image_format)
+            save_tensors({split: vars(tensors) for split, tensors in images.items()}, file)
+        return file

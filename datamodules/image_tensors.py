@@ -1,0 +1,57 @@
+"""Decoded images in memory: a dataset that is indexed by whole batches."""
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+class ImageTensors(Dataset[Batch]):
+    """Images, labels and class names; ``images[indices]`` is a whole batch in one indexing operation.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64 in ``[0, len(class_names))``.
+        class_names: the name of each label.
+
+    Indexing with a ``(B,)`` int64 tensor gives ``(images (B, C, H, W) uint8, labels (B,) int64, indices (B,) int64)``;
+    with an integer the same three without the first dimension.
+
+    Raises:
+        ValueError: if a shape, a dtype or a label is outside the above, or if there is no image.
+
+    Example:
+        >>> data = ImageTensors(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("cat", "dog"))
+        >>> [part.shape for part in data[torch.tensor([2, 1])]]
+        [torch.Size([2, 1, 8, 8]), torch.Size([2]), torch.Size([2])]
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> None:
+        if images.dim() != 4 or images.dtype != torch.uint8:
+            raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels must be int64 ({len(images)},), one an image, got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if len(images) == 0:
+            raise ValueError("there is no image; give at least one")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(class_names):
+            raise ValueError(
+                f"labels must lie in [0, {len(class_names)}) as there are class names, got {low} to {high}"
+            )
+        self.images, self.labels, self.class_names = images, labels, tuple(class_names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor | int) -> Batch:
+        index = torch.as_tensor(index)
+        return self.images[index], self.labels[index], index
+
+    def subset(self, positions: Tensor) -> "ImageTensors":
+        """Return a copy that holds the images at ``positions`` ``(M,)`` int64, in that order."""
+        return ImageTensors(self.images[positions], self.labels[positions], self.class_names)

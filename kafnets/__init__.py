@@ -1,0 +1,1 @@
+"""Attacks, activations, backbones and metrics in plain PyTorch."""

@@ -1,0 +1,67 @@
+"""k-winners-take-all as a layer."""
+
+import torch
+from torch import Tensor
+
+from kafnets import ops
+from kafnets.activations.base import Activation
+from kafnets.functional import check_ratio
+
+
+class KWTA(Activation):
+    """Per sample, keeps the ``k = ceil(ratio * C * H * W)`` largest activations of the layer and zeroes the rest.
+
+    Xiao, Zhong, Zheng, "Enhancing adversarial defense by k-winners-take-all", ICLR 2020 (arXiv 1905.10510), eq. 3 (and
+    section 3.1 for training with a falling ratio). Ties with the k-th largest are kept.
+
+    The state dict holds the current ``ratio`` beside the one the layer was built with: a schedule changes the ratio
+    during training, and a network is only itself at the ratio it was trained to. Loading takes the stored current
+    ratio if this layer was built with the same starting ratio as the stored one. A layer built with another ratio was
+    asked for that ratio by name (``--model.net.activation.ratio=0.1`` on somebody's checkpoint), and keeps it.
+
+    Args:
+        num_channels: channels of the input.
+        ratio: the fraction kept, in (0, 1]; may be assigned later.
+
+    Shapes:
+        ``(N, C, *spatial)`` to the same, any floating dtype.
+
+    Raises:
+        ValueError: if ``ratio`` is outside (0, 1], also when assigned.
+
+    Example:
+        >>> KWTA(4, ratio=0.5)(torch.tensor([[3.0, -1.0, 2.0, 0.5]]))
+        tensor([[3., 0., 2., 0.]])
+    """
+
+    def __init__(self, num_channels: int, *, ratio: float = 0.2) -> None:
+        super().__init__(num_channels)
+        self.ratio = ratio
+        self.built_ratio = self.ratio
+
+    @property
+    def ratio(self) -> float:
+        """The fraction kept, in (0, 1]."""
+        return self._ratio
+
+    @ratio.setter
+    def ratio(self, ratio: float) -> None:
+        self._ratio = check_ratio(ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to ``(N, C, *spatial)``."""
+        return ops.kwta(self.check(x), self.ratio)
+
+    def get_extra_state(self) -> Tensor:
+        """The current ratio and the one the layer was built with, float64 ``(2,)``."""
+        return torch.tensor([self.ratio, self.built_ratio], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the stored current ratio if both layers were built with the same ratio."""
+        current, built = state.tolist()
+        if built == self.built_ratio:
+            self.ratio = current
+
+    def extra_repr(self) -> str:
+        """Name the settings."""
+        return f"{super().extra_repr()}, ratio={self.ratio:g}"

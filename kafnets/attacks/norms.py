@@ -1,0 +1,119 @@
+"""The threat models: which perturbations of size eps are allowed, and which way is up within them."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.noise import image_keys, normal, uniform
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """L2 norm of each image: ``(N, ...)`` to ``(N, 1, ...)``, ready to divide by."""
+    return _per_image(x.flatten(1).norm(dim=1), x)
+
+
+class Norm(ABC):
+    """A ball of radius eps around each image, in input units, within the box [0, 1]."""
+
+    @abstractmethod
+    def check_eps(self, eps: float) -> None:
+        """Raise ``ValueError`` where ``eps`` is no radius of this ball."""
+
+    @abstractmethod
+    def random_start(self, x: Tensor, eps: float, keys: Tensor) -> Tensor:
+        """A point drawn uniformly from the ball around each image, clipped to [0, 1]."""
+
+    @abstractmethod
+    def direction(self, grad: Tensor) -> Tensor:
+        """The step of size 1 in this norm along which the linearised loss rises fastest."""
+
+    @abstractmethod
+    def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+        """The point of the ball and of [0, 1] nearest to ``x_adv``, exactly inside in the dtype of ``x``."""
+
+    @abstractmethod
+    def size(self, delta: Tensor) -> Tensor:
+        """The norm of each perturbation: ``(N, ...)`` to ``(N,)``."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Linf(Norm):
+    """max_i |delta_i| <= eps, the usual threat model on CIFAR-10 with eps = 8/255.
+
+    Example:
+        >>> ball = Linf()
+        >>> ball.project(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.5, 0.25]]), 0.25)
+        tensor([[0.7500, 0.2000]])
+    """
+
+    def check_eps(self, eps: float) -> None:
+        """Raise ``ValueError`` unless 0 <= eps <= 1."""
+        if not 0 <= eps <= 1:
+            hint = f"; for {eps:g} grey levels write {eps:g}/255" if 1 < eps <= 255 else ""
+            raise ValueError(f"eps must lie in [0, 1] (images lie in [0, 1]), got {eps:g}{hint}")
+
+    def random_start(self, x: Tensor, eps: float, keys: Tensor) -> Tensor:
+        """``x + U(-eps, eps)``, clipped to [0, 1] (Wong, Rice, Kolter 2020, algorithm 3)."""
+        return self.project(x + (uniform(keys, x.shape[1:]).to(x.dtype) * 2 - 1) * eps, x, eps)
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """The sign of the gradient (Goodfellow, Shlens, Szegedy 2015, section 4)."""
+        return grad.sign()
+
+    def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+        """Clip each pixel to [x - eps, x + eps] and to [0, 1]."""
+        x_adv = torch.clamp(x_adv, (x - eps).clamp_(min=0), (x + eps).clamp_(max=1))
+        # x + eps is rounded, and may lie half a unit in the last place outside: step back in
+        return torch.where((x_adv - x).abs() > eps, torch.nextafter(x_adv, x), x_adv)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Largest absolute entry of each perturbation."""
+        return delta.flatten(1).abs().amax(1)
+
+
+class L2(Norm):
+    """sqrt(sum_i delta_i^2) <= eps, as with eps = 0.5 on CIFAR-10.
+
+    Example:
+        >>> L2().project(torch.tensor([[0.5, 0.9]]), torch.tensor([[0.5, 0.5]]), 0.2)
+        tensor([[0.5000, 0.7000]])
+    """
+
+    # float32 sums of some thousand squares are off by about 1e-7 relative; this keeps any order of summation inside
+    _INSIDE = 1 - 1e-6
+
+    def check_eps(self, eps: float) -> None:
+        """Raise ``ValueError`` unless eps >= 0 and finite (a ball may be larger than a pixel's range)."""
+        if not 0 <= eps < float("inf"):
+            raise ValueError(f"eps must be >= 0 and finite, got {eps:g}")
+
+    def random_start(self, x: Tensor, eps: float, keys: Tensor) -> Tensor:
+        """Uniform in the ball: a Gaussian direction times eps * u^(1/d), clipped to [0, 1]."""
+        direction = self.direction(normal(keys, x.shape[1:]).to(x.dtype))
+        radius = uniform(image_keys(keys, 1), ()).to(x.dtype) ** (1 / x[0].numel())
+        return self.project(x + direction * _per_image(radius, x) * eps, x, eps)
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """The gradient divided by its norm; zero where the gradient is zero."""
+        # dividing by the largest entry first keeps the squares of tiny and of huge gradients representable
+        largest = _per_image(grad.flatten(1).abs().amax(1), grad)
+        scaled = torch.where(largest > 0, grad / largest, torch.zeros_like(grad))
+        return torch.where(largest > 0, scaled / l2_norm(scaled).clamp_min(1), scaled)
+
+    def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+        """Shrink the perturbation to length eps, then clip to [0, 1] (which only shortens it)."""
+        delta = x_adv - x
+        length = l2_norm(delta)
+        shrunk = torch.where(length > eps * self._INSIDE, delta * (eps * self._INSIDE / length), delta)
+        return (x + shrunk).clamp(0, 1)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Euclidean length of each perturbation."""
+        return delta.flatten(1).norm(dim=1)

@@ -1,0 +1,73 @@
+"""Projected gradient descent."""
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, in_input_units, show_units
+from kafnets.attacks.norms import Norm
+from kafnets.logits import is_correct
+from kafnets.losses import cross_entropy
+
+
+class PGD(Attack):
+    """Repeat: step along the gradient, project back (Madry et al. 2018, section 2.1).
+
+    ``x_0 = x + U(ball)``; ``x_{t+1} = project(x_t + step_size * direction(grad_x sum loss))``, ``steps`` times, from
+    ``restarts`` starts. With ``early_stop`` success counts at any iterate, not only at the last.
+
+    Args:
+        eps: radius of the ball in input units, a number or ``"8/255"``.
+        step_size: length of a step in the norm of the ball, > 0, a number or ``"2/255"``.
+        steps: gradient steps a start, >= 1.
+        restarts: starts an image, >= 1.
+        random_start: False starts at the image itself.
+        norm, early_stop, eval_mode, loss: see :class:`~kafnets.attacks.base.Attack`.
+
+    Example:
+        >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> net = lambda x: x @ torch.tensor([[1.0, -1.0], [0.0, 0.0]])  # the best attack moves the first pixel down
+        >>> PGD(eps=0.1, step_size=0.05, steps=5, restarts=2, random_start=False)(net, x, y)
+        tensor([[0.4000, 0.5000]])
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float | str = 8 / 255,
+        step_size: float | str = 2 / 255,
+        steps: int = 50,
+        restarts: int = 1,
+        random_start: bool = True,
+        norm: Norm | None = None,
+        early_stop: bool = True,
+        eval_mode: bool = True,
+        loss: Loss = cross_entropy,
+    ) -> None:
+        super().__init__(
+            eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode, loss=loss
+        )
+        self.step_size = in_input_units("step_size", step_size)
+        if not 0 < self.step_size < float("inf"):
+            raise ValueError(f"step_size must be > 0 and finite, got {self.step_size:g}")
+        self.steps = at_least_one("steps", steps)
+        self.random_start = random_start
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One descent from one start."""
+        x_adv = self.norm.random_start(x, self.eps, keys) if self.random_start else x.clone()
+        result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
+        for _ in range(self.steps):
+            grad, logits = self.gradient(net, x_adv, y)
+            if self.early_stop:
+                going = is_correct(logits, y)
+                result[left[~going]] = x_adv[~going]
+                left, x, y, x_adv, grad = left[going], x[going], y[going], x_adv[going], grad[going]
+                if len(left) == 0:
+                    return result
+            x_adv = self.norm.project(x_adv + self.step_size * self.norm.direction(grad), x, self.eps)
+        result[left] = x_adv
+        return result
+
+    def __str__(self) -> str:
+        norm, eps, step_size = type(self.norm).__name__, show_units(self.eps), show_units(self.step_size)
+        return f"PGD-{self.steps}-{self.restarts} {norm} eps {eps} step {step_size}"

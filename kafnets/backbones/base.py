@@ -1,0 +1,141 @@
+"""What every backbone of this project is: images in [0, 1] in, logits out, normalisation inside."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from kafnets.activations.base import Activation
+
+ActivationFactory: TypeAlias = Callable[[int], Activation]
+
+
+def build_activation(activation: ActivationFactory, num_channels: int) -> Activation:
+    """Call the factory for one place of a network, and refuse what is no :class:`Activation`.
+
+    Raises:
+        TypeError: if ``activation`` is a module instead of a factory, or builds something else than an
+            :class:`Activation` (``torch.nn.ReLU`` would read the number of channels as its flag ``inplace``).
+
+    Example:
+        >>> from kafnets.activations import ReLU
+        >>> build_activation(ReLU, 16).num_channels
+        16
+    """
+    if isinstance(activation, nn.Module):
+        raise TypeError(
+            f"activation must be a factory called with the number of channels, got the module {activation}; "
+            "pass its class, or functools.partial(class, ...) with its settings"
+        )
+    module = activation(num_channels)
+    if not isinstance(module, Activation):
+        raise TypeError(
+            f"activation must build a kafnets Activation, {activation!r} built {module!r}; "
+            "take one from kafnets.activations, or subclass Activation"
+        )
+    return module
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` per channel, inside the network, so that eps stays in input units.
+
+    Args:
+        mean: one value for all channels, or one a channel, in input units.
+        std: likewise, > 0.
+        in_channels: channels of the images.
+
+    Shapes:
+        ``(N, in_channels, H, W)`` in [0, 1] to the same shape.
+
+    Raises:
+        ValueError: if a length is neither 1 nor ``in_channels``, or a std is not positive.
+
+    Example:
+        >>> Normalize(0.5, 0.25, in_channels=1)(torch.full((1, 1, 1, 1), 0.75)).item()
+        1.0
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float], in_channels: int) -> None:
+        super().__init__()
+        for name, value in (("mean", mean), ("std", std)):
+            values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            if len(values) not in (1, in_channels):
+                raise ValueError(f"{name} has {len(values)} values for {in_channels} channels; give 1 or {in_channels}")
+            if name == "std" and not bool((values > 0).all()):
+                raise ValueError(f"std must be > 0, got {value}")
+            self.register_buffer(name, values.expand(in_channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise a batch of images."""
+        return (x - self.mean) / self.std
+
+
+class Backbone(nn.Module):
+    """An image classifier: ``(N, in_channels, image_size, image_size)`` in [0, 1] to ``(N, num_classes)`` logits.
+
+    Args:
+        num_classes: number of classes, >= 2.
+        in_channels: channels of the images, >= 1.
+        image_size: height and width of the images in pixels.
+        halvings: how many times the network halves the image; ``image_size`` must divide by ``2**halvings``.
+        mean, std: the normalisation, see :class:`Normalize`.
+
+    Raises:
+        ValueError: if a size is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        halvings: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if num_classes < 2:
+            raise ValueError(f"{name} needs num_classes >= 2, got {num_classes}")
+        if in_channels < 1:
+            raise ValueError(f"{name} needs in_channels >= 1, got {in_channels}")
+        step = 2**halvings
+        if image_size < step or image_size % step:
+            raise ValueError(
+                f"{name} halves the image {halvings} times, so image_size must be a multiple of {step}, "
+                f"got {image_size}; resize the images to {max(step, round(image_size / step) * step)}"
+            )
+        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
+        self.normalize = Normalize(mean, std, in_channels)
+
+    @property
+    def label(self) -> str:
+        """The name of this network in tables and dashboards."""
+        return type(self).__name__
+
+    @property
+    def activation_label(self) -> str:
+        """The name of its activations, those of the first where they differ."""
+        return next((module.label for module in self.modules() if isinstance(module, Activation)), "none")
+
+    def check(self, x: Tensor) -> Tensor:
+        """Return ``x``, or say what is wrong with its shape or dtype.
+
+        Raises:
+            ValueError: if ``x`` is not ``(N, in_channels, image_size, image_size)``.
+            TypeError: if ``x`` is not floating point.
+        """
+        name, size = type(self).__name__, self.image_size
+        if x.dim() != 4 or x.shape[1:] != (self.in_channels, size, size):
+            raise ValueError(
+                f"{name} takes images of shape (N, {self.in_channels}, {size}, {size}), got {tuple(x.shape)}; "
+                "reshape them, or build it with their in_channels and image_size"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"{name} takes floating point images in [0, 1], got {x.dtype}; divide bytes by 255")
+        return x

@@ -1,0 +1,6 @@
+"""What is counted: torchmetrics metrics and their functional twins."""
+
+from kafnets.metrics.robust_accuracy import RobustAccuracy
+from kafnets.metrics.wilson import wilson_interval
+
+__all__ = ["RobustAccuracy", "wilson_interval"]

@@ -1,0 +1,40 @@
+"""The confidence interval of an accuracy."""
+
+from statistics import NormalDist
+
+
+def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927); sensible at 0, at 1 and for few images.
+
+    With ``p = successes / total`` and ``z`` the normal quantile of ``(1 + confidence) / 2``:
+    ``(p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``.
+
+    Args:
+        successes: images that count, in [0, total].
+        total: images in all; 0 tells nothing and gives (0, 1).
+        confidence: in (0, 1).
+
+    Returns:
+        Lower and upper bound, in [0, 1].
+
+    Raises:
+        ValueError: if ``successes`` lies outside [0, total] or ``confidence`` outside (0, 1).
+
+    Example:
+        >>> low, high = wilson_interval(400, 1000)
+        >>> f"{low:.3f} {high:.3f}"
+        '0.370 0.431'
+    """
+    if not 0 <= successes <= total:
+        raise ValueError(f"successes must lie in [0, {total}], got {successes}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    if total == 0:
+        return 0.0, 1.0
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    p = successes / total
+    centre = p + z2 / (2 * total)
+    half = (z2 * (p * (1 - p) / total + z2 / (4 * total**2))) ** 0.5
+    scale = 1 + z2 / total
+    # rounding may step out of [0, 1] by one unit in the last place at p = 0 or 1
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)

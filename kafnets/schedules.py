@@ -1,0 +1,94 @@
+"""Learning-rate schedules: functions of the fractional epoch, so that a resumed run goes on where it stopped.
+
+A schedule is called as ``schedule(epoch, max_epochs)``, with ``epoch`` a real number in [0, max_epochs], and returns the
+multiplier of the optimizer's learning rate.
+"""
+
+from abc import ABC, abstractmethod
+
+
+class Schedule(ABC):
+    """``(fractional epoch, number of epochs) -> multiplier of the optimizer's learning rate``."""
+
+    @abstractmethod
+    def __call__(self, epoch: float, max_epochs: float) -> float:
+        """The multiplier at ``epoch``, >= 0."""
+
+
+class Constant(Schedule):
+    """The optimizer's learning rate throughout.
+
+    Example:
+        >>> Constant()(3.5, 10)
+        1.0
+    """
+
+    def __call__(self, epoch: float, max_epochs: float) -> float:
+        """One."""
+        return 1.0
+
+
+def _fraction(name: str, value: float, *, open_interval: bool = False) -> float:
+    if not (0 < value < 1 if open_interval else 0 <= value <= 1):
+        raise ValueError(f"{name} must lie in {'(0, 1)' if open_interval else '[0, 1]'}, got {value}")
+    return value
+
+
+class Triangular(Schedule):
+    """One cycle: straight up from ``low`` to 1 at ``peak`` of the way, straight down again to ``low`` (Smith 2018).
+
+    Args:
+        low: multiplier at both ends, in [0, 1]: the thesis's (min, max) = (0.01, 1) is ``lr=1, low=0.01``.
+        peak: where the top is, a fraction of the run in (0, 1).
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> up_down = Triangular(low=0.2)
+        >>> [round(up_down(epoch, 10), 2) for epoch in (0, 2.5, 5, 10)]
+        [0.2, 0.6, 1.0, 0.2]
+    """
+
+    def __init__(self, *, low: float = 0.0, peak: float = 0.5) -> None:
+        self.low = _fraction("low", low)
+        self.peak = _fraction("peak", peak, open_interval=True)
+
+    def __call__(self, epoch: float, max_epochs: float) -> float:
+        """The multiplier at ``epoch``."""
+        t = min(epoch / max_epochs, 1.0)
+        height = t / self.peak if t < self.peak else (1 - t) / (1 - self.peak)
+        return self.low + (1 - self.low) * height
+
+
+class TriangularThenHalving(Schedule):
+    """One triangular cycle, then a tail that starts at ``low`` and halves every few epochs (the thesis's ResNets).
+
+    Args:
+        low: multiplier at both ends of the cycle and at the start of the tail, in [0, 1].
+        tail: epochs of the tail, the last of the run, >= 0 and fewer than the run has (checked when called).
+        every: epochs between two halvings, > 0.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> schedule = TriangularThenHalving(low=0.1, tail=20, every=4)
+        >>> [round(schedule(epoch, 100), 4) for epoch in (0, 40, 80, 83.9, 84, 99)]
+        [0.1, 1.0, 0.1, 0.1, 0.05, 0.0063]
+    """
+
+    def __init__(self, *, low: float = 0.0125, tail: float = 20, every: float = 4) -> None:
+        self.cycle = Triangular(low=low)
+        if tail < 0 or every <= 0:
+            raise ValueError(f"tail must be >= 0 and every > 0 epochs, got {tail} and {every}")
+        self.low, self.tail, self.every = low, tail, every
+
+    def __call__(self, epoch: float, max_epochs: float) -> float:
+        """The multiplier at ``epoch``."""
+        cycle = max_epochs - self.tail
+        if cycle <= 0:
+            raise ValueError(f"a tail of {self.tail} epochs leaves no cycle in a run of {max_epochs}; shorten the tail")
+        if epoch < cycle:
+            return self.cycle(epoch, cycle)
+        return self.low * 0.5 ** ((epoch - cycle) // self.every)

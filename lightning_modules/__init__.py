@@ -1,0 +1,7 @@
+"""What to optimise and when: LightningModules around any backbone and any attack."""
+
+from lightning_modules.adversarial import AdversarialTraining
+from lightning_modules.classifier import Classifier
+from lightning_modules.standard import StandardTraining
+
+__all__ = ["AdversarialTraining", "Classifier", "StandardTraining"]

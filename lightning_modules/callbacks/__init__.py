@@ -1,0 +1,23 @@
+"""What happens around training: one callback a file."""
+
+from lightning_modules.callbacks.epoch_lines import EpochLines
+from lightning_modules.callbacks.finite_loss import FiniteLoss
+from lightning_modules.callbacks.history import History
+from lightning_modules.callbacks.kwta_ratio import KWTARatio
+from lightning_modules.callbacks.pictures import Pictures
+from lightning_modules.callbacks.predictions import Predictions
+from lightning_modules.callbacks.results import Results
+from lightning_modules.callbacks.run_config import RunConfig
+from lightning_modules.callbacks.throughput import Throughput
+
+__all__ = [
+    "EpochLines",
+    "FiniteLoss",
+    "History",
+    "KWTARatio",
+    "Pictures",
+    "Predictions",
+    "Results",
+    "RunConfig",
+    "Throughput",
+]

@@ -1,0 +1,81 @@
+"""Stop a run whose loss is no number any more, and say where it broke."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from kafnets.attacks.undisturbed import undisturbed
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training met a NaN or an infinity."""
+
+
+@contextmanager
+def _first_bad_output(net: nn.Module) -> Iterator[list[str]]:
+    """Collect the names of leaf modules whose output is not finite, in the order they run."""
+    names: list[str] = []
+
+    def watch(name: str):  # noqa: ANN202 (a hook)
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not bool(torch.isfinite(output).all()):
+                names.append(f"{name} ({type(module).__name__})")
+
+        return hook
+
+    leaves = [(name, module) for name, module in net.named_modules() if not any(True for _ in module.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield names
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_affected(net: nn.Module, x: Tensor) -> str:
+    """Where a non-finite number first shows: in the input, the parameters or a layer's output.
+
+    Args:
+        net: the network, left as it is.
+        x: a batch of its inputs.
+
+    Returns:
+        Words for a message, such as ``layer block1.act_a (KAF)``.
+    """
+    if not bool(torch.isfinite(x).all()):
+        return "the (attacked) input images"
+    for name, parameter in net.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"parameter {name}, after an earlier step"
+    with undisturbed(net, eval_mode=False), torch.no_grad(), _first_bad_output(net) as names:
+        net(x)
+    return f"layer {names[0]}" if names else "no layer: the loss itself overflowed"
+
+
+class FiniteLoss(Callback):
+    """Raise :class:`NonFiniteLossError` at the first step whose loss is NaN or infinite, before it is learned from.
+
+    The message names the step, the layer first affected and the last checkpoint that is still good. Weights are
+    checked as well before an epoch's checkpoint is written, so that no broken one is kept.
+    """
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Check the loss of a step."""
+        if not bool(torch.isfinite(loss)):
+            self._stop(trainer, f"the loss is {loss.item()}", first_affected(pl_module.net, pl_module.inputs))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the weights."""
+        for name, parameter in pl_module.net.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                self._stop(trainer, "a weight is not finite", f"parameter {name}")
+
+    def _stop(self, trainer: Trainer, what: str, where: str) -> None:
+        last = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none written yet"
+        raise NonFiniteLossError(
+            f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); first affected: {where}; "
+            f"last good checkpoint: {last}. Lower optimizer lr, set trainer.gradient_clip_val, or train in 32-true"
+        )

@@ -1,0 +1,66 @@
+"""The pictures of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from kafnets.analysis import activation_shapes
+from kafnets.plots import plot_activations, plot_curves
+from lightning_modules.callbacks.history import History
+
+
+class Pictures(Callback):
+    """Draw ``curves.png`` after training and, where activations are trainable, ``activations.png`` after a test.
+
+    The second shows the tested weights: the learned shapes of each layer over the density of its pre-activations on
+    some test images. Both go into the run folder and to every logger that takes images (W&B).
+
+    Args:
+        images: test images the densities are measured on, >= 1.
+    """
+
+    def __init__(self, *, images: int = 256) -> None:
+        if images < 1:
+            raise ValueError(f"images must be >= 1, got {images}")
+        self.images = images
+        self._sample: Tensor | None = None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the curves."""
+        histories = [callback for callback in trainer.callbacks if isinstance(callback, History)]  # type: ignore[attr-defined]
+        if histories and histories[0].rows:
+            self._publish(trainer, "curves", plot_curves(histories[0].rows))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep some images of the first batch."""
+        if batch_idx == 0:
+            self._sample = batch[0][: self.images]
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the activations."""
+        if self._sample is None:
+            return
+        shapes = activation_shapes(pl_module.net, self._sample)
+        if shapes:
+            self._publish(trainer, "activations", plot_activations(shapes))
+
+    def _publish(self, trainer: Trainer, name: str, figure: Figure) -> None:
+        folder = trainer.log_dir  # asks all ranks
+        if not (trainer.is_global_zero and trainer.loggers and folder):
+            return
+        path = Path(folder) / f"{name}.png"
+        figure.savefig(path)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(key=name, images=[str(path)])

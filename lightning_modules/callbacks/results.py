@@ -1,0 +1,71 @@
+"""What a test found, with all it takes to believe it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lightning_modules.files import sha256, write_json
+
+
+def results_record(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Everything a robust-accuracy figure carries: values with Wilson 95 % intervals, attack, seed, dtype, checkpoint."""
+    counted = module.test_results
+    record: dict[str, Any] = {
+        name: {"accuracy": counted[f"{name}_accuracy"]}
+        | {f"wilson95_{end}": counted[f"{name}_accuracy_{end}"] for end in ("low", "high")}
+        | {"images": int(counted[f"{name}_images"])}
+        for name in ("clean", "robust")
+    }
+    checkpoint = trainer.ckpt_path
+    return record | {
+        "loss": counted["loss"],
+        "attack": module.test_attack.settings(),
+        "run": module.labels(),
+        "data": type(trainer.datamodule).__name__,  # type: ignore[attr-defined]
+        "seed": module.seed,
+        "dtype": str(next(module.net.parameters()).dtype).removeprefix("torch."),
+        "device": module.device.type,
+        "torch": torch.__version__,
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "checkpoint_sha256": sha256(Path(checkpoint)) if checkpoint else None,
+    }
+
+
+def results_table(record: dict[str, Any], attack: str, folder: str) -> str:
+    """The record as the few lines a person reads."""
+    run = record["run"]
+    rows = [
+        ("run", f"{run['backbone']} {run['activation']}, trained against {run['attack']}, seed {run['seed']}"),
+        ("checkpoint", f"{record['checkpoint']}  sha256 {(record['checkpoint_sha256'] or '-')[:12]}"),
+    ]
+    for name, label in (("clean", "clean accuracy"), ("robust", "robust accuracy")):
+        value = record[name]
+        interval = f"[{100 * value['wilson95_low']:.2f}, {100 * value['wilson95_high']:.2f}]"
+        under = f", {attack}" if name == "robust" else ""
+        rows.append((label, f"{100 * value['accuracy']:6.2f} %  95 % {interval}  {value['images']} images{under}"))
+    rows.append(("run folder", folder))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {text}" for name, text in rows]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([rule, *lines, rule])
+
+
+class Results(Callback):
+    """After a test, write ``results.json`` and print its table.
+
+    The file is written by rank 0 once; one that is there already is left alone and named in the error.
+    """
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and print."""
+        folder = trainer.log_dir  # asks all ranks
+        if not (trainer.is_global_zero and trainer.loggers and folder):
+            return
+        record = results_record(trainer, pl_module)
+        path = Path(folder) / "results.json"
+        if path.exists():
+            raise FileExistsError(f"{path} is there already; test into another run folder")
+        write_json(path, record)
+        print(results_table(record, str(pl_module.test_attack), folder), flush=True)

@@ -1,0 +1,25 @@
+"""The resolved configuration, beside the run and inside its checkpoints."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
+
+
+class RunConfig(SaveConfigCallback):
+    """Write ``config.yaml``, tell every logger, and put the configuration into each checkpoint.
+
+    Loggers get the scalars runs are compared by (activation, backbone, attack, eps, seed) at the top level, where
+    dashboards can group by them, and the whole configuration below ``config``. A checkpoint carries it as YAML text
+    under ``config``, so that ``test --ckpt_path FILE`` rebuilds the network without the original files.
+    """
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the loggers (rank 0)."""
+        config = self.config.clone().as_dict() if hasattr(self.config, "clone") else dict(self.config)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({**pl_module.labels(), "config": config})
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the configuration."""
+        checkpoint["config"] = self.parser.dump(self.config, skip_none=False)

@@ -1,0 +1,60 @@
+"""What happens to the command line before Lightning parses it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_modules.command_line.checkpoints import checkpoint_config, read_checkpoint
+from lightning_modules.command_line.config_files import expand, load_config, merge
+from lightning_modules.command_line.run_folder import find_checkpoint
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+def take(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
+    """Split off every ``flag value`` and ``flag=value``: the values in order, and the arguments left.
+
+    Example:
+        >>> take(["fit", "--config", "a.yaml", "--x=1", "--config=b.yaml"], "--config")
+        (['a.yaml', 'b.yaml'], ['fit', '--x=1'])
+    """
+    values, left, rest = [], [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag in flags:
+            values.append(value if equals else next(rest, ""))
+        else:
+            left.append(argument)
+    return values, left
+
+
+def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Replace all ``--config`` by one that holds everything, below all flags, and ``--ckpt_path`` by a file.
+
+    From weakest to strongest: the configuration inside the checkpoint (``model`` and ``data``), the config files in
+    order, the flags. ``--run.name`` is the names of the config files joined by ``+`` where nobody gave one.
+
+    Raises:
+        ConfigError, ValueError: if a config or a checkpoint can't be found or read.
+    """
+    if not arguments or arguments[0] not in SUBCOMMANDS:
+        return list(arguments)
+    names, flags = take(list(arguments[1:]), "--config", "-c")
+    files: dict[str, Any] = {}
+    for name in names:
+        files = merge(files, load_config(name, folders))
+    run = {"dir": "runs", "name": "+".join(Path(name).stem for name in names) or "unnamed"} | files.get("run", {})
+    for key in run:
+        run[key] = (take(flags, f"--run.{key}")[0] or [run[key]])[-1]
+    given, flags = take(flags, "--ckpt_path")
+    wanted = given[-1] if given else files.get("ckpt_path")
+    config: dict[str, Any] = {}
+    if wanted:
+        path = find_checkpoint(wanted, Path(run["dir"]), run["name"])
+        config = checkpoint_config(read_checkpoint(path))
+        flags = [*flags, "--ckpt_path", str(path)]
+    config = merge(merge(config, files), {"run": run})
+    config.pop("ckpt_path", None)
+    return [arguments[0], "--config", yaml.safe_dump(expand(config), sort_keys=False), *flags]

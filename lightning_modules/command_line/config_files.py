@@ -1,0 +1,133 @@
+"""YAML configs: found by bare name, composed by ``include:``, merged so that the later one wins.
+
+Objects may be written flat: beside ``class_path``, any other key is one of its arguments (``init_args`` works as well).
+Merging follows the objects: the same ``class_path`` (or none) merges the arguments, another one replaces the object, and
+``class_path+`` changes the class but keeps the arguments. Any other key that ends in ``+`` appends to a list.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A config file that can't be found, read or composed."""
+
+
+def find_config(name: str, folders: Sequence[Path]) -> Path:
+    """The file ``name``: as a path, then as a bare name (``.yaml`` may be left off) in each of ``folders``.
+
+    Raises:
+        ConfigError: if there is none; the message names the nearest ones there are.
+    """
+    for base in (Path(), *folders):
+        for candidate in (base / name, base / f"{name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    known = sorted({path.name for folder in folders for path in folder.glob("*.yaml")})
+    near = get_close_matches(Path(name).name.removesuffix(".yaml") + ".yaml", known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known)}"
+    raise ConfigError(f"config {name!r} is neither in the working directory nor in configs/; {hint}")
+
+
+def load_config(name: str, folders: Sequence[Path], including: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a config in flat form, with what it includes merged below it.
+
+    Args:
+        name: path or bare name; those in ``include:`` are looked up beside the including file first.
+        folders: where bare names are looked up, in order.
+        including: the files that led here, outermost first.
+
+    Raises:
+        ConfigError: if a file is missing, is no YAML mapping, or includes itself.
+    """
+    path = find_config(name, folders).resolve()
+    if path in including:
+        chain = " -> ".join(file.name for file in (*including[including.index(path) :], path))
+        raise ConfigError(f"configs include each other in a circle: {chain}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"config {path} can't be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"config {path} must be a mapping of keys to values, got a {type(content).__name__}")
+    includes = content.pop("include", [])
+    if not isinstance(includes, list):
+        raise ConfigError(f"config {path}: include must be a list of config names, got {includes!r}")
+    merged: dict[str, Any] = {}
+    for include in includes:
+        merged = merge(merged, load_config(include, [path.parent, *folders], (*including, path)))
+    return merge(merged, flatten(content))
+
+
+def flatten(value: Any) -> Any:
+    """Write every ``{class_path, init_args: {...}}`` as ``{class_path, ...}``."""
+    if isinstance(value, list):
+        return [flatten(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    inner = value.get("init_args") or {}
+    if "class_path" in value or (set(value) == {"init_args"}):
+        value = {**{key: item for key, item in value.items() if key != "init_args"}, **inner}
+    return {key: flatten(item) for key, item in value.items()}
+
+
+def expand(value: Any) -> Any:
+    """Undo :func:`flatten`: the form that LightningCLI reads.
+
+    Example:
+        >>> expand({"class_path": "KAF", "num_dict": 10})
+        {'class_path': 'KAF', 'init_args': {'num_dict': 10}}
+    """
+    if isinstance(value, list):
+        return [expand(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: expand(item) for key, item in value.items()}
+    if "class_path" not in value:
+        return value
+    outer = {key: item for key, item in value.items() if key in ("class_path", "dict_kwargs")}
+    inner = {key: item for key, item in value.items() if key not in outer}
+    return outer | ({"init_args": inner} if inner else {})
+
+
+def merge(base: Any, over: Any) -> Any:
+    """Lay the flat config ``over`` on the flat config ``base``; neither is changed.
+
+    Example:
+        >>> merge({"net": {"class_path": "KafVGG", "hidden": 64}}, {"net": {"hidden": 32}})
+        {'net': {'class_path': 'KafVGG', 'hidden': 32}}
+        >>> merge({"net": {"class_path": "KafVGG", "hidden": 64}}, {"net": {"class_path": "LightNet"}})
+        {'net': {'class_path': 'LightNet'}}
+        >>> merge({"activation": "KWTA", "tags": ["a"]}, {"activation": {"ratio": 0.1}, "tags+": ["b"]})
+        {'activation': {'class_path': 'KWTA', 'ratio': 0.1}, 'tags': ['a', 'b']}
+        >>> merge({"data": {"class_path": "CIFAR10", "batch_size": 64}}, {"data": {"class_path+": "CIFAR100"}})
+        {'data': {'class_path': 'CIFAR100', 'batch_size': 64}}
+    """
+    if not isinstance(over, dict):
+        return over
+    if isinstance(base, str) and "class_path" not in over:
+        base = {"class_path": base}  # an object named by its class alone
+    if not isinstance(base, dict) or (_class(over) and _class(base) and _class(over) != _class(base)):
+        base = {}
+    result = dict(base)
+    for key, value in over.items():
+        if key == "class_path+":
+            result["class_path"] = value
+        elif key.endswith("+"):
+            plain = key[:-1]
+            existing = result.get(plain) or []
+            if not isinstance(existing, list) or not isinstance(value, list):
+                raise ConfigError(f"{key} appends a list to a list, got {value!r} for {existing!r}")
+            result[plain] = [*existing, *value]
+        else:
+            result[key] = merge(result.get(key), value)
+    return result
+
+
+def _class(config: dict[str, Any]) -> str:
+    # a short name and a full path may mean the same class
+    return str(config.get("class_path", "")).rpartition(".")[2]

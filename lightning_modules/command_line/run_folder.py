@@ -1,0 +1,58 @@
+"""Run folders: ``<dir>/<name>/version_<k>``, and the checkpoints within."""
+
+import os
+import re
+from pathlib import Path
+
+
+def runs_of(folder: Path, name: str) -> list[Path]:
+    """The run folders of a name, oldest first."""
+    found = [path for path in (folder / name).glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("version_")))
+
+
+def new_version(folder: Path, name: str) -> int:
+    """Create the next free run folder and return its number; two processes never get the same one.
+
+    Raises:
+        ValueError: if it can't be created.
+    """
+    try:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        version = int(runs[-1].name.removeprefix("version_")) + 1 if (runs := runs_of(folder, name)) else 0
+        while True:
+            try:
+                (folder / name / f"version_{version}").mkdir()
+                break
+            except FileExistsError:
+                version += 1
+        if not os.access(folder / name / f"version_{version}", os.W_OK):
+            raise PermissionError("it is read-only")
+    except OSError as error:
+        raise ValueError(
+            f"the run folder {folder / name} can't be written ({error.strerror or error}); choose another with --run.dir"
+        ) from None
+    return version
+
+
+def find_checkpoint(which: str, folder: Path, name: str) -> Path:
+    """The file that ``last``, ``best`` or a path means.
+
+    ``last`` and ``best`` are looked up in the newest run of the name that has one.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    patterns = {"last": "last*.ckpt", "best": "best*.ckpt"}
+    if which not in patterns:
+        if not Path(which).is_file():
+            raise ValueError(f"checkpoint {which!r} does not exist; give a file, or best or last of the runs of --run.name")
+        return Path(which)
+    for run in reversed(runs_of(folder, name)):
+        found = sorted((run / "checkpoints").glob(patterns[which]), key=lambda path: path.stat().st_mtime)
+        if found:
+            return found[-1]
+    raise ValueError(
+        f"no {which} checkpoint in {folder / name}/version_*/checkpoints; train first, name the run with --run.name, "
+        "or give --ckpt_path a file"
+    )

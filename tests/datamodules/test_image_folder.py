@@ -1,0 +1,268 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_images import CLASSES, write_folder, write_tar
+
+from datamodules import ImageFolder, image_folder
+from datamodules.cache import default_cache, save_tensors
+
+SHARED = Path(os.environ.get("KAFNETS_SHARED", Path(__file__).parents[3] / "shared"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "images")
+
+
+def module(path, **kwargs):
+    cache = Path(path).parent / "cache"
+    return ImageFolder(path, **{"num_classes": 3, "image_size": 6, "val_fraction": 0.25, "cache": cache, **kwargs})
+
+
+def loaded(path, **kwargs):
+    data = module(path, **kwargs)
+    data.prepare_data()
+    return data.load()
+
+
+def test_a_folder_is_read_in_alphabetical_order(folder):
+    train, test = loaded(folder)
+    assert train.class_names == test.class_names == CLASSES
+    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    files = sorted(folder.glob("test/*/*.png"))
+    expected = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files])
+    assert torch.equal(test.images, expected)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz"])
+@pytest.mark.parametrize("top", ["", ".", "pets"])
+def test_a_tar_is_read_as_its_folder_is(folder, tmp_path, suffix, top):
+    expected = loaded(folder)
+    for ours, theirs in zip(loaded(write_tar(folder, tmp_path / f"images{suffix}", top=top)), expected, strict=True):
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
+        assert ours.class_names == theirs.class_names
+
+
+def test_a_folder_around_the_folder_is_looked_into(folder):
+    assert torch.equal(loaded(folder.parent)[0].images, loaded(folder)[0].images)
+
+
+def test_nothing_is_written_beside_the_images(folder, tmp_path):
+    tar = write_tar(folder, tmp_path / "images.tar.gz")
+    before = sorted(tmp_path.rglob("*"))
+    loaded(tar, cache=tmp_path / "cache")
+    new = set(tmp_path.rglob("*")) - set(before)
+    assert {path.relative_to(tmp_path).parts[0] for path in new} == {"cache"}
+    assert [path.suffix for path in new if path.is_file()] == [".pt"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_second_use_decodes_nothing(folder, tmp_path, packed, monkeypatch):
+    path = write_tar(folder, tmp_path / "images.tar.gz") if packed else folder
+    first = loaded(path)
+    monkeypatch.setattr(image_folder, "read_images", lambda *args: pytest.fail("decoded again"))
+    second = loaded(path)
+    assert torch.equal(first[0].images, second[0].images)
+    assert torch.equal(first[1].labels, second[1].labels)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_changed_files_are_noticed(folder, tmp_path, packed):
+    path = write_tar(folder, tmp_path / "images.tar.gz") if packed else folder
+    before = loaded(path)[1].images
+    Image.new("RGB", (6, 6), (1, 2, 3)).save(folder / "test" / "cat" / "0.png")
+    if packed:
+        write_tar(folder, path)
+    after = loaded(path)[1].images
+    assert not torch.equal(before[0], after[0])
+    assert torch.equal(before[1:], after[1:])
+
+
+def test_another_format_is_decoded_anew(folder):
+    assert loaded(folder)[0].images.shape == (12, 3, 6, 6)
+    resized, _ = loaded(folder, image_size=4, resize=True)
+    assert resized.images.shape == (12, 3, 4, 4)
+
+
+def test_grey_images_fit_one_channel_and_three(tmp_path):
+    folder = write_folder(tmp_path / "grey")
+    for file in folder.rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    one, three = loaded(folder, in_channels=1)[0].images, loaded(folder)[0].images
+    assert one.shape == (12, 1, 6, 6)
+    assert torch.equal(one.expand(-1, 3, -1, -1), three)
+
+
+def test_hidden_files_and_files_elsewhere_are_left_alone(folder):
+    (folder / "README.txt").write_text("about")
+    (folder / "train" / ".DS_Store").write_text("")
+    (folder / "train" / "cat" / "._0.png").write_text("")
+    assert len(loaded(folder)[0]) == 12
+
+
+def test_the_cache_is_where_xdg_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "kafnets"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_cache() == tmp_path / "home" / ".cache" / "kafnets"
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "old.pt").write_text("old")
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match=r"cannot write .*old.pt \(no space left\)"):
+        save_tensors({}, tmp_path / "old.pt")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.pt", "old")]
+
+
+def test_a_missing_path_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"there are no images at {tmp_path}/none; give a folder or"):
+        loaded(tmp_path / "none")
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"images.zip is neither a folder nor a .tar, .tar.gz, .tgz"):
+        loaded(tmp_path / "images.zip")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.7])
+def test_a_tar_cut_short_is_refused(folder, tmp_path, suffix, kept):
+    tar = write_tar(folder, tmp_path / f"images{suffix}")
+    content = tar.read_bytes()
+    tar.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(OSError, match=f"the tar {tar} is corrupt or cut short"):
+        loaded(tar)
+
+
+def test_a_tar_cut_between_two_files_is_refused(folder, tmp_path):
+    tar = write_tar(folder, tmp_path / "images.tar")
+    tar.write_bytes(tar.read_bytes()[: 6 * 1024])
+    with pytest.raises(OSError, match="no end-of-archive mark"):
+        loaded(tar)
+
+
+def test_a_damaged_header_inside_a_tar_is_refused(folder, tmp_path):
+    tar = write_tar(folder, tmp_path / "images.tar")
+    content = bytearray(tar.read_bytes())
+    content[4 * 1024 : 4 * 1024 + 100] = b"?" * 100
+    tar.write_bytes(content)
+    with pytest.raises(OSError, match="no end-of-archive mark"):
+        loaded(tar)
+
+
+def test_a_corrupt_image_is_named(folder):
+    file = folder / "train" / "dog" / "1.png"
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(OSError, match=r"the image train/dog/1.png is corrupt"):
+        loaded(folder)
+    assert not list((folder.parent / "cache").iterdir())
+
+
+def test_an_image_of_another_size_is_named(folder):
+    Image.new("RGB", (5, 7)).save(folder / "train" / "eel" / "2.png")
+    with pytest.raises(
+        ValueError, match=r"train/eel/2.png has 5 x 7 pixels, not 6 x 6; set image_size, or resize=True"
+    ):
+        loaded(folder)
+    assert loaded(folder, resize=True)[0].images.shape == (12, 3, 6, 6)
+
+
+@pytest.mark.parametrize(("mode", "in_channels"), [("RGB", 1), ("RGBA", 3), ("I;16", 1)])
+def test_an_image_that_conversion_would_take_something_from_is_refused(folder, mode, in_channels):
+    for file in folder.rglob("*.png"):
+        Image.new(mode, (6, 6)).save(file)
+    with pytest.raises(ValueError, match=f"cat/0.png is {mode}, and in_channels={in_channels} takes"):
+        loaded(folder, in_channels=in_channels)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "deeper/3.png", "3.gif"])
+def test_a_file_that_does_not_belong_is_named(folder, name):
+    file = folder / "train" / "cat" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("")
+    with pytest.raises(ValueError, match=f"holds train/cat/{name}; expected"):
+        loaded(folder)
+
+
+def test_a_missing_split_is_named(folder):
+    (folder / "test").rename(folder / "val")
+    with pytest.raises(ValueError, match="has no images in test/; expected"):
+        loaded(folder)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no images in train/; expected"):
+        loaded(tmp_path / "empty")
+
+
+def test_a_class_in_one_split_only_is_named(folder):
+    (folder / "test" / "dog").rename(folder / "test" / "wolf")
+    with pytest.raises(ValueError, match="class 'dog' is in only one of train/ and test/"):
+        loaded(folder)
+
+
+def test_two_data_sets_under_one_path_are_refused(folder):
+    write_folder(folder.parent / "other")
+    with pytest.raises(ValueError, match="more than one data set: images/, other/; give the path of one"):
+        loaded(folder.parent)
+
+
+def test_another_number_of_classes_than_declared_is_refused(folder):
+    with pytest.raises(ValueError, match="has num_classes=3, not the 10 declared; set num_classes=3"):
+        module(folder, num_classes=10).setup()
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=f"cannot write into the cache {tmp_path}/file/cache .* with cache="):
+        loaded(folder, cache=tmp_path / "file" / "cache")
+
+
+def test_a_damaged_cache_is_named(folder):
+    loaded(folder)
+    (file,) = (folder.parent / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(OSError, match=f"the cached images {file} cannot be read .* delete the file"):
+        loaded(folder)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"in_channels": 2}, r"in_channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
+        ({"num_classes": 1}, "num_classes must be >= 2 and image_size >= 1, got 1 and 6"),
+        ({"image_size": 0}, "num_classes must be >= 2 and image_size >= 1, got 3 and 0"),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        module(tmp_path, **kwargs)
+
+
+@pytest.mark.slow
+def test_the_jpeg_copy_of_cifar10_works_as_it_is(tmp_path):
+    tar = SHARED / "cifar10-jpeg.tar.gz" if "KAFNETS_SHARED" in os.environ else SHARED / "data" / "cifar10-jpeg.tar.gz"
+    if not tar.exists():
+        pytest.skip(f"{tar} is absent; set KAFNETS_SHARED to the folder that holds it")
+    data = ImageFolder(tar, cache=tmp_path)
+    data.prepare_data()
+    data.setup()
+    assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [45_000, 5_000, 5_000]
+    assert data.class_names[:3] == ("airplane", "automobile", "bird")
+    assert torch.bincount(data.val_set.labels).tolist() == [500] * 10
+    # The channel means published for CIFAR-10; a wrong order of channels or of classes and images would move them.
+    means = data.train_set.images.float().mean((0, 2, 3)) / 255
+    assert torch.allclose(means, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3)

@@ -1,0 +1,117 @@
+"""What all backbones share: factories, normalisation, sizes."""
+
+import pytest
+import torch
+from torch import nn
+
+from kafnets.activations import KAF, ReLU
+from kafnets.backbones import KafVGG, LightNet, Normalize, PreActResNet18
+from kafnets.backbones.base import build_activation
+from kafnets.backbones.depth import blocks_per_stage
+from kafnets.backbones.init import glorot_uniform, he_normal, he_uniform, initialise
+
+
+def test_normalisation_is_per_channel_and_inside_the_network():
+    x = torch.rand(2, 3, 4, 4)
+    mean, std = (0.1, 0.2, 0.3), (1.0, 2.0, 4.0)
+    expected = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(Normalize(mean, std, 3)(x), expected)
+
+    net = LightNet(image_size=4, mean=mean, std=std).eval()
+    plain = LightNet(image_size=4).eval()
+    plain.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(x), plain(expected))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": (0.1, 0.2)}, "mean has 2 values for 3 channels"),
+        ({"std": 0.0}, "std must be > 0"),
+        ({"num_classes": 1}, "num_classes >= 2, got 1"),
+        ({"in_channels": 0}, "in_channels >= 1, got 0"),
+        ({"image_size": 30}, "multiple of 8, got 30; resize the images to 32"),
+        ({"image_size": 4}, "multiple of 8, got 4; resize the images to 8"),
+        ({"width": 0}, "width must be >= 1, got 0"),
+        ({"hidden": 0}, "hidden must be >= 1, got 0"),
+        ({"dropout": (0.1, 0.1, 0.1, 1.0)}, r"4 rates in \[0, 1\), got"),
+        ({"dropout": (0.1, 0.1, -0.1, 0.1)}, r"4 rates in \[0, 1\), got"),
+        ({"dropout": (0.1, 0.1)}, r"4 rates in \[0, 1\), got"),
+        ({"bn_momentum": 0.0}, r"bn_momentum must be in \(0, 1\], got 0.0"),
+    ],
+)
+def test_bad_settings_get_one_clear_line(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        KafVGG(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_other_channels_than_cifar_ask_for_their_own_mean():
+    with pytest.raises(ValueError, match="mean has 3 values for 1 channels"):
+        PreActResNet18(in_channels=1)
+    assert PreActResNet18(in_channels=1, mean=0.5, std=0.25).in_channels == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 3, 16, 16), (1, 3, 8, 16), (1, 8, 8, 3)])
+def test_images_of_another_shape_are_refused(shape):
+    net = LightNet(image_size=8)
+    with pytest.raises(ValueError, match=r"shape \(N, 3, 8, 8\), got"):
+        net(torch.rand(shape))
+
+
+def test_bytes_are_refused():
+    with pytest.raises(TypeError, match=r"uint8; divide bytes by 255"):
+        LightNet(image_size=8)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_a_torch_module_class_cannot_slip_in():
+    with pytest.raises(TypeError, match=r"built ReLU\(inplace=True\).*kafnets.activations"):
+        KafVGG(activation=nn.ReLU)
+
+
+def test_an_activation_that_is_built_already_cannot_slip_in():
+    with pytest.raises(TypeError, match="pass its class"):
+        KafVGG(activation=KAF(16))
+
+
+def test_each_place_has_its_own_activation():
+    assert build_activation(ReLU, 3).num_channels == 3
+    net = KafVGG(image_size=8)
+    activations = [module for module in net.modules() if isinstance(module, KAF)]
+    assert [module.num_channels for module in activations] == [32, 32, 64, 64, 128, 128, 128]
+    assert len({id(module.alpha) for module in activations}) == 7
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(8, 1), (20, 3), (56, 9), (110, 18)])
+def test_depths_are_6n_plus_2(depth, blocks):
+    assert blocks_per_stage(depth) == blocks
+
+
+@pytest.mark.parametrize(
+    ("depth", "nearest"), [(21, "20 or 26"), (55, "50 or 56"), (7, "8"), (2, "8"), (0, "8"), (-5, "8")]
+)
+def test_other_depths_name_the_nearest(depth, nearest):
+    with pytest.raises(ValueError, match=rf"got {depth}; the nearest: {nearest}$"):
+        blocks_per_stage(depth)
+
+
+@pytest.mark.parametrize(
+    ("rule", "variance"),
+    [(he_uniform, 2 / 360), (he_normal, 2 / 360), (glorot_uniform, 2 / (360 + 9 * 160))],
+)
+def test_kernels_have_the_variance_of_their_rule(rule, variance):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(40, 160, 3)
+    initialise(nn.Sequential(layer), rule)
+    assert layer.weight.var().item() == pytest.approx(variance, rel=0.03)
+    assert not layer.bias.any()
+
+
+def test_initialisation_leaves_the_activations_alone():
+    class Odd(ReLU):
+        def __init__(self, num_channels):
+            super().__init__(num_channels)
+            self.mix = nn.Linear(2, 2)
+            nn.init.ones_(self.mix.bias)
+
+    assert all((m.bias == 1).all() for n, m in KafVGG(image_size=8, activation=Odd).named_modules() if "mix" in n)
