@@ -29,14 +29,23 @@ from lightning_modules.callbacks import (
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 from lightning_modules.command_line.arguments import resolve
 from lightning_modules.command_line.checkpoints import check_fits, read_checkpoint
-from lightning_modules.command_line.parser import OneLineParser
-from lightning_modules.command_line.run_folder import new_version
+from lightning_modules.command_line.parser import OneLineParser, one_line
+from lightning_modules.command_line.run_folder import discard_if_empty, new_version
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 class CLI(LightningCLI):
     """LightningCLI with run folders, checked checkpoints and a test of the best checkpoint after every fit."""
+
+    run_folder: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            if self.run_folder and rank_zero_only.rank == 0:
+                discard_if_empty(self.run_folder)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser with one-line errors."""
@@ -77,10 +86,10 @@ class CLI(LightningCLI):
         run = self._get(self.config, "run")
         # other ranks write nothing; rank 0 tells them its folder
         version = new_version(Path(run.dir), run.name) if rank_zero_only.rank == 0 else 0
-        loggers = config.get("logger") or []
-        loggers = loggers if isinstance(loggers, list) else [loggers]
-        logger = [CSVLogger(run.dir, run.name, version), *(item for item in loggers if item is not True)]
-        return super().instantiate_trainer(logger=logger, **kwargs)
+        csv = CSVLogger(run.dir, run.name, version)
+        more = config.get("logger") or []
+        self.run_folder = Path(csv.log_dir)
+        return super().instantiate_trainer(logger=[csv, *(more if isinstance(more, list) else [more])], **kwargs)
 
     def after_fit(self) -> None:
         """Test the best checkpoint."""
@@ -126,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
         if os.environ.get("KAFNETS_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())} (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -1,7 +1,7 @@
 """Learning-rate schedules: functions of the fractional epoch, so that a resumed run goes on where it stopped.
 
-A schedule is called as ``schedule(epoch, max_epochs)``, with ``epoch`` a real number in [0, max_epochs], and returns the
-multiplier of the optimizer's learning rate.
+A schedule is called as ``schedule(epoch, max_epochs)``, with ``epoch`` a real number in [0, max_epochs], and returns
+the multiplier of the optimizer's learning rate.
 """
 
 from abc import ABC, abstractmethod
@@ -80,7 +80,7 @@ class TriangularThenHalving(Schedule):
 
     def __init__(self, *, low: float = 0.0125, tail: float = 20, every: float = 4) -> None:
         self.cycle = Triangular(low=low)
-        if tail < 0 or every <= 0:
+        if not (tail >= 0 and every > 0):  # written so that NaN fails too
             raise ValueError(f"tail must be >= 0 and every > 0 epochs, got {tail} and {every}")
         self.low, self.tail, self.every = low, tail, every
 

@@ -171,7 +171,7 @@ class Classifier(LightningModule):
         """Log the learning rate an epoch ends with."""
         if batch_idx + 1 == self.trainer.num_training_batches:
             lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-            self.log("lr", lr, on_step=False, on_epoch=True)
+            self.log("lr", lr, on_step=False, on_epoch=True, sync_dist=True)
 
     # --- how it is measured ------------------------------------------------------------------------------------------
 

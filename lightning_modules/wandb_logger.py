@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 def logged_in() -> bool:
     """Whether a key is at hand: in the environment or from ``wandb login``. Never asks, never reaches the network."""
-    return bool(wandb.api.api_key)
+    return wandb.login(prompt=False, verify=False)
 
 
 class Wandb(WandbLogger):
@@ -39,4 +39,6 @@ class Wandb(WandbLogger):
     ) -> None:
         if offline is None:
             offline = "WANDB_MODE" not in os.environ and not logged_in()
+        if offline:
+            kwargs = {"mode": "offline"} | kwargs  # WANDB_MODE, which Lightning sets, comes too late for wandb's settings
         super().__init__(project=project, save_dir=save_dir, offline=offline, group=group, job_type=job_type, **kwargs)

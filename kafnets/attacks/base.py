@@ -59,10 +59,10 @@ def at_least_one(name: str, value: int) -> int:
 class Attack(ABC):
     """Search for the image within eps that a classifier gets wrong: ``attack(net, x, y) -> x_adv``.
 
-    The contract: ``x_adv`` lies in the eps-ball around ``x`` and in [0, 1] exactly, in the dtype of ``x``. ``y`` are the
-    true classes. Each image keeps the worst it met over all restarts: a misclassified one if there was any, otherwise
-    the one of the largest loss. An image that is misclassified without a perturbation counts as found. The network
-    comes back as it was: modes, buffers, ``.grad`` and ``requires_grad``. More restarts never find less.
+    The contract: ``x_adv`` lies in the eps-ball around ``x`` and in [0, 1] exactly, in the dtype of ``x``. ``y`` are
+    the true classes. Each image keeps the worst it met over all restarts: a misclassified one if there was any,
+    otherwise the one of the largest loss. An image that is misclassified without a perturbation counts as found. The
+    network comes back as it was: modes, buffers, ``.grad`` and ``requires_grad``. More restarts never find less.
 
     A subclass implements :meth:`run`, one attempt from one start.
 
@@ -79,7 +79,8 @@ class Attack(ABC):
 
     Raises:
         ValueError: if a setting is out of its range, or (when called) if images are not finite or leave [0, 1], if
-            labels do not fit, or if ``net`` does not return ``(N, classes)``.
+            labels or keys do not fit, if ``net`` does not return ``(N, classes)``, or if, in evaluation, the gradient
+            at an image it still gets right is not finite.
     """
 
     def __init__(
@@ -116,17 +117,24 @@ class Attack(ABC):
         self._check(x, y)
         if keys is None:
             keys = torch.randint(2**62, (len(x),)).to(x.device)
+        elif keys.shape != y.shape:
+            raise ValueError(f"keys must be one an image, shape ({len(x)},), got {tuple(keys.shape)}")
         if len(x) == 0:
             return x.clone()
         with undisturbed(net, eval_mode=self.eval_mode):
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()  # inference tensors can't be differentiated
-            if self.restarts == 1 and not self.early_stop:
+            if not self._compares:
                 return self.run(net, x, y, image_keys(keys, 0))
             return self._worst_of_restarts(net, x, y, keys)
 
     @abstractmethod
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
         """One attempt: images of the ball around ``x``, one an image; arguments as in :meth:`__call__`."""
+
+    @property
+    def _compares(self) -> bool:
+        """Whether images are judged and compared, as for evaluation, or one start's last is taken, as for training."""
+        return self.early_stop or self.restarts > 1
 
     def gradient(self, net: Net, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of the summed loss at ``x_adv`` (its shape), and the logits ``(N, classes)`` there."""
@@ -135,6 +143,9 @@ class Attack(ABC):
         check_logits(logits, y)
         # with respect to the images alone: parameters keep their .grad, and DDP's hooks stay quiet
         (grad,) = torch.autograd.grad(self.loss(logits, y).sum(), x_adv)
+        # a network that answers but can't be followed would pass for robust; in training the loss itself is watched
+        if self._compares and not bool(torch.isfinite(grad[is_correct(logits, y)]).all()):
+            raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
         return grad, logits.detach()
 
     def settings(self) -> dict[str, Any]:
@@ -155,7 +166,7 @@ class Attack(ABC):
                 break
             found = self.run(net, x[left], y[left], image_keys(keys[left], restart))
             if not bool(torch.isfinite(found).all()):
-                raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
+                raise ValueError(f"{self}: an attempt returned images that are not finite")
             correct, loss = self._judge(net, found, y[left])
             # first what fools the network, then what has the larger loss
             better = torch.where(correct == robust[left], loss > worst_loss[left], ~correct)
@@ -173,8 +184,8 @@ class Attack(ABC):
     def _check(self, x: Tensor, y: Tensor) -> None:
         if not x.is_floating_point():
             raise ValueError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 by 255")
-        if y.shape != x.shape[:1] or y.is_floating_point():
-            raise ValueError(f"labels must be integers of shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
+        if y.shape != x.shape[:1] or y.dtype != torch.int64:
+            raise ValueError(f"labels must be int64 of shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
         if len(x):
             low, high = (v.item() for v in torch.aminmax(x))
             if not (low >= 0 and high <= 1):  # written so that NaN fails too

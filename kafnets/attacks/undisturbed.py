@@ -2,9 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+_Buffers: TypeAlias = dict[str, Tensor | None]
+
+
+def _kept_buffers(module: nn.Module) -> tuple[_Buffers, _Buffers, list[Tensor | None]]:
+    """A module's own buffers: where they live, which tensors they are, and copies of their values."""
+    buffers = module._buffers
+    return buffers, dict(buffers), [None if tensor is None else tensor.clone() for tensor in buffers.values()]
 
 
 @contextmanager
@@ -12,8 +21,9 @@ def undisturbed(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Iterator
     """Let the body run forward passes of ``net`` that leave no trace.
 
     The mode of every module and every buffer (batch-norm statistics, step counts) are restored on the way out, also
-    after an exception. Gradients can be taken inside, even from Lightning's inference mode; those of parameters are
-    the caller's business (:mod:`kafnets.attacks` never asks for them).
+    after an exception; a graph built through ``net`` before can still be differentiated. Gradients can be taken
+    inside, even from Lightning's inference mode; those of parameters are the caller's business
+    (:mod:`kafnets.attacks` never asks for them).
 
     Args:
         net: the network; a plain function is left alone.
@@ -22,7 +32,8 @@ def undisturbed(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Iterator
     """
     modules = list(net.modules()) if isinstance(net, nn.Module) else []
     modes = [module.training for module in modules]
-    moved = [] if eval_mode or not any(modes) else [(b, b.clone()) for b in net.buffers()]  # type: ignore[attr-defined]
+    # a module may write into a buffer, or put another tensor in its place
+    kept = [] if eval_mode or not any(modes) else [_kept_buffers(module) for module in modules]
     try:
         if eval_mode:
             for module in modules:
@@ -33,6 +44,9 @@ def undisturbed(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Iterator
         # set one by one: nn.Module.train() would also thaw what its owner has frozen
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-        with torch.no_grad():
-            for buffer, before in moved:
-                buffer.copy_(before)
+        for buffers, tensors, values in kept:
+            for tensor, value in zip(tensors.values(), values, strict=True):
+                if tensor is not None and value is not None:
+                    # .data: autograd must not see a write into what an earlier forward pass saved
+                    tensor.data.copy_(value)
+            buffers.update(tensors)

@@ -16,9 +16,9 @@ class RobustAccuracy(Metric):
     processes, so uneven batches and uneven ranks give exactly what one process gives.
 
     ``update`` takes ``clean_logits`` and ``adv_logits``, floating point ``(N, classes)``, and the true classes ``y``,
-    int64 ``(N,)``. A row with a non-finite logit counts as wrong. ``compute`` returns a dictionary of float32 scalars in
-    [0, 1] (``clean``, ``clean_low``, ``clean_high``, ``robust``, ``robust_low``, ``robust_high``) and ``images``, their
-    number. With no image counted, accuracies are NaN.
+    int64 ``(N,)``. A row with a non-finite logit counts as wrong. ``compute`` returns a dictionary of float32 scalars
+    in [0, 1] (``clean``, ``clean_low``, ``clean_high``, ``robust``, ``robust_low``, ``robust_high``) and ``images``,
+    their number. With no image counted, accuracies are NaN.
 
     Raises:
         ValueError: if shapes do not fit together.
@@ -59,7 +59,7 @@ class RobustAccuracy(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Accuracies and intervals of all images counted so far."""
         total = int(self.total)
-        result = {}
+        result: dict[str, Tensor] = {}
         for name, right in (("clean", int(self.clean_right)), ("robust", int(self.robust_right))):
             low, high = wilson_interval(right, total)
             values = {name: right / total if total else float("nan"), f"{name}_low": low, f"{name}_high": high}

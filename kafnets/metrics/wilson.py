@@ -36,5 +36,5 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
     centre = p + z2 / (2 * total)
     half = (z2 * (p * (1 - p) / total + z2 / (4 * total**2))) ** 0.5
     scale = 1 + z2 / total
-    # rounding may step out of [0, 1] by one unit in the last place at p = 0 or 1
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # at p = 0 or 1 a bound is p itself, but for rounding
+    return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))

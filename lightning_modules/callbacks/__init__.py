@@ -1,5 +1,6 @@
 """What happens around training: one callback a file."""
 
+from lightning_modules.callbacks.best_and_last import BestAndLast
 from lightning_modules.callbacks.epoch_lines import EpochLines
 from lightning_modules.callbacks.finite_loss import FiniteLoss
 from lightning_modules.callbacks.history import History
@@ -11,6 +12,7 @@ from lightning_modules.callbacks.run_config import RunConfig
 from lightning_modules.callbacks.throughput import Throughput
 
 __all__ = [
+    "BestAndLast",
     "EpochLines",
     "FiniteLoss",
     "History",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -35,24 +36,29 @@ def _first_bad_output(net: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
-def first_affected(net: nn.Module, x: Tensor) -> str:
-    """Where a non-finite number first shows: in the input, the parameters or a layer's output.
+def first_affected(net: nn.Module, x: Tensor, images: Tensor) -> str:
+    """Where a non-finite number first shows: in the parameters, the images or a layer's output.
 
     Args:
         net: the network, left as it is.
-        x: a batch of its inputs.
+        x: a batch of its inputs, attacked or not.
+        images: the batch before the attack; a broken network makes broken attacks, so ``x`` alone would hide the layer.
 
     Returns:
         Words for a message, such as ``layer block1.act_a (KAF)``.
     """
-    if not bool(torch.isfinite(x).all()):
-        return "the (attacked) input images"
     for name, parameter in net.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"parameter {name}, after an earlier step"
-    with undisturbed(net, eval_mode=False), torch.no_grad(), _first_bad_output(net) as names:
-        net(x)
-    return f"layer {names[0]}" if names else "no layer: the loss itself overflowed"
+    if not bool(torch.isfinite(images).all()):
+        return "the input images"
+    attacked_is_finite = bool(torch.isfinite(x).all())
+    for batch in (x, images) if attacked_is_finite else (images,):
+        with undisturbed(net, eval_mode=False), torch.no_grad(), _first_bad_output(net) as names:
+            net(batch)
+        if names:
+            return f"layer {names[0]}"
+    return "no layer: the loss itself overflowed" if attacked_is_finite else "the attack's gradient"
 
 
 class FiniteLoss(Callback):
@@ -62,10 +68,16 @@ class FiniteLoss(Callback):
     checked as well before an epoch's checkpoint is written, so that no broken one is kept.
     """
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the images, for the report."""
+        self._images = batch[0]
+
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Check the loss of a step."""
         if not bool(torch.isfinite(loss)):
-            self._stop(trainer, f"the loss is {loss.item()}", first_affected(pl_module.net, pl_module.inputs))
+            with trainer.precision_plugin.train_step_context():  # half precision overflows where float32 does not
+                where = first_affected(pl_module.net, pl_module.inputs, self._images)
+            self._stop(trainer, f"the loss is {loss.item()}", where)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the weights."""
@@ -74,7 +86,7 @@ class FiniteLoss(Callback):
                 self._stop(trainer, "a weight is not finite", f"parameter {name}")
 
     def _stop(self, trainer: Trainer, what: str, where: str) -> None:
-        last = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none written yet"
+        last = getattr(trainer.checkpoint_callback, "last_model_path", "") or trainer.ckpt_path or "none written yet"
         raise NonFiniteLossError(
             f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); first affected: {where}; "
             f"last good checkpoint: {last}. Lower optimizer lr, set trainer.gradient_clip_val, or train in 32-true"

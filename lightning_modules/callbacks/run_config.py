@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
@@ -16,7 +17,7 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the loggers (rank 0)."""
-        config = self.config.clone().as_dict() if hasattr(self.config, "clone") else dict(self.config)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))  # plain data, functions by name
         for logger in trainer.loggers:
             logger.log_hyperparams({**pl_module.labels(), "config": config})
 

@@ -1,13 +1,14 @@
 """What happens to the command line before Lightning parses it."""
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lightning_modules.command_line.checkpoints import checkpoint_config, read_checkpoint
-from lightning_modules.command_line.config_files import expand, load_config, merge
+from lightning_modules.command_line.config_files import expand, load_layers, merge
 from lightning_modules.command_line.run_folder import find_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -42,19 +43,18 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     if not arguments or arguments[0] not in SUBCOMMANDS:
         return list(arguments)
     names, flags = take(list(arguments[1:]), "--config", "-c")
-    files: dict[str, Any] = {}
-    for name in names:
-        files = merge(files, load_config(name, folders))
+    layers = [layer for name in names for layer in load_layers(name, folders)]
+    files = reduce(merge, layers, {})
     run = {"dir": "runs", "name": "+".join(Path(name).stem for name in names) or "unnamed"} | files.get("run", {})
     for key in run:
         run[key] = (take(flags, f"--run.{key}")[0] or [run[key]])[-1]
     given, flags = take(flags, "--ckpt_path")
     wanted = given[-1] if given else files.get("ckpt_path")
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = files
     if wanted:
         path = find_checkpoint(wanted, Path(run["dir"]), run["name"])
-        config = checkpoint_config(read_checkpoint(path))
+        config = reduce(merge, layers, checkpoint_config(read_checkpoint(path)))
         flags = [*flags, "--ckpt_path", str(path)]
-    config = merge(merge(config, files), {"run": run})
+    config = merge(config, {"run": run})
     config.pop("ckpt_path", None)
     return [arguments[0], "--config", yaml.safe_dump(expand(config), sort_keys=False), *flags]

@@ -21,7 +21,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({' '.join(str(error).split())[:160]})") from None
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(f"{path} is not a readable checkpoint: {reason[:160] or type(error).__name__}") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of this project: it has no state_dict")
     return checkpoint

@@ -33,8 +33,8 @@ def find_config(name: str, folders: Sequence[Path]) -> Path:
     raise ConfigError(f"config {name!r} is neither in the working directory nor in configs/; {hint}")
 
 
-def load_config(name: str, folders: Sequence[Path], including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a config in flat form, with what it includes merged below it.
+def load_layers(name: str, folders: Sequence[Path], including: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """Read a config and what it includes: flat contents, to be merged in this order.
 
     Args:
         name: path or bare name; those in ``include:`` are looked up beside the including file first.
@@ -48,19 +48,23 @@ def load_config(name: str, folders: Sequence[Path], including: tuple[Path, ...] 
     if path in including:
         chain = " -> ".join(file.name for file in (*including[including.index(path) :], path))
         raise ConfigError(f"configs include each other in a circle: {chain}")
+    content = _read_mapping(path)
+    includes = content.pop("include", [])
+    if not isinstance(includes, list):
+        raise ConfigError(f"config {path}: include must be a list of config names, got {includes!r}")
+    nearer = [path.parent, *folders]
+    included = [layer for item in includes for layer in load_layers(str(item), nearer, (*including, path))]
+    return [*included, flatten(content)]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {path} can't be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"config {path} must be a mapping of keys to values, got a {type(content).__name__}")
-    includes = content.pop("include", [])
-    if not isinstance(includes, list):
-        raise ConfigError(f"config {path}: include must be a list of config names, got {includes!r}")
-    merged: dict[str, Any] = {}
-    for include in includes:
-        merged = merge(merged, load_config(include, [path.parent, *folders], (*including, path)))
-    return merge(merged, flatten(content))
+    return content
 
 
 def flatten(value: Any) -> Any:

@@ -35,6 +35,14 @@ def new_version(folder: Path, name: str) -> int:
     return version
 
 
+def discard_if_empty(folder: Path) -> None:
+    """Remove a run folder in which nothing was kept, as after a mistake in the data's path."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
+
 def find_checkpoint(which: str, folder: Path, name: str) -> Path:
     """The file that ``last``, ``best`` or a path means.
 

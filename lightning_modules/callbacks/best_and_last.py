@@ -1,0 +1,27 @@
+"""The checkpoints of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+
+class BestAndLast(ModelCheckpoint):
+    """Keep the best epoch, and with ``save_last`` always the last one.
+
+    Lightning's ModelCheckpoint (2.6) writes ``last.ckpt`` only in epochs that also improve the monitored value, and a
+    run resumed into another folder forgets what the best value was. Here ``last.ckpt`` is written every epoch, and a
+    resumed run goes on from the best of the run it continues (whose files it leaves alone).
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the epoch if it is the best, and as the last."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer) and self._should_save_on_train_epoch_end(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best of the run that is resumed, unless its file is gone."""
+        if Path(state_dict["best_model_path"]).is_file():
+            super().load_state_dict(state_dict | {"dirpath": self.dirpath})

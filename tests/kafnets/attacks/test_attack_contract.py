@@ -1,0 +1,253 @@
+"""What holds for every attack, norm, mode and network."""
+
+import functools
+import itertools
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from kafnets.activations import KAF, KWTA, ReLU
+from kafnets.attacks import FGSM, L2, PGD, Linf
+from kafnets.attacks.noise import image_keys
+from kafnets.logits import is_correct
+
+ATTACKS = {
+    "fgsm": FGSM,
+    "fgsm_plain": functools.partial(FGSM, alpha=1.0, random_start=False),
+    "fgsm_restarts": functools.partial(FGSM, restarts=2),
+    "pgd": functools.partial(PGD, steps=4, step_size=0.04),
+    "pgd_restarts": functools.partial(PGD, steps=2, step_size=0.06, restarts=3),
+    "pgd_from_the_image": functools.partial(PGD, steps=3, step_size=0.05, random_start=False),
+}
+NORMS = {"linf": (Linf(), 0.1), "l2": (L2(), 0.7)}
+
+
+def conv_net(activation):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        activation(4),
+        nn.Conv2d(4, 6, 3),
+        nn.BatchNorm2d(6),
+        activation(6),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(6 * 2 * 2, 5),
+    )
+
+
+NETS = {
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 5)),
+    "relu": functools.partial(conv_net, ReLU),
+    "kaf": functools.partial(conv_net, functools.partial(KAF, free=True)),
+    "kwta": functools.partial(conv_net, functools.partial(KWTA, ratio=0.3)),
+}
+
+
+def in_training(name):
+    """A network in the middle of training: one frozen part, some gradients, a mode of its own for each module."""
+    torch.manual_seed(1)
+    net = NETS[name]().train()
+    frozen = next((module for module in list(net)[3:] if isinstance(module, nn.BatchNorm2d)), net[-1])
+    frozen.eval().requires_grad_(False)
+    next(iter(net.parameters())).grad = torch.randn_like(next(iter(net.parameters())))
+    return net
+
+
+def build(attack, norm, **kwargs):
+    norm, eps = NORMS[norm]
+    return ATTACKS[attack](norm=norm, eps=eps, **kwargs)
+
+
+def batch(n=12, dtype=torch.float32):
+    """Images with black, white and 8-bit pixels among them, labels and keys."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(n, 3, 6, 6, generator=generator)
+    x[: n // 3] = (x[: n // 3] * 255).round() / 255
+    x[n // 3, 0], x[n // 3, 1] = 0, 1
+    return x.to(dtype), torch.randint(5, (n,), generator=generator), image_keys(torch.arange(n), 3)
+
+
+def snapshot(net):
+    """Everything an attack must leave alone: object identities, flags and values."""
+    tensors = [*net.parameters(), *net.buffers()]
+    grads = [parameter.grad for parameter in net.parameters()]
+    facts = [(id(t), t.requires_grad, t._version) for t in net.parameters()]
+    facts += [(id(b), b.requires_grad) for b in net.buffers()]
+    facts += [(id(module), module.training) for module in net.modules()] + [id(grad) for grad in grads]
+    return facts, [t.detach().clone() for t in [*tensors, *(g for g in grads if g is not None)]]
+
+
+def assert_unchanged(net, before):
+    facts, values = snapshot(net)
+    assert facts == before[0]
+    for now, then in zip(values, before[1], strict=True):
+        assert torch.equal(now, then)
+
+
+def assert_inside(x_adv, x, norm, eps):
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    for delta in (x_adv - x, x_adv.double() - x.double()):
+        assert norm.size(delta).max().item() <= eps
+
+
+every_attack = pytest.mark.parametrize(("attack", "norm"), list(itertools.product(ATTACKS, NORMS)))
+early_stop = pytest.mark.parametrize("early_stop", [True, False], ids=["early_stop", "all_steps"])
+eval_mode = pytest.mark.parametrize("eval_mode", [True, False], ids=["eval", "as_found"])
+
+
+@every_attack
+@early_stop
+@eval_mode
+@pytest.mark.parametrize("net", NETS)
+def test_inside_the_ball_and_the_network_untouched(attack, norm, early_stop, eval_mode, net):
+    net, (x, y, keys) = in_training(net), batch()
+    before, given = snapshot(net), (x.clone(), y.clone(), keys.clone())
+    x_adv = build(attack, norm, early_stop=early_stop, eval_mode=eval_mode)(net, x, y, keys=keys)
+    assert (x_adv.shape, x_adv.dtype, x_adv.device) == (x.shape, x.dtype, x.device)
+    assert not x_adv.requires_grad
+    if not early_stop:
+        assert not torch.equal(x_adv, x)
+    assert_inside(x_adv, x, *NORMS[norm])
+    assert_unchanged(net, before)
+    assert all(torch.equal(now, then) for now, then in zip((x, y, keys), given, strict=True))
+
+
+@every_attack
+@early_stop
+def test_finds_errors_and_loses_none(attack, norm, early_stop):
+    net, (x, _, keys) = NETS["linear"]().eval(), batch(60)
+    y = net(x).argmax(1).where(torch.arange(60) > 5, 0)  # the true class for most, not for all
+    right = is_correct(net(x), y)
+    right_attacked = is_correct(net(build(attack, norm, early_stop=early_stop)(net, x, y, keys=keys)), y)
+    assert not bool((right_attacked & ~right).any())
+    assert right_attacked.sum() < right.sum()
+
+
+@every_attack
+@eval_mode
+def test_same_keys_same_attack(attack, norm, eval_mode):
+    (x, y, keys), net = batch(), in_training("linear")
+    attack = build(attack, norm, early_stop=False, eval_mode=eval_mode)
+    assert torch.equal(attack(net, x, y, keys=keys), attack(net, x, y, keys=keys))
+
+
+@every_attack
+@early_stop
+@pytest.mark.parametrize("net", ["relu", "kaf"])
+def test_an_image_is_attacked_alike_in_any_batch(attack, norm, early_stop, net):
+    net, (x, y, keys) = in_training(net).double(), batch(dtype=torch.float64)
+    attack = build(attack, norm, early_stop=early_stop)
+    whole = attack(net, x, y, keys=keys)
+    parts = [attack(net, *part[:2], keys=part[2]) for part in zip(x.split(5), y.split(5), keys.split(5), strict=True)]
+    order = torch.randperm(len(x))
+    torch.testing.assert_close(torch.cat(parts), whole)
+    torch.testing.assert_close(attack(net, x[order], y[order], keys=keys[order]), whole[order])
+
+
+@every_attack
+@eval_mode
+@pytest.mark.parametrize("outer", [torch.inference_mode, torch.no_grad], ids=["inference_mode", "no_grad"])
+def test_inside_inference_mode_and_no_grad(attack, norm, eval_mode, outer):
+    net, (x, y, keys) = in_training("relu"), batch()
+    attack, before = build(attack, norm, eval_mode=eval_mode), snapshot(net)
+    torch.manual_seed(4)
+    expected = attack(net, x, y, keys=keys)
+    torch.manual_seed(4)
+    with outer():
+        found = attack(net, x.clone(), y.clone(), keys=keys.clone())  # in inference mode, inference tensors
+        assert torch.equal(found, expected)
+    assert not found.is_inference()
+    assert_unchanged(net, before)
+
+
+@every_attack
+@early_stop
+def test_float64_images_stay_float64(attack, norm, early_stop):
+    net, (x, y, keys) = in_training("relu").double(), batch(dtype=torch.float64)
+    x_adv = build(attack, norm, early_stop=early_stop)(net, x, y, keys=keys)
+    assert x_adv.dtype == torch.float64
+    assert_inside(x_adv, x, *NORMS[norm])
+
+
+@every_attack
+@eval_mode
+def test_inside_autocast(attack, norm, eval_mode):
+    net, (x, y, keys) = in_training("relu"), batch()
+    before = snapshot(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        x_adv = build(attack, norm, eval_mode=eval_mode)(net, x, y, keys=keys)
+        assert x_adv.dtype == torch.float32
+        assert_inside(x_adv, x, *NORMS[norm])
+        assert_unchanged(net, before)
+        net(x_adv).sum().backward()  # the weights autocast has cached still lead to the parameters
+    assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
+
+
+@every_attack
+def test_an_empty_batch_gives_an_empty_batch(attack, norm):
+    net, (x, y, keys) = in_training("relu"), batch()
+    x_adv = build(attack, norm)(net, x[:0], y[:0], keys=keys[:0])
+    assert (x_adv.shape, x_adv.dtype) == ((0, 3, 6, 6), x.dtype)
+    assert build(attack, norm)(net, x[:0], y[:0]).shape == x_adv.shape
+
+
+@every_attack
+def test_a_plain_function_and_flat_images_will_do(attack, norm):
+    weight = torch.randn(20, 3)
+    x, y = torch.rand(7, 20), torch.randint(3, (7,))
+    x_adv = build(attack, norm)(lambda images: images @ weight, x, y)
+    assert x_adv.shape == x.shape
+    assert_inside(x_adv, x, *NORMS[norm])
+
+
+@every_attack
+def test_no_eps_no_change(attack, norm):
+    x, y, keys = batch()
+    for early_stop in (True, False):
+        found = ATTACKS[attack](norm=NORMS[norm][0], eps=0, early_stop=early_stop)(in_training("relu"), x, y, keys=keys)
+        assert torch.equal(found, x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_keys_and_restarts_choose_the_start(norm):
+    x, y, keys = batch()
+    starts = []
+
+    class Start(PGD):
+        def run(self, net, x, y, keys):
+            starts.append(self.norm.random_start(x, self.eps, keys))
+            return starts[-1]
+
+    attack = Start(norm=NORMS[norm][0], eps=NORMS[norm][1], restarts=2, early_stop=False)
+    for other_keys in (keys, image_keys(torch.arange(len(x)), 99)):
+        attack(in_training("linear"), x, y, keys=other_keys)
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(starts, 2))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_without_keys_the_torch_seed_decides_and_with_keys_it_is_not_touched(norm):
+    net, (x, y, keys) = in_training("linear"), batch()
+    attack, found = build("fgsm", norm, early_stop=False), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(attack(net, x, y))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    state = torch.get_rng_state()
+    attack(net, x, y, keys=keys)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_settings_are_json_ready():
+    found = json.loads(json.dumps(PGD(eps="8/255", steps=3, norm=L2()).settings()))
+    assert found["attack"] == "PGD"
+    assert (found["eps"], found["steps"], found["norm"], found["loss"]) == (8 / 255, 3, "L2", "cross_entropy")
+
+
+def test_names_say_what_was_run():
+    assert str(PGD(steps=50, restarts=10)) == "PGD-50-10 Linf eps 8/255 step 2/255"
+    assert str(FGSM(eps=0.031, norm=L2())) == "FGSM-1 L2 eps 0.031 step 0.03875"

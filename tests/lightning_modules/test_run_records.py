@@ -1,0 +1,230 @@
+"""What a run writes down: every epoch, its test, its pictures, its configuration."""
+
+import contextlib
+import csv
+import hashlib
+import json
+
+import pytest
+import torch
+import yaml
+from pytorch_lightning.loggers.logger import DummyLogger
+
+from cli import main
+from kafnets.activations import KAF, KWTA
+from kafnets.metrics import wilson_interval
+from lightning_modules.callbacks import (
+    EpochLines,
+    History,
+    KWTARatio,
+    Pictures,
+    Predictions,
+    Results,
+    Throughput,
+)
+
+LOGGED = {"train/loss", "train/accuracy", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"}
+LOGGED |= {"images_per_second", "epoch_seconds", "peak_memory_mb"}
+
+
+def run_folder(trainer, tmp_path, name="run"):
+    return tmp_path / name / "version_0"
+
+
+def rows(path):
+    return list(csv.DictReader(path.open()))
+
+
+def check_sensible(row):
+    assert 0 < row["train/loss"] < 20 and 0 < row["val/loss"] < 20
+    assert 0 <= row["train/accuracy"] <= 1
+    assert 0 <= row["val/robust_accuracy"] <= row["val/clean_accuracy"] <= 1 or row["val/clean_accuracy"] < 0.5
+    assert row["lr"] == pytest.approx(0.1)
+    assert 1 < row["images_per_second"] < 1e7
+    assert 0 < 4 * 32 / row["images_per_second"] <= row["epoch_seconds"] < 100
+    assert 50 < row["peak_memory_mb"] < 1e6
+
+
+def test_every_epoch_is_in_both_tables_with_sensible_values(make_module, make_data, make_trainer, tmp_path):
+    trainer = make_trainer(Throughput(), History(), limit_val_batches=1.0)
+    trainer.fit(make_module(), make_data())
+    folder = run_folder(trainer, tmp_path)
+    history = rows(folder / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    logged = rows(folder / "metrics.csv")
+    for epoch, row in enumerate(history):
+        assert set(row) == LOGGED | {"epoch"}
+        check_sensible({name: float(value) for name, value in row.items()})
+        for name in LOGGED:
+            values = [line[name] for line in logged if line["epoch"] == str(epoch) and line[name]]
+            assert [float(value) for value in values] == [float(row[name])]
+
+
+def test_the_last_checkpoint_holds_the_rows_of_all_epochs(make_module, make_data, make_trainer, tmp_path):
+    trainer = make_trainer(History())
+    trainer.fit(make_module(), make_data())
+    stored = torch.load(trainer.checkpoint_callback.last_model_path, weights_only=True)["callbacks"]["History"]["rows"]
+    assert [row["epoch"] for row in stored] == [1, 2]
+    assert stored[-1]["val/robust_accuracy"] == trainer.callback_metrics["val/robust_accuracy"].item()
+
+
+def test_a_longer_resumed_run_has_the_history_of_all_epochs(make_module, make_data, make_trainer, tmp_path):
+    first = make_trainer(History(), max_epochs=2, name="first")
+    first.fit(make_module(), make_data())
+    before = (run_folder(first, tmp_path, "first") / "history.csv").read_text()
+    second = make_trainer(History(), max_epochs=4, name="second")
+    second.fit(make_module(), make_data(), ckpt_path=first.checkpoint_callback.last_model_path)
+    after = (run_folder(second, tmp_path, "second") / "history.csv").read_text()
+    assert after.startswith(before) and len(after.splitlines()) == 5
+    assert (run_folder(first, tmp_path, "first") / "history.csv").read_text() == before
+
+
+def test_epochs_are_lines_of_text_where_there_is_no_terminal(make_module, make_data, make_trainer, capsys):
+    make_trainer(Throughput(), EpochLines(), quiet=False).fit(make_module(), make_data())
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("epoch ")]
+    assert [line.split("|")[0].strip() for line in lines] == ["epoch   1/2", "epoch   2/2"]
+    for word in ("loss ", "clean ", "robust ", "lr 0.1", "images/s"):
+        assert word in lines[0]
+    assert "\r" not in printed.out + printed.err
+
+
+def test_the_record_of_a_test_is_complete(make_module, make_data, make_trainer, tmp_path):
+    module, data = make_module(seed=7), make_data()
+    trainer = make_trainer(Results())
+    trainer.fit(module, data)
+    trainer.test(module, data, ckpt_path="best", verbose=False)
+    record = json.loads((run_folder(trainer, tmp_path) / "results.json").read_text())
+    assert (record["clean"]["images"], record["robust"]["images"]) == (359, 40)
+    for part in (record["clean"], record["robust"]):
+        right = round(part["accuracy"] * part["images"])
+        assert part["accuracy"] == pytest.approx(right / part["images"])
+        assert [part["wilson95_low"], part["wilson95_high"]] == pytest.approx(wilson_interval(right, part["images"]))
+    settings = {"attack": "PGD", "eps": 0.1, "steps": 2, "step_size": 0.05, "restarts": 1, "norm": "Linf"}
+    assert record["attack"] | settings == record["attack"]
+    run = {"activation": "ReLU", "backbone": "KafVGG", "attack": "FGSM", "eps": 0.1, "seed": 7}
+    assert record["run"] == run
+    assert (record["seed"], record["dtype"], record["device"], record["data"]) == (7, "float32", "cpu", "Digits")
+    best = trainer.checkpoint_callback.best_model_path
+    assert record["checkpoint"] == best
+    with open(best, "rb") as file:
+        assert record["checkpoint_sha256"] == hashlib.sha256(file.read()).hexdigest()
+
+
+def test_results_are_never_overwritten(make_module, make_data, make_trainer, tmp_path):
+    trainer, module, data = make_trainer(Results()), make_module(), make_data()
+    trainer.test(module, data, verbose=False)
+    before = (run_folder(trainer, tmp_path) / "results.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"results\.json is there already"):
+        trainer.test(module, data, verbose=False)
+    assert (run_folder(trainer, tmp_path) / "results.json").read_bytes() == before
+
+
+class Album(DummyLogger):
+    """A logger that takes pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.pictures = []
+
+    def log_image(self, key, images):
+        self.pictures.append((key, images))
+
+
+@pytest.mark.parametrize("activation, drawn", [(KAF, {"curves", "activations"}), (KWTA, {"curves"})])
+def test_pictures_are_drawn_and_handed_to_loggers(make_net, make_module, make_data, make_trainer, tmp_path, activation, drawn):
+    module, data = make_module(net=make_net(activation=activation)), make_data()
+    trainer, album = make_trainer(History(), Pictures(images=20), max_epochs=1), Album()
+    trainer.loggers = [*trainer.loggers, album]
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    folder = run_folder(trainer, tmp_path)
+    assert {path.stem for path in folder.glob("*.png")} == drawn
+    assert {key for key, _ in album.pictures} == drawn
+    for key, (path,) in album.pictures:
+        assert path == str(folder / f"{key}.png")
+        assert (folder / f"{key}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predictions_are_one_row_an_image(make_module, make_data, make_trainer, tmp_path):
+    trainer, data = make_trainer(Predictions()), make_data(eval_batch_size=100)
+    trainer.predict(make_module(), data)
+    table = rows(run_folder(trainer, tmp_path) / "predictions.csv")
+    assert list(table[0]) == ["index", "label", "predicted", "probability"]
+    assert [int(row["index"]) for row in table] == list(range(359))
+    assert [int(row["label"]) for row in table] == data.test_set.labels.tolist()
+    assert all(0.1 <= float(row["probability"]) <= 1 for row in table)
+
+
+def ratios(module):
+    return {round(layer.ratio, 6) for layer in module.modules() if isinstance(layer, KWTA)}
+
+
+def test_kwta_ratio_falls_as_scheduled_and_stays_with_its_checkpoint(make_net, make_module, make_data, make_trainer):
+    def kwta_module():
+        return make_module(net=make_net(activation=lambda channels: KWTA(channels, ratio=0.3)))
+
+    trainer, module = make_trainer(KWTARatio(start=0.3, end=0.1, step=0.05, every=1), max_epochs=3), kwta_module()
+    trainer.fit(module, make_data())
+    assert ratios(module) == {0.2}
+    assert trainer.callback_metrics["kwta_ratio"].item() == pytest.approx(0.2)
+    again = kwta_module()
+    again.load_state_dict(torch.load(trainer.checkpoint_callback.last_model_path, weights_only=True)["state_dict"])
+    assert ratios(again) == {0.2}
+
+
+def test_a_resumed_kwta_run_equals_the_whole_one(make_net, make_module, make_data, make_trainer):
+    def fit(name, epochs, resume=None):
+        module = make_module(net=make_net(activation=lambda channels: KWTA(channels, ratio=0.3)))
+        callbacks = [KWTARatio(start=0.3, end=0.1, step=0.05, every=1), History()]
+        trainer = make_trainer(*callbacks, name=name, max_epochs=epochs)
+        trainer.fit(module, make_data(), ckpt_path=resume)
+        return torch.load(trainer.checkpoint_callback.last_model_path, weights_only=True)
+
+    fit("part", 2)
+    whole = fit("whole", 4)
+    resumed = fit("resumed", 4, make_trainer(name="part").logger.log_dir + "/checkpoints/last.ckpt")
+    assert resumed["callbacks"]["History"] == whole["callbacks"]["History"]
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    for a, b in zip(*(run["optimizer_states"][0]["state"].values() for run in (whole, resumed)), strict=True):
+        assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+
+
+def test_kwta_ratio_needs_a_kwta_layer(make_module, make_data, make_trainer):
+    with pytest.raises(ValueError, match="found no k-WTA layer"):
+        make_trainer(KWTARatio()).fit(make_module(), make_data())
+
+
+@pytest.mark.parametrize("settings", [{"start": 0.1, "end": 0.2}, {"end": 0.0}, {"start": 1.5}, {"step": 0}, {"every": 0}])
+def test_kwta_ratio_refuses_bad_settings(settings):
+    with pytest.raises(ValueError, match="must"):
+        KWTARatio(**settings)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The run folder of a small run of the command line."""
+    folder = tmp_path_factory.mktemp("fitted")
+    arguments = ["fit", "--config", "kafvgg_fast_at.yaml", "--config", "digits.yaml", f"--run.dir={folder}"]
+    arguments += ["--model.net.width=4", "--model.net.hidden=8", "--model.test_images=10", "--model.val_images=10"]
+    arguments += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+    with contextlib.redirect_stdout(None):
+        main([*arguments, "--seed_everything=5", "--model.test_attack.steps=1"])
+    (run,) = folder.glob("*/version_0")
+    return run
+
+
+def test_the_configuration_stands_beside_the_run_and_in_its_checkpoints(fitted):
+    beside = yaml.safe_load((fitted / "config.yaml").read_text())
+    for path in (fitted / "checkpoints").iterdir():
+        inside = yaml.safe_load(torch.load(path, weights_only=True)["config"])
+        assert inside["model"] == beside["model"] and inside["data"] == beside["data"]
+    assert beside["model"]["init_args"]["net"]["init_args"]["width"] == 4
+
+
+def test_runs_can_be_compared_by_top_level_scalars(fitted):
+    logged = yaml.safe_load((fitted / "hparams.yaml").read_text())
+    scalars = {"activation": "KAF", "backbone": "KafVGG", "attack": "FGSM", "eps": 8 / 255, "seed": 5}
+    assert {name: logged[name] for name in scalars} == scalars
+    assert "model" in logged["config"]

@@ -1,0 +1,168 @@
+"""Two processes train together and measure what one process measures."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["--config", "kafvgg_fast_at.yaml", "--config", "digits.yaml"]
+TWO_RANKS = ["--config", "ddp.yaml", "--trainer.accelerator=cpu"]
+TINY = ["--model.net.width=4", "--model.net.hidden=8", "--data.batch_size=32", "--model.val_images=40"]
+TINY += ["--model.test_attack.steps=3", "--model.test_attack.eps=32/255", "--model.test_images=77"]
+LEARN = ["--trainer.max_epochs=2", "--model.optimizer.lr=0.2", "--model.schedule=Constant"]
+
+# a callback that keeps what each process did in its training steps
+SPY = """
+import os
+import torch
+from pytorch_lightning import Callback
+
+class Spy(Callback):
+    def on_train_start(self, trainer, module):
+        self.steps, self.attack = [], module.attack
+        module.attack = self.attacked
+
+    def attacked(self, net, x, y, *, keys):
+        before = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+        x_adv = self.attack(net, x, y, keys=keys)
+        same = all(b is None and p.grad is None or torch.equal(b, p.grad)
+                   for b, p in zip(before, net.parameters(), strict=True))
+        self.steps.append({"keys": keys, "delta": x_adv - x, "had_grad": before[0] is not None, "grad_as_found": same,
+                           "dropout_seed": torch.initial_seed()})
+        return x_adv
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.steps[-1] |= {"loss": outputs["loss"].detach(), "epoch": trainer.current_epoch}
+
+    def on_train_end(self, trainer, module):
+        module.attack = self.attack
+        weights = {name: value.detach() for name, value in module.net.named_parameters()}
+        torch.save([self.steps, weights], os.environ["SPY_FOLDER"] + f"/rank{trainer.global_rank}.pt")
+"""
+
+
+def command_line(*arguments, folder):
+    """``python cli.py ...`` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "SPY_FOLDER": str(folder), "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def only_run(folder):
+    (run,) = folder.glob("*/version_*")
+    return run
+
+
+def results(run):
+    return json.loads((run / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddp")
+    (folder / "spy.py").write_text(SPY)
+    command_line("fit", *NAMES, *TWO_RANKS, *TINY, *LEARN, "--run.dir=fit", "--trainer.callbacks+=spy.Spy", folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return only_run(folder / "fit")
+
+
+@pytest.fixture(scope="module")
+def best(run):
+    (best,) = (run / "checkpoints").glob("best*.ckpt")
+    return f"--ckpt_path={best}"
+
+
+@pytest.fixture(scope="module")
+def ranks(run, folder):
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def test_a_two_rank_run_leaves_one_complete_run_folder(run):
+    found = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "history.csv", "results.json", "curves.png", "activations.png"} <= found
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_every_test_image_is_counted_once(run):
+    record = results(run)
+    assert (record["clean"]["images"], record["robust"]["images"]) == (359, 77)
+
+
+def test_one_rank_measures_what_two_ranks_did(run, best, tmp_path):
+    main(["test", *NAMES, *TINY, "--trainer.accelerator=cpu", f"--run.dir={tmp_path}", best])
+    one, two = results(only_run(tmp_path)), results(run)
+    assert one["clean"]["accuracy"] > 0.2, "a network that guesses would compare nothing"
+    assert 0 < one["robust"]["accuracy"] < one["clean"]["accuracy"]
+    for name in ("clean", "robust", "attack", "checkpoint_sha256", "seed", "dtype"):
+        assert one[name] == two[name]
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+
+
+def test_two_ranks_predict_what_one_rank_does(best, tmp_path, folder):
+    command_line("predict", *NAMES, *TWO_RANKS, *TINY, f"--run.dir={tmp_path / 'two'}", best, folder=folder)
+    main(["predict", *NAMES, *TINY, "--trainer.accelerator=cpu", f"--run.dir={tmp_path / 'one'}", best])
+    one, two = (
+        list(csv.DictReader((only_run(tmp_path / name) / "predictions.csv").open())) for name in ("one", "two")
+    )
+    assert [int(row["index"]) for row in two] == list(range(359))
+    for first, second in zip(one, two, strict=True):
+        for column in ("index", "label", "predicted"):
+            assert first[column] == second[column]
+        assert float(first["probability"]) == pytest.approx(float(second["probability"]), abs=1e-5)
+
+
+def test_each_rank_attacks_its_own_images_with_its_own_noise(ranks):
+    (first, _), (second, _) = ranks
+    assert len(first) == len(second) == 2 * (1294 // 64)
+    for a, b in zip(first, second, strict=True):
+        assert not set(a["keys"].tolist()) & set(b["keys"].tolist())
+        assert not torch.equal(a["delta"], b["delta"])
+        assert a["dropout_seed"] != b["dropout_seed"]
+    keys = torch.cat([step["keys"] for steps, _ in ranks for step in steps])
+    assert len(keys.unique()) == len(keys), "no noise is used twice in a run"
+
+
+def test_attacks_leave_gradients_as_they_are(ranks):
+    for steps, _ in ranks:
+        assert all(step["grad_as_found"] for step in steps)
+        assert all(step["had_grad"] for step in steps[1:]), "otherwise nothing was checked"
+
+
+def test_the_ranks_hold_the_same_weights(ranks):
+    (_, first), (_, second) = ranks
+    for name, value in first.items():
+        assert torch.equal(value, second[name])
+
+
+def test_logged_training_loss_is_the_mean_over_both_ranks(run, ranks):
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    for epoch, row in enumerate(rows):
+        losses = torch.stack([step["loss"] for steps, _ in ranks for step in steps if step["epoch"] == epoch])
+        assert float(row["train/loss"]) == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_test_command_with_two_ranks(run, best, tmp_path, folder):
+    command_line("test", *NAMES, *TWO_RANKS, *TINY, f"--run.dir={tmp_path}", best, folder=folder)
+    again = results(only_run(tmp_path))
+    assert {name: again[name] for name in ("clean", "robust")} == {name: results(run)[name] for name in ("clean", "robust")}
