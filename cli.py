@@ -1,14 +1,14 @@
 """The front door: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``."""
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ActionConfigFile
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from datamodules import ImageDataModule
 from lightning_modules import Classifier
 from lightning_modules.callbacks import (
+    BestAndLast,
     EpochLines,
     FiniteLoss,
     History,
@@ -50,16 +51,15 @@ class CLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser with one-line errors."""
         parser = OneLineParser(**kwargs)
-        parser.add_argument(
-            "-c", "--config", action=ActionConfigFile, help="Config file: a path or a bare name of configs/; may be repeated."
-        )
+        where = "Config file: a path, or a bare name of configs/; may be repeated."
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help=where)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where a run is kept, and which checkpoints of it."""
         parser.add_argument("--run.dir", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument("--run.name", type=str, default="unnamed", help="Default: the config names, joined.")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/robust_accuracy",
@@ -89,7 +89,10 @@ class CLI(LightningCLI):
         csv = CSVLogger(run.dir, run.name, version)
         more = config.get("logger") or []
         self.run_folder = Path(csv.log_dir)
-        return super().instantiate_trainer(logger=[csv, *(more if isinstance(more, list) else [more])], **kwargs)
+        logger = [csv, *(more if isinstance(more, list) else [more])]
+        trainer = super().instantiate_trainer(logger=logger, **kwargs)
+        self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
+        return trainer
 
     def after_fit(self) -> None:
         """Test the best checkpoint."""
@@ -113,8 +116,16 @@ class CLI(LightningCLI):
             raise ValueError(f"{self.subcommand} needs --ckpt_path: best, last or a file")
 
 
+def quieten() -> None:
+    """Leave to the screen what a person asked for: no advertisements, no warnings about Lightning's own insides."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
+        warnings.filterwarnings("ignore", message)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a known mistake ends it with one line on stderr and exit status 2."""
+    quieten()
     try:
         CLI(
             Classifier,
@@ -140,6 +151,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # jsonargparse resolves class names by import; this module must be known under its own name for that
-    torch.set_float32_matmul_precision("highest")
     main()

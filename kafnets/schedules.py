@@ -4,6 +4,7 @@ A schedule is called as ``schedule(epoch, max_epochs)``, with ``epoch`` a real n
 the multiplier of the optimizer's learning rate.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 
@@ -62,33 +63,34 @@ class Triangular(Schedule):
 
 
 class TriangularThenHalving(Schedule):
-    """One triangular cycle, then a tail that starts at ``low`` and halves every few epochs (the thesis's ResNets).
+    """One triangular cycle, then a tail that starts at ``low`` and halves step by step (the thesis's ResNets).
+
+    The thesis has 80 epochs of cycle and 20 of tail, halved every 4: ``tail=0.2, every=0.04`` of the run.
 
     Args:
         low: multiplier at both ends of the cycle and at the start of the tail, in [0, 1].
-        tail: epochs of the tail, the last of the run, >= 0 and fewer than the run has (checked when called).
-        every: epochs between two halvings, > 0.
+        tail: where the tail is, the last fraction of the run, in (0, 1).
+        every: time between two halvings, a fraction of the run in (0, 1).
 
     Raises:
         ValueError: if a value is out of its range.
 
     Example:
-        >>> schedule = TriangularThenHalving(low=0.1, tail=20, every=4)
+        >>> schedule = TriangularThenHalving(low=0.1, tail=0.2, every=0.04)
         >>> [round(schedule(epoch, 100), 4) for epoch in (0, 40, 80, 83.9, 84, 99)]
         [0.1, 1.0, 0.1, 0.1, 0.05, 0.0063]
     """
 
-    def __init__(self, *, low: float = 0.0125, tail: float = 20, every: float = 4) -> None:
+    def __init__(self, *, low: float = 0.0125, tail: float = 0.2, every: float = 0.04) -> None:
         self.cycle = Triangular(low=low)
-        if not (tail >= 0 and every > 0):  # written so that NaN fails too
-            raise ValueError(f"tail must be >= 0 and every > 0 epochs, got {tail} and {every}")
-        self.low, self.tail, self.every = low, tail, every
+        self.low = low
+        self.tail = _fraction("tail", tail, open_interval=True)
+        self.every = _fraction("every", every, open_interval=True)
 
     def __call__(self, epoch: float, max_epochs: float) -> float:
         """The multiplier at ``epoch``."""
-        cycle = max_epochs - self.tail
-        if cycle <= 0:
-            raise ValueError(f"a tail of {self.tail} epochs leaves no cycle in a run of {max_epochs}; shorten the tail")
+        cycle = (1 - self.tail) * max_epochs
         if epoch < cycle:
             return self.cycle(epoch, cycle)
-        return self.low * 0.5 ** ((epoch - cycle) // self.every)
+        # an epoch at which it halves may lie a rounding below the quotient
+        return self.low * 0.5 ** math.floor((epoch - cycle) / (self.every * max_epochs) + 1e-9)

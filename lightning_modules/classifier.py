@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -150,11 +150,16 @@ class Classifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what could not be scheduled or measured, before any work."""
-        if stage == "fit" and (self.trainer.max_epochs or 0) < 1:
-            raise ValueError(f"schedules count epochs: set trainer.max_epochs >= 1, got {self.trainer.max_epochs}")
-        if self.trainer.precision not in ("32-true", "64-true", "16-mixed", "bf16-mixed"):
+        self.check_trainer(self.trainer, fitting=stage == "fit")
+
+    @staticmethod
+    def check_trainer(trainer: Trainer, *, fitting: bool) -> None:
+        """Raise ``ValueError`` if the trainer counts no epochs or has a precision that can't be measured in."""
+        if fitting and (trainer.max_epochs or 0) < 1:
+            raise ValueError(f"schedules count epochs: set trainer.max_epochs >= 1, got {trainer.max_epochs}")
+        if trainer.precision not in ("32-true", "64-true", "16-mixed", "bf16-mixed"):
             raise ValueError(
-                f"trainer.precision={self.trainer.precision} keeps the weights themselves in half precision, in which "
+                f"trainer.precision={trainer.precision} keeps the weights themselves in half precision, in which "
                 "robust accuracy cannot be measured; use 32-true, 16-mixed or bf16-mixed"
             )
 

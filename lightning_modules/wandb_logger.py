@@ -40,5 +40,5 @@ class Wandb(WandbLogger):
         if offline is None:
             offline = "WANDB_MODE" not in os.environ and not logged_in()
         if offline:
-            kwargs = {"mode": "offline"} | kwargs  # WANDB_MODE, which Lightning sets, comes too late for wandb's settings
+            kwargs["mode"] = "offline"  # wandb has read its settings before Lightning sets WANDB_MODE
         super().__init__(project=project, save_dir=save_dir, offline=offline, group=group, job_type=job_type, **kwargs)

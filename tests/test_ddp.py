@@ -13,11 +13,13 @@ import torch
 from cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ["--config", "kafvgg_fast_at.yaml", "--config", "digits.yaml"]
+NAMES = ["--config", "kafvgg_swish_fast_at.yaml", "--config", "digits.yaml"]
 TWO_RANKS = ["--config", "ddp.yaml", "--trainer.accelerator=cpu"]
-TINY = ["--model.net.width=4", "--model.net.hidden=8", "--data.batch_size=32", "--model.val_images=40"]
-TINY += ["--model.test_attack.steps=3", "--model.test_attack.eps=32/255", "--model.test_images=77"]
-LEARN = ["--trainer.max_epochs=2", "--model.optimizer.lr=0.2", "--model.schedule=Constant"]
+TINY = ["--model.net.width=8", "--model.net.hidden=32", "--data.batch_size=32", "--model.val_images=40"]
+TINY += ["--model.net.dropout=[0, 0, 0, 0]", "--model.net.bn_momentum=0.3"]
+TINY += ["--model.test_attack.steps=3", "--model.test_attack.eps=16/255", "--model.test_images=77"]
+LEARN = ["--trainer.max_epochs=2", "--model.schedule=Constant"]
+LEARN += ["--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"]
 
 # a callback that keeps what each process did in its training steps
 SPY = """
@@ -77,7 +79,8 @@ def results(run):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     (folder / "spy.py").write_text(SPY)
-    command_line("fit", *NAMES, *TWO_RANKS, *TINY, *LEARN, "--run.dir=fit", "--trainer.callbacks+=spy.Spy", folder=folder)
+    spied = ["--run.dir=fit", "--trainer.callbacks+=spy.Spy"]
+    command_line("fit", *NAMES, *TWO_RANKS, *TINY, *LEARN, *spied, folder=folder)
     return folder
 
 
@@ -145,7 +148,8 @@ def test_each_rank_attacks_its_own_images_with_its_own_noise(ranks):
 def test_attacks_leave_gradients_as_they_are(ranks):
     for steps, _ in ranks:
         assert all(step["grad_as_found"] for step in steps)
-        assert all(step["had_grad"] for step in steps[1:]), "otherwise nothing was checked"
+        # Lightning drops gradients before it validates, so the first step of an epoch finds none
+        assert sum(step["had_grad"] for step in steps) == len(steps) - 2, "otherwise nothing was checked"
 
 
 def test_the_ranks_hold_the_same_weights(ranks):
@@ -164,5 +168,5 @@ def test_logged_training_loss_is_the_mean_over_both_ranks(run, ranks):
 @pytest.mark.slow
 def test_the_test_command_with_two_ranks(run, best, tmp_path, folder):
     command_line("test", *NAMES, *TWO_RANKS, *TINY, f"--run.dir={tmp_path}", best, folder=folder)
-    again = results(only_run(tmp_path))
-    assert {name: again[name] for name in ("clean", "robust")} == {name: results(run)[name] for name in ("clean", "robust")}
+    again, first = results(only_run(tmp_path)), results(run)
+    assert (again["clean"], again["robust"]) == (first["clean"], first["robust"])

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = ["fit", "--config", "kafvgg_fast_at.yaml", "--config", "digits.yaml", "--config", "short.yaml"]
 ARGUMENTS += ["--trainer.accelerator=cpu", "--trainer.max_epochs=4", "--trainer.callbacks+=hang.Hang", "--run.dir=runs"]
 ARGUMENTS += ["--model.net.width=4", "--model.net.hidden=8", "--model.val_images=40"]
-ARGUMENTS += ["--model.test_images=20", "--model.test_attack.steps=2"]
+ARGUMENTS += ["--model.test_images=20", "--model.test_attack.steps=2", "--trainer.limit_train_batches=10"]
 MEASURED = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
 
 # stops for ever in the middle of the third epoch, if told to, so that the kill comes at a known place

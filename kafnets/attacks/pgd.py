@@ -43,9 +43,7 @@ class PGD(Attack):
         eval_mode: bool = True,
         loss: Loss = cross_entropy,
     ) -> None:
-        super().__init__(
-            eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode, loss=loss
-        )
+        super().__init__(eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode, loss=loss)
         self.step_size = in_input_units("step_size", step_size)
         if not 0 < self.step_size < float("inf"):
             raise ValueError(f"step_size must be > 0 and finite, got {self.step_size:g}")

@@ -21,6 +21,9 @@ class BestAndLast(ModelCheckpoint):
         if not self._should_skip_saving_checkpoint(trainer) and self._should_save_on_train_epoch_end(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is left to save; Lightning's own would write a file even in a ``fast_dev_run``."""
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best of the run that is resumed, unless its file is gone."""
         if Path(state_dict["best_model_path"]).is_file():

@@ -37,6 +37,18 @@ class EpochLines(TQDMProgressBar):
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is about to be trained, on what, and where it is kept."""
+        folder = trainer.log_dir  # asks all ranks
+        if not trainer.is_global_zero:
+            return
+        names, data = pl_module.labels(), trainer.datamodule  # type: ignore[attr-defined]
+        size = sum(parameter.numel() for parameter in pl_module.net.parameters())
+        sizes = ", ".join(f"{len(getattr(data, f'{split}_set'))} {split}" for split in ("train", "val", "test"))
+        print(f"{names['backbone']} {names['activation']}, {size} parameters, against {names['attack']}")
+        print(f"{type(data).__name__}: {sizes} images; robust: {pl_module.val_attack} on {pl_module.val_images} of val")
+        print(f"run folder: {folder if trainer.loggers else 'none (fast_dev_run)'}", flush=True)
+
     def get_metrics(self, trainer: Trainer, model: LightningModule) -> dict[str, Any]:
         """The last validation's accuracies, behind the bar."""
         shown = {"clean": "val/clean_accuracy", "robust": "val/robust_accuracy"}

@@ -20,7 +20,7 @@ def _first_bad_output(net: nn.Module) -> Iterator[list[str]]:
     """Collect the names of leaf modules whose output is not finite, in the order they run."""
     names: list[str] = []
 
-    def watch(name: str):  # noqa: ANN202 (a hook)
+    def watch(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not bool(torch.isfinite(output).all()):
                 names.append(f"{name} ({type(module).__name__})")

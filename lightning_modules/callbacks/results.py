@@ -10,7 +10,7 @@ from lightning_modules.files import sha256, write_json
 
 
 def results_record(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Everything a robust-accuracy figure carries: values with Wilson 95 % intervals, attack, seed, dtype, checkpoint."""
+    """All that a robust-accuracy figure carries: values with Wilson 95 % intervals, attack, seed, dtype, checkpoint."""
     counted = module.test_results
     record: dict[str, Any] = {
         name: {"accuracy": counted[f"{name}_accuracy"]}

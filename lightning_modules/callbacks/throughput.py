@@ -18,7 +18,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 class Throughput(Callback):
-    """Log ``images_per_second`` (training alone, all ranks), ``epoch_seconds`` (with validation), ``peak_memory_mb``."""
+    """Log ``images_per_second`` (training only, all ranks), ``epoch_seconds`` (with validation), ``peak_memory_mb``."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""

@@ -1,8 +1,8 @@
 """YAML configs: found by bare name, composed by ``include:``, merged so that the later one wins.
 
 Objects may be written flat: beside ``class_path``, any other key is one of its arguments (``init_args`` works as well).
-Merging follows the objects: the same ``class_path`` (or none) merges the arguments, another one replaces the object, and
-``class_path+`` changes the class but keeps the arguments. Any other key that ends in ``+`` appends to a list.
+Merging follows the objects: the same ``class_path`` (or none) merges the arguments, another one replaces the object,
+and ``class_path+`` changes the class but keeps the arguments. Any other key that ends in ``+`` appends to a list.
 """
 
 from collections.abc import Sequence

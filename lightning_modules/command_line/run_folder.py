@@ -29,9 +29,8 @@ def new_version(folder: Path, name: str) -> int:
         if not os.access(folder / name / f"version_{version}", os.W_OK):
             raise PermissionError("it is read-only")
     except OSError as error:
-        raise ValueError(
-            f"the run folder {folder / name} can't be written ({error.strerror or error}); choose another with --run.dir"
-        ) from None
+        reason = error.strerror or error
+        raise ValueError(f"run folder {folder / name} can't be written ({reason}); choose another --run.dir") from None
     return version
 
 
@@ -54,7 +53,7 @@ def find_checkpoint(which: str, folder: Path, name: str) -> Path:
     patterns = {"last": "last*.ckpt", "best": "best*.ckpt"}
     if which not in patterns:
         if not Path(which).is_file():
-            raise ValueError(f"checkpoint {which!r} does not exist; give a file, or best or last of the runs of --run.name")
+            raise ValueError(f"checkpoint {which!r} does not exist; give a file, or best or last")
         return Path(which)
     for run in reversed(runs_of(folder, name)):
         found = sorted((run / "checkpoints").glob(patterns[which]), key=lambda path: path.stat().st_mtime)

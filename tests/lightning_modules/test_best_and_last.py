@@ -28,7 +28,7 @@ class Scripted(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(folder, scores, resume=None):
+def fit(folder, scores, resume=None, **settings):
     checkpoints = BestAndLast(
         monitor="score", mode="max", filename="best-{epoch}", save_last=True, save_on_train_epoch_end=True
     )
@@ -40,6 +40,7 @@ def fit(folder, scores, resume=None):
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        **settings,
     )
     loader = DataLoader(torch.zeros(2))
     trainer.fit(Scripted(scores), loader, loader, ckpt_path=resume)
@@ -83,3 +84,9 @@ def test_a_resumed_run_whose_best_file_is_gone_finds_a_new_one(tmp_path):
     Path(first.best_model_path).unlink()
     second = fit(tmp_path / "second", [1, 9, 3, 4], resume=first.last_model_path)
     assert epoch_of(second.best_model_path) == 3
+
+
+def test_a_fast_dev_run_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path / "run", [1], fast_dev_run=True)
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -8,6 +8,8 @@ from kafnets.attacks import PGD
 from kafnets.attacks.noise import image_keys
 from lightning_modules.classifier import TEST, VAL
 
+ATTACK = PGD(eps=0.03, step_size=0.015, steps=2)
+
 
 class Learned(Callback):
     """Keeps the weights every validation has seen."""
@@ -29,9 +31,9 @@ def by_hand(net, images, first, attack, seed, use):
 @pytest.fixture
 def trained(make_net, make_module, make_data, make_trainer):
     net = make_net(bn_momentum=0.3, dropout=(0.0,) * 4)
-    learned, module = Learned(), make_module(standard=True, net=net, seed=3)
+    learned, module = Learned(), make_module(standard=True, net=net, seed=3, val_attack=ATTACK, test_attack=ATTACK)
     data = make_data(seed=3, eval_batch_size=17, augment=None)
-    trainer = make_trainer(learned, limit_val_batches=1.0, max_epochs=1, limit_train_batches=1.0)
+    trainer = make_trainer(learned, limit_val_batches=1.0, max_epochs=2, limit_train_batches=1.0)
     trainer.fit(module, data)
     return trainer, module, data, learned
 
@@ -39,7 +41,7 @@ def trained(make_net, make_module, make_data, make_trainer):
 def test_validation_equals_a_recomputation_by_hand(trained):
     trainer, module, data, learned = trained
     module.net.load_state_dict(learned.seen)
-    clean, robust, (logits, y) = by_hand(module.net, data.val_set, 30, PGD(eps=0.1, step_size=0.05, steps=2), 3, VAL)
+    clean, robust, (logits, y) = by_hand(module.net, data.val_set, 30, ATTACK, 3, VAL)
     assert 0.05 < robust < clean - 0.05, "otherwise nothing was compared"
     logged = trainer.callback_metrics
     assert logged["val/clean_accuracy"].item() == pytest.approx(clean)
@@ -50,7 +52,7 @@ def test_validation_equals_a_recomputation_by_hand(trained):
 def test_test_equals_a_recomputation_by_hand(trained):
     trainer, module, data, _ = trained
     trainer.test(module, data, verbose=False)
-    clean, robust, _ = by_hand(module.net, data.test_set, 40, PGD(eps=0.1, step_size=0.05, steps=2), 3, TEST)
+    clean, robust, _ = by_hand(module.net, data.test_set, 40, ATTACK, 3, TEST)
     found = module.test_results
     assert (found["clean_images"], found["robust_images"]) == (len(data.test_set), 40)
     assert found["clean_accuracy"] == pytest.approx(clean)

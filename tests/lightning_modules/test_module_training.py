@@ -49,8 +49,8 @@ def test_adversarial_training_learns_from_images_within_eps_and_true_labels(make
     make_trainer(steps, max_epochs=1).fit(module, data)
     for inputs, (x, y, index), given in zip(steps.inputs, steps.batches, labels, strict=True):
         delta = (inputs - x).abs()
-        assert 0.05 < delta.mean() and delta.max() <= attack.eps + 1e-6
-        assert 0 <= inputs.min() and inputs.max() <= 1
+        assert delta.mean() > 0.05 and delta.max() <= attack.eps + 1e-6
+        assert inputs.min() >= 0 and inputs.max() <= 1
         assert torch.equal(given, y) and torch.equal(y, data.train_set.labels[index])
 
 

@@ -15,7 +15,7 @@ def refuse(self, address):
 connect, socket.socket.connect = socket.socket.connect, refuse
 from matplotlib.figure import Figure
 from lightning_modules.wandb_logger import Wandb
-logger = Wandb(project="p", save_dir=sys.argv[1])
+logger = Wandb(project="p", save_dir=sys.argv[1], mode=None)  # the command line fills in every argument
 assert logger._offline
 logger.log_hyperparams({"activation": "KAF", "eps": 0.1})
 Figure().savefig(sys.argv[1] + "/curves.png")

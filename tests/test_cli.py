@@ -1,0 +1,220 @@
+"""The command line as its users meet it: what a run leaves behind, which setting wins, what a mistake is answered."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cli
+from lightning_modules.files import sha256
+
+Refused = Callable[[list[str]], str]
+RECIPE = ["fit", "--config=kafvgg_fast_at.yaml", "--config=digits.yaml"]
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "--print_config"])
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+# --- what a run leaves behind ----------------------------------------------------------------------------------------
+
+
+def test_a_fit_leaves_results_pictures_tables_and_both_checkpoints(tiny_run: Path):
+    files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
+    assert files >= {
+        "config.yaml", "metrics.csv", "history.csv", "results.json", "curves.png", "activations.png",
+        "checkpoints/last.ckpt", "checkpoints/best-epoch=000.ckpt",
+    }  # fmt: skip
+    rows = list(csv.DictReader((tiny_run / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1"]
+    assert {"train/loss", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"} <= set(rows[0])
+
+
+def test_results_carry_what_it_takes_to_believe_them(tiny_run: Path):
+    results = json.loads((tiny_run / "results.json").read_text())
+    best = tiny_run / "checkpoints" / "best-epoch=000.ckpt"
+    assert results["checkpoint_sha256"] == sha256(best)
+    assert results["robust"]["images"] == 20 and results["clean"]["images"] == 359
+    assert results["robust"]["wilson95_low"] <= results["robust"]["accuracy"] <= results["robust"]["wilson95_high"]
+    assert results["attack"]["attack"] == "PGD" and results["attack"]["steps"] == 2
+    assert results["dtype"] == "float32" and results["seed"] == 0
+    assert results["run"] == {"activation": "KAF", "backbone": "KafVGG", "attack": "FGSM", "eps": 8 / 255, "seed": 0}
+
+
+def test_checkpoints_hold_nothing_but_tensors_and_plain_data(tiny_run: Path):
+    checkpoint = torch.load(tiny_run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert yaml.safe_load(checkpoint["config"])["model"]["class_path"].endswith("AdversarialTraining")
+
+
+def test_a_checkpoint_alone_is_enough_to_test_it_again(tiny_run: Path, tmp_path: Path):
+    best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
+    cli.main(["test", f"--ckpt_path={best}", f"--run.dir={tmp_path}", "--trainer.accelerator=cpu"])
+    first, again = (
+        json.loads((folder / "results.json").read_text()) for folder in (tiny_run, tmp_path / "unnamed" / "version_0")
+    )
+    for record in (first, again):
+        record.pop("checkpoint")
+    assert first == again
+
+
+def test_best_and_last_are_found_by_name(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    runs = tiny_run.parents[1]
+    for which, file in (("best", "best-epoch=000.ckpt"), ("last", "last.ckpt")):
+        config = printed_config(
+            capsys, "test", *RECIPE[1:], f"--run.dir={runs}", "--trainer.accelerator=cpu", f"--ckpt_path={which}"
+        )
+        assert Path(config["ckpt_path"]) == tiny_run / "checkpoints" / file
+
+
+def test_predict_writes_a_row_an_image_in_order(tiny_run: Path, tmp_path: Path, tiny_flags: list[str]):
+    where = [f"--run.dir={tmp_path}", f"--ckpt_path={tiny_run / 'checkpoints' / 'last.ckpt'}"]
+    cli.main(["predict", "--config=kafvgg_fast_at.yaml", *tiny_flags, *where])
+    table = tmp_path / "kafvgg_fast_at+digits" / "version_0" / "predictions.csv"
+    assert [int(row["index"]) for row in csv.DictReader(table.open())] == list(range(359))
+
+
+def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path, tiny_flags: list[str]):
+    fit = ["fit", "--config=vgg_relu_standard.yaml", *tiny_flags, f"--run.dir={tmp_path}", "--trainer.max_epochs=1"]
+    cli.main(fit)
+    before = {path: sha256(path) for path in tmp_path.rglob("*") if path.is_file()}
+    cli.main([*fit, "--seed_everything=3"])
+    assert {path: sha256(path) for path in before} == before
+    assert sorted(path.name for path in (tmp_path / "vgg_relu_standard+digits").iterdir()) == ["version_0", "version_1"]
+    first, second = (tmp_path / "vgg_relu_standard+digits" / f"version_{k}" for k in range(2))
+    assert not (first / "activations.png").exists()  # nothing about a ReLU is learned
+    seeds = [json.loads((run / "results.json").read_text())["seed"] for run in (first, second)]
+    assert seeds == [0, 3]
+
+
+# --- which setting wins ----------------------------------------------------------------------------------------------
+
+
+def test_bare_names_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = printed_config(capsys, "fit", "--config", "kafvgg_fast_at.yaml")
+    assert config["trainer"]["max_epochs"] == 60
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1.0
+
+
+def test_a_file_in_the_working_directory_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cpu.yaml").write_text("trainer: {max_epochs: 7}")
+    config = printed_config(capsys, "fit", "--config", "kafvgg_fast_at.yaml", "--config", "cpu.yaml")
+    assert config["trainer"]["max_epochs"] == 7
+
+
+def test_flags_beat_files_wherever_they_stand(capsys):
+    config = printed_config(capsys, "fit", "--trainer.max_epochs=3", *RECIPE[1:])
+    assert config["trainer"]["max_epochs"] == 3
+
+
+def test_later_files_beat_earlier_ones(capsys):
+    config = printed_config(capsys, *RECIPE)
+    assert config["data"]["class_path"] == "datamodules.Digits"
+    assert config["model"]["init_args"]["net"]["init_args"]["image_size"] == 8
+    assert config["run"]["name"] == "kafvgg_fast_at+digits"
+
+
+def test_the_printed_config_is_a_config(tmp_path: Path, capsys):
+    first = printed_config(capsys, *RECIPE, "--model.net.activation=KWTA", "--model.net.activation.ratio=0.1")
+    (tmp_path / "printed.yaml").write_text(yaml.safe_dump(first))
+    assert printed_config(capsys, "fit", f"--config={tmp_path / 'printed.yaml'}") == first
+    activation = first["model"]["init_args"]["net"]["init_args"]["activation"]
+    assert activation == {"class_path": "kafnets.activations.KWTA", "init_args": {"ratio": 0.1}}
+
+
+def test_flags_beat_what_a_checkpoint_was_trained_with(tiny_run: Path, capsys):
+    last = tiny_run / "checkpoints" / "last.ckpt"
+    config = printed_config(capsys, "test", f"--ckpt_path={last}", "--model.test_attack.steps=3")
+    model = config["model"]["init_args"]
+    assert model["test_attack"]["init_args"]["steps"] == 3  # the flag
+    assert model["net"]["init_args"]["width"] == 4  # the checkpoint
+
+
+# --- what a mistake is answered --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        (["--trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
+        (["--trainer.max_epochs=three"], "trainer.max_epochs: Expected a int"),
+        (["--model.attack.eps=-0.1"], "eps must lie in [0, 1]"),
+        (["--model.attack.eps=8"], "for 8 grey levels write 8/255"),
+        (["--model.net.activation=KWTA", "--model.net.activation.ratio=1.5"], "must be in (0, 1], got 1.5"),
+        (["--model.net.activation=ReLUU"], "did you mean ReLU"),
+        (["--model.net.activation=torch.nn.ReLU"], "Expected 'torch.nn.ReLU' to be a subclass of Activation"),
+        (["--model.net.hiden=3"], "did you mean hidden?"),
+        (["--model.net.image_size=12"], "image_size must be a multiple of 8, got 12"),
+        (["--model.net.image_size=16"], "pass --model.net.image_size=8"),
+        (["--data.batch_size=5000"], "batch_size=5000 is larger than the 1294 training images"),
+        (["--data=ImageFolder", "--data.path=missing.tar", "--model.net.in_channels=3", "--model.net.image_size=32"],
+         "there are no images at"),
+        (["--ckpt_path=missing.ckpt"], "checkpoint 'missing.ckpt' does not exist"),
+        (["--ckpt_path=last"], "train first"),
+        (["--trainer.precision=bf16-true"], "use 32-true, 16-mixed or bf16-mixed"),
+        (["--trainer.max_epochs=-1"], "set trainer.max_epochs >= 1"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_nothing(flags: list[str], answer: str, tmp_path: Path, refused: Refused):
+    runs = tmp_path / "runs"
+    assert answer in refused([*RECIPE, "--trainer.accelerator=cpu", f"--run.dir={runs}", *flags])
+    assert not runs.exists() or not any(runs.iterdir())
+
+
+def test_an_absent_data_set_names_the_folder_and_both_ways_out(tmp_path: Path, refused: Refused):
+    flags = [f"--run.dir={tmp_path / 'runs'}", f"--data.root={tmp_path / 'data'}", "--data.download=false"]
+    line = refused(["fit", "--config=kafvgg_fast_at.yaml", "--trainer.accelerator=cpu", *flags])
+    assert str(tmp_path / "data") in line and "copy" in line and "ImageFolder" in line
+
+
+def test_an_unknown_config_is_answered_with_the_nearest(refused: Refused):
+    assert "did you mean kafvgg_fast_at.yaml" in refused(["fit", "--config=kafvg_fast_at.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ("trainer: {max_epoch: 3}", "trainer.max_epoch'; did you mean trainer.max_epochs"),
+        ("model: {net: {hiden: 3}}", "did you mean hidden?"),
+        ("model: {net: {hidden: many}}", "model.net.hidden: Expected a int"),
+        ("a: [1", "can't be read"),
+        ("- 1", "must be a mapping"),
+        ("include: digits.yaml", "include must be a list"),
+        ("include: [mistake.yaml]", "in a circle: mistake.yaml -> mistake.yaml"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(content: str, answer: str, tmp_path: Path, refused: Refused):
+    (tmp_path / "mistake.yaml").write_text(content)
+    assert answer in refused([*RECIPE, f"--config={tmp_path / 'mistake.yaml'}"])
+
+
+def test_a_bad_checkpoint_is_refused_before_anything_is_written(tiny_run: Path, tmp_path: Path, refused: Refused):
+    last = tiny_run / "checkpoints" / "last.ckpt"
+    (tmp_path / "cut.ckpt").write_bytes(last.read_bytes()[:2000])
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
+    command = ["test", "--config=digits.yaml", f"--run.dir={tmp_path / 'runs'}", "--trainer.accelerator=cpu"]
+    relu = "--config=vgg_relu_fast_at.yaml"
+    for config, file, answer in (
+        (relu, tmp_path / "cut.ckpt", "is not a readable checkpoint"),
+        (relu, tmp_path / "foreign.ckpt", "has no state_dict"),
+        (relu, last, "does not fit this network"),
+    ):
+        assert answer in refused([command[0], config, *command[1:], f"--ckpt_path={file}"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_untrained_network_is_not_tested(refused: Refused):
+    assert "test needs --ckpt_path" in refused(["test", *RECIPE[1:]])
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path, refused: Refused):
+    (tmp_path / "file").write_text("")
+    assert "choose another --run.dir" in refused([*RECIPE, f"--run.dir={tmp_path / 'file'}"])
