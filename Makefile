@@ -13,8 +13,9 @@ demo: $(READY)
 		--trainer.max_epochs 15 --run.name demo
 
 test: $(READY)
-	@echo "== lint"
+	@echo "== lint and types"
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	@echo "== tests; the long ones: $(BIN)/pytest -m slow"
 	$(BIN)/pytest -q
 

@@ -28,12 +28,25 @@ from lightning_modules.callbacks import (
     Throughput,
 )
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
+from lightning_modules.checkpoint_io import WholeCheckpoints
 from lightning_modules.command_line.arguments import resolve
 from lightning_modules.command_line.checkpoints import check_fits, read_checkpoint
 from lightning_modules.command_line.parser import OneLineParser, one_line
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+def is_first() -> bool:
+    """Whether this process is rank 0, as the environment of a launcher tells before there is a Trainer."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def as_list(value: Any) -> list[Any]:
+    """What a Trainer argument adds to a list: nothing where it is empty or a plain yes or no."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 class CLI(LightningCLI):
@@ -45,7 +58,7 @@ class CLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)
         finally:
-            if self.run_folder and rank_zero_only.rank == 0:
+            if self.run_folder and is_first():
                 discard_if_empty(self.run_folder)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -85,18 +98,18 @@ class CLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         run = self._get(self.config, "run")
         # other ranks write nothing; rank 0 tells them its folder
-        version = new_version(Path(run.dir), run.name) if rank_zero_only.rank == 0 else 0
+        version = new_version(Path(run.dir), run.name) if is_first() else 0
         csv = CSVLogger(run.dir, run.name, version)
-        more = config.get("logger") or []
         self.run_folder = Path(csv.log_dir)
-        logger = [csv, *(more if isinstance(more, list) else [more])]
-        trainer = super().instantiate_trainer(logger=logger, **kwargs)
+        kwargs["logger"] = [csv, *as_list(config.get("logger"))]
+        kwargs["plugins"] = [*as_list(config.get("plugins")), WholeCheckpoints()]
+        trainer = super().instantiate_trainer(**kwargs)
         self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
         return trainer
 
     def after_fit(self) -> None:
         """Test the best checkpoint."""
-        if not self.trainer.fast_dev_run:
+        if not self._get(self.config, "trainer").fast_dev_run:
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
 
     def _check_images(self) -> None:

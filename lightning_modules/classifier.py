@@ -81,7 +81,7 @@ class Classifier(LightningModule):
         net: Backbone,
         optimizer: OptimizerCallable = torch.optim.SGD,
         schedule: Schedule | None = None,
-        decayed: Callable[[nn.Module], Iterable[nn.Parameter]] = all_parameters,
+        decayed: Callable[[nn.Module], Iterable[Tensor]] = all_parameters,
         val_attack: Attack | None = None,
         val_images: int = 500,
         test_attack: Attack | None = None,
@@ -142,7 +142,7 @@ class Classifier(LightningModule):
         decayed = list(self.decayed(self.net))
         chosen = {id(parameter) for parameter in decayed}
         rest = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
-        groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
         optimizer = self.optimizer([group for group in groups if group["params"]])
         # kept here, not in the optimizer, whose state a resumed run replaces by the checkpoint's
         self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -166,7 +166,7 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set this step's learning rate, and the random state of what draws from torch's own generator (dropout)."""
         epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
-        multiplier = self.schedule(epoch, self.trainer.max_epochs)
+        multiplier = self.schedule(epoch, self.trainer.max_epochs or 1)
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         for group, peak in zip(groups, self._peak_lrs, strict=True):
             group["lr"] = peak * multiplier

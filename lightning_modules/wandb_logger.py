@@ -15,7 +15,7 @@ def logged_in() -> bool:
 class Wandb(WandbLogger):
     """Lightning's WandbLogger that runs offline where nobody is logged in, instead of stopping to ask.
 
-    An offline run is kept under the run's folder; ``wandb sync`` uploads it later. Hyper-parameters, metrics and
+    An offline run is kept in ``save_dir/wandb``; ``wandb sync`` uploads it later. Hyper-parameters, metrics and
     pictures go where the CSV logger's go.
 
     Args:

@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 
-def all_parameters(net: nn.Module) -> Iterable[nn.Parameter]:
+def all_parameters(net: nn.Module) -> Iterable[Tensor]:
     """Every parameter, as most fast-adversarial-training code has it."""
     return net.parameters()
 
 
-def kernels(net: nn.Module) -> Iterator[nn.Parameter]:
+def kernels(net: nn.Module) -> Iterator[Tensor]:
     """The weights of convolutions and dense layers: no biases, no normalisation, no activations (thesis ResNets)."""
     return (module.weight for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear))
 
 
-def dense_kernels(net: nn.Module) -> Iterator[nn.Parameter]:
+def dense_kernels(net: nn.Module) -> Iterator[Tensor]:
     """The weights of dense layers only (the thesis's VGG)."""
     return (module.weight for module in net.modules() if isinstance(module, nn.Linear))

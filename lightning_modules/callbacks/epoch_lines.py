@@ -4,7 +4,7 @@ import math
 import sys
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 
@@ -37,7 +37,7 @@ class EpochLines(TQDMProgressBar):
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Say what is about to be trained, on what, and where it is kept."""
         folder = trainer.log_dir  # asks all ranks
         if not trainer.is_global_zero:
@@ -49,13 +49,13 @@ class EpochLines(TQDMProgressBar):
         print(f"{type(data).__name__}: {sizes} images; robust: {pl_module.val_attack} on {pl_module.val_images} of val")
         print(f"run folder: {folder if trainer.loggers else 'none (fast_dev_run)'}", flush=True)
 
-    def get_metrics(self, trainer: Trainer, model: LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: Trainer, model: Any) -> dict[str, Any]:
         """The last validation's accuracies, behind the bar."""
         shown = {"clean": "val/clean_accuracy", "robust": "val/robust_accuracy"}
         metrics = trainer.callback_metrics
         return {name: f"{float(metrics[key]):.1%}" for name, key in shown.items() if key in metrics}
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Print the line."""
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.is_global_zero:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from kafnets.attacks.undisturbed import undisturbed
@@ -68,18 +68,18 @@ class FiniteLoss(Callback):
     checked as well before an epoch's checkpoint is written, so that no broken one is kept.
     """
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep the images, for the report."""
         self._images = batch[0]
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Tensor) -> None:
         """Check the loss of a step."""
         if not bool(torch.isfinite(loss)):
             with trainer.precision_plugin.train_step_context():  # half precision overflows where float32 does not
                 where = first_affected(pl_module.net, pl_module.inputs, self._images)
             self._stop(trainer, f"the loss is {loss.item()}", where)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Check the weights."""
         for name, parameter in pl_module.net.named_parameters():
             if not bool(torch.isfinite(parameter).all()):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from kafnets.analysis import activation_shapes
@@ -28,16 +28,16 @@ class Pictures(Callback):
         self.images = images
         self._sample: Tensor | None = None
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Draw the curves."""
-        histories = [callback for callback in trainer.callbacks if isinstance(callback, History)]  # type: ignore[attr-defined]
+        histories = [item for item in trainer.callbacks if isinstance(item, History)]  # type: ignore[attr-defined]
         if histories and histories[0].rows:
             self._publish(trainer, "curves", plot_curves(histories[0].rows))
 
     def on_test_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -47,7 +47,7 @@ class Pictures(Callback):
         if batch_idx == 0:
             self._sample = batch[0][: self.images]
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Draw the activations."""
         if self._sample is None:
             return

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from lightning_modules.files import sha256, write_json
 
 
-def results_record(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+def results_record(trainer: Trainer, module: Any) -> dict[str, Any]:
     """All that a robust-accuracy figure carries: values with Wilson 95 % intervals, attack, seed, dtype, checkpoint."""
     counted = module.test_results
     record: dict[str, Any] = {
@@ -58,7 +58,7 @@ class Results(Callback):
     The file is written by rank 0 once; one that is there already is left alone and named in the error.
     """
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write and print."""
         folder = trainer.log_dir  # asks all ranks
         if not (trainer.is_global_zero and trainer.loggers and folder):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import yaml
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
 
@@ -15,12 +15,12 @@ class RunConfig(SaveConfigCallback):
     under ``config``, so that ``test --ckpt_path FILE`` rebuilds the network without the original files.
     """
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Tell the loggers (rank 0)."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))  # plain data, functions by name
         for logger in trainer.loggers:
             logger.log_hyperparams({**pl_module.labels(), "config": config})
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add the configuration."""
         checkpoint["config"] = self.parser.dump(self.config, skip_none=False)

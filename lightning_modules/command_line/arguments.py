@@ -44,13 +44,13 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
         return list(arguments)
     names, flags = take(list(arguments[1:]), "--config", "-c")
     layers = [layer for name in names for layer in load_layers(name, folders)]
-    files = reduce(merge, layers, {})
+    files: dict[str, Any] = reduce(merge, layers, {})
     run = {"dir": "runs", "name": "+".join(Path(name).stem for name in names) or "unnamed"} | files.get("run", {})
     for key in run:
         run[key] = (take(flags, f"--run.{key}")[0] or [run[key]])[-1]
     given, flags = take(flags, "--ckpt_path")
     wanted = given[-1] if given else files.get("ckpt_path")
-    config: dict[str, Any] = files
+    config = files
     if wanted:
         path = find_checkpoint(wanted, Path(run["dir"]), run["name"])
         config = reduce(merge, layers, checkpoint_config(read_checkpoint(path)))
