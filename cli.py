@@ -131,7 +131,8 @@ class CLI(LightningCLI):
 
 def quieten() -> None:
     """Leave to the screen what a person asked for: no advertisements, no warnings about Lightning's own insides."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
         warnings.filterwarnings("ignore", message)
 
