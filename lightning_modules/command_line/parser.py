@@ -65,7 +65,7 @@ def one_line(message: str, keys: Iterable[str] = ()) -> str:
 def _nearest(gist: str, owner: str, keys: Iterable[str]) -> list[str]:
     """Names like the one the message complains about."""
     if option := re.search(r"Option '([^']+)' is not accepted", gist):
-        return get_close_matches(option[1].rpartition(".")[2], _parameters(owner))
+        return get_close_matches(option[1].rpartition(".")[2], _parameters(owner), cutoff=0.7)
     if name := re.search(r"Expected a dot import path string: (\w+)", gist):
         public = {name for package in _PACKAGES for name in vars(importlib.import_module(package))}
         return get_close_matches(name[1], {name for name in public if name[0].isupper()})
