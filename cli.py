@@ -107,10 +107,20 @@ class CLI(LightningCLI):
         self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
         return trainer
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without its own table after a test: ours says more."""
+        commands = LightningCLI.subcommands()
+        return commands | {"test": commands["test"] | {"verbose"}}
+
+    def test(self, **kwargs: Any) -> None:
+        """Test; the table is printed by the callback that writes ``results.json``."""
+        self.trainer.test(verbose=False, **kwargs)
+
     def after_fit(self) -> None:
         """Test the best checkpoint."""
         if not self._get(self.config, "trainer").fast_dev_run:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
+            self.test(model=self.model, datamodule=self.datamodule, ckpt_path="best")
 
     def _check_images(self) -> None:
         net, data = self.model.net, self.datamodule
