@@ -20,36 +20,36 @@ Phi(v, x, B). Both backwards are therefore the one function :func:`_derivatives`
 Saved for backward: x, v and the small tensors.
 """
 
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from kafnets.ops.chunks import Rows, empty_dense, has_channels_last
-from kafnets.ops.direct import Direct
-from kafnets.ops.grid import Grid, Recurrence, plan
+from kafnets.ops.compiled import CompiledSweep
+from kafnets.ops.dispatch import engine
+from kafnets.ops.eager import EagerSweep
+from kafnets.ops.grid import Grid
+from kafnets.ops.native import NativeSweep
+from kafnets.ops.sweep import Engine, Found, Wanted, slope_weights
+from kafnets.ops.triton_kaf import TritonSweep
+
+ENGINES: dict[str, type[Engine]] = {
+    "native": NativeSweep,
+    "triton": TritonSweep,
+    "compiled": CompiledSweep,
+    "eager": EagerSweep,
+}
+Small = tuple[Tensor, Tensor, Grid | None]  # dictionary, bandwidth, grid
 
 
-class Engine(Protocol):
-    """Computes the two blocks, without gradients."""
-
-    def weighted(self, x: Rows, v: Rows | None, weights: Tensor, out: Rows) -> None:
-        """Write ``v * S(x, W)`` to ``out``."""
-
-    def moments(self, x: Rows, v: Rows, powers: int) -> Tensor:
-        """``R`` for the powers 0 .. ``powers`` - 1."""
-
-
-def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor has it, otherwise float32: half precision is for storage only."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def _engine(x: Tensor, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None, powers: int, limit: int) -> Engine:
-    dtype = arithmetic_dtype(x, dictionary)
-    if grid is not None and powers <= limit and (cut := plan(grid, dtype)) is not None:
-        return Recurrence(grid, cut, dtype)
-    return Direct(dictionary, bandwidth, dtype)
+def sweep(
+    x: Tensor, a: Tensor | None, v: Tensor | None, weights: Tensor | None, powers: int, small: Small, want: Wanted
+) -> Found:
+    """:meth:`kafnets.ops.sweep.Engine.sweep` by the device's engine, or the eager one for what that leaves out."""
+    chosen = ENGINES[engine(x.device)]
+    if not chosen.can(x.dtype, 0 if weights is None else weights.shape[0], powers if want[2] else 0):
+        chosen = EagerSweep
+    return chosen(*small).sweep(x, a, v, weights, powers, want=want)
 
 
 class Weighted(torch.autograd.Function):
@@ -62,22 +62,14 @@ class Weighted(torch.autograd.Function):
         """Compute and keep what backward needs."""
         ctx.save_for_backward(v, x, weights, dictionary, bandwidth)
         ctx.grid, ctx.is_tensor = grid, (v is not None, True, True, True, True, False)
-        out = empty_dense(x, x.dtype)
-        order = has_channels_last(x)
-        rows, scale = Rows(x, channels_last=order), None if v is None else Rows(v, channels_last=order)
-        engine = _engine(x, dictionary, bandwidth, grid, weights.shape[0], Recurrence.weighted_powers)
-        engine.weighted(rows, scale, weights, Rows(out, channels_last=order))
-        return out
+        value, _, _ = sweep(x, v, None, weights, 1, (dictionary, bandwidth, grid), (True, False, False))
+        return cast(Tensor, value)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Differentiate Phi(cotangent * v, x, W)."""
         v, x, weights, dictionary, bandwidth = ctx.saved_tensors
-        need = _needed(ctx)
-        wanted = (need[1], need[2], need[3], need[4])
-        scale = cotangent if v is None else cotangent * v
-        grads = _derivatives(scale, x, weights, dictionary, bandwidth, ctx.grid, wanted)
-        v_grad = Weighted.apply(cotangent, x, weights, dictionary, bandwidth, ctx.grid) if need[0] else None
+        v_grad, *grads = _derivatives(cotangent, v, x, weights, (dictionary, bandwidth, ctx.grid), _needed(ctx))
         return v_grad, *grads, None
 
 
@@ -91,19 +83,17 @@ class Moments(torch.autograd.Function):
         """Compute and keep what backward needs."""
         ctx.save_for_backward(v, x, dictionary, bandwidth)
         ctx.grid, ctx.is_tensor = grid, (True, True, False, True, True, False)
-        order = has_channels_last(x)
-        engine = _engine(x, dictionary, bandwidth, grid, powers, Recurrence.moment_powers)
-        return engine.moments(Rows(x, channels_last=order), Rows(v, channels_last=order), powers)
+        _, _, moments = sweep(x, None, v, None, powers, (dictionary, bandwidth, grid), (False, False, True))
+        return cast(Tensor, moments)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Differentiate Phi(v, x, cotangent)."""
         v, x, dictionary, bandwidth = ctx.saved_tensors
-        need = _needed(ctx)
-        wanted = (need[1], False, need[3], need[4])
-        x_grad, _, *small = _derivatives(v, x, cotangent, dictionary, bandwidth, ctx.grid, wanted)
-        v_grad = Weighted.apply(None, x, cotangent, dictionary, bandwidth, ctx.grid) if need[0] else None
-        return None if v_grad is None else v_grad.to(v.dtype), x_grad, None, *small, None
+        need_v, need_x, _, *need_small, _ = _needed(ctx)
+        need = (need_v, need_x, False, *need_small, False)
+        v_grad, x_grad, _, *small = _derivatives(None, v, x, cotangent, (dictionary, bandwidth, ctx.grid), need)
+        return v_grad, x_grad, None, *small, None
 
 
 def _needed(ctx: Any) -> tuple[bool, ...]:
@@ -130,40 +120,44 @@ def _will_run(node: Any) -> bool:
 
 
 def _derivatives(
-    v: Tensor,
-    x: Tensor,
-    weights: Tensor,
-    dictionary: Tensor,
-    bandwidth: Tensor,
-    grid: Grid | None,
-    need: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The derivatives of Phi(v, x, W) with respect to x, W, d and gamma, where needed."""
-    need_x, need_weights, need_dictionary, need_bandwidth = need
+    a: Tensor | None, v: Tensor | None, x: Tensor, weights: Tensor, small: Small, need: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of Phi(a v, x, W) with respect to v, x, W, d and gamma, where needed.
+
+    Without a graph of their own (all but a double backward) they are one sweep; else each is one of the two blocks.
+    """
+    need_v, need_x, *need_small = need[:5]
+    powers = weights.shape[0] + (2 if need_small[2] else 1 if need_small[1] else 0)
+    blocks = _as_blocks if torch.is_grad_enabled() else sweep
+    v_grad, x_grad, moments = blocks(x, a, v, weights, powers, small, (need_v, need_x, any(need_small)))
+    if v is not None and v_grad is not None:
+        v_grad = v_grad.to(v.dtype)
+    return v_grad, x_grad, *small_gradients(moments, weights, *small[:2], tuple(need_small))
+
+
+def small_gradients(
+    moments: Tensor | None, weights: Tensor, dictionary: Tensor, bandwidth: Tensor, need: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The derivatives of Phi for W, d and gamma, where needed, from R: with one power more for d, two for gamma."""
+    need_weights, need_dictionary, need_bandwidth = need
     powers = weights.shape[0]
-    x_grad = weights_grad = dictionary_grad = bandwidth_grad = None
-    if need_x or need_dictionary:
-        slopes = _slope_weights(weights, bandwidth)
-    if need_x:
-        x_grad = Weighted.apply(v, x, slopes, dictionary, bandwidth, grid)
-    if need_weights or need_dictionary or need_bandwidth:
-        highest = powers + (2 if need_bandwidth else 1 if need_dictionary else 0)
-        moments = Moments.apply(v, x, highest, dictionary, bandwidth, grid)
-    if need_weights:
+    weights_grad = dictionary_grad = bandwidth_grad = None
+    if moments is not None and need_weights:
         weights_grad = moments[:powers].to(weights.dtype)
-    if need_dictionary:
-        per_channel = -(slopes * moments[: powers + 1]).sum(0)
+    if moments is not None and need_dictionary:
+        per_channel = -(slope_weights(weights, bandwidth) * moments[: powers + 1]).sum(0)
         dictionary_grad = per_channel.sum_to_size(dictionary.shape).to(dictionary.dtype)
-    if need_bandwidth:
+    if moments is not None and need_bandwidth:
         per_channel = -(weights * moments[2:]).sum((0, 2))
         bandwidth_grad = per_channel.sum_to_size(bandwidth.shape).to(bandwidth.dtype)
-    return x_grad, weights_grad, dictionary_grad, bandwidth_grad
+    return weights_grad, dictionary_grad, bandwidth_grad
 
 
-def _slope_weights(weights: Tensor, bandwidth: Tensor) -> Tensor:
-    """``W'[p] = (p+1) W[p+1] - 2 gamma W[p-1]``: the weights of dS/dx, ``(P + 1, C, D)``."""
-    zero = torch.zeros_like(weights[:1])
-    order = torch.arange(1, weights.shape[0], dtype=weights.dtype, device=weights.device).view(-1, 1, 1)
-    falling = torch.cat([order * weights[1:], zero, zero])
-    rising = torch.cat([zero, -2 * bandwidth.view(-1, 1) * weights])
-    return falling + rising
+def _as_blocks(
+    x: Tensor, a: Tensor | None, v: Tensor | None, weights: Tensor, powers: int, small: Small, want: Wanted
+) -> Found:
+    """A sweep that can be differentiated."""
+    scale = a if v is None else v if a is None else a * v
+    value = Weighted.apply(a, x, weights, *small) if want[0] else None
+    slope = Weighted.apply(scale, x, slope_weights(weights, small[1]), *small) if want[1] else None
+    return value, slope, Moments.apply(scale, x, powers, *small) if want[2] else None

@@ -1,6 +1,7 @@
 """Sums over evenly spaced Gaussians by a recurrence: a handful of exponentials instead of one per dictionary point."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -50,44 +51,40 @@ class Grid:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a grid is cut: ``blocks`` of ``2 * half`` points, and the ``|u|`` beyond which powers stand still."""
+    """A recurrence for a grid of at most ``2 * half`` points, whose powers stand still beyond ``|u| = clamp``."""
 
-    blocks: int
     half: int
     clamp: float
 
 
-# Longer blocks save exponentials and lose digits. At 10 float32 errs by 3e-6 of max|f| (5e-6 at ridge coefficients).
+# Powers multiply rounding errors. Up to 20 points float32 errs by less than 5e-6 of max|f| even where coefficients of
+# 70 cancel (ridge regression); with 22 points by 8e-6, and with 32 in two blocks, which cancel each other, by 2e-5.
 LONGEST_HALF = 10
 
 
 @lru_cache
 def plan(grid: Grid, dtype: torch.dtype) -> Plan | None:
-    """The largest blocks whose powers and Gaussians stay inside the dtype's range wherever they matter.
+    """The recurrence whose powers and Gaussians stay inside the dtype's range wherever they matter, if there is one.
 
-    With s = gamma Delta^2 and a block of 2 J points, ``clamp`` U is where the outermost Gaussian has fallen to
-    ``exp(-tail)``: ``s (U - J + 1/2)^2 = tail``. Up to there ``exp(-s U^2)`` must be a normal number, and the highest
-    term ``exp(2 s U (J - 1/2) - s (J - 1/2)^2)`` must leave room for coefficients. None if two points are too many: the
-    bandwidth is then so large (s > 58 in float32; the rule has 1/6) that neighbours hardly overlap.
+    With s = gamma Delta^2 and 2 J points, ``clamp`` U is where the outermost Gaussian has fallen to ``exp(-tail)``:
+    ``s (U - J + 1/2)^2 = tail``. Up to there ``exp(-s U^2)`` must be a normal number, and the highest term
+    ``exp(2 s U (J - 1/2) - s (J - 1/2)^2)`` must leave room for coefficients. None for more than 20 points, for which
+    :mod:`kafnets.ops.direct` is right, and for very large bandwidths.
     """
     limits = torch.finfo(dtype)
-    tail = 28.0 if dtype == torch.float32 else 40.0
-    s = grid.bandwidth * grid.step**2
-    for half in range(min(LONGEST_HALF, (grid.size + 1) // 2), 0, -1):
-        outermost, clamp = half - 0.5, half - 0.5 + math.sqrt(tail / s)
-        growth = 2 * s * clamp * outermost - s * outermost**2
-        if s * clamp**2 < -math.log(limits.tiny) and growth < math.log(limits.max) - 20:
-            blocks = -(-grid.size // (2 * half))
-            evened = -(-grid.size // (2 * blocks))
-            return Plan(blocks, evened, evened - 0.5 + math.sqrt(tail / s))
-    return None
+    tail = 20.0 if dtype == torch.float32 else 40.0
+    s, half = grid.bandwidth * grid.step**2, (grid.size + 1) // 2
+    outermost, clamp = half - 0.5, half - 0.5 + math.sqrt(tail / s)
+    growth = 2 * s * clamp * outermost - s * outermost**2
+    fits = s * clamp**2 < -math.log(limits.tiny) and growth < math.log(limits.max) - 20
+    return Plan(half, clamp) if half <= LONGEST_HALF and fits else None
 
 
 class Recurrence:
     """The two sums of :mod:`kafnets.ops.family` on a :class:`Grid`.
 
-    In steps from the centre of a block of 2 J points, ``u = (x - centre) / Delta``, the points are ``+-(j + 1/2)`` for
-    0 <= j < J, and with ``s = gamma Delta^2``, ``r = exp(s u)``, ``q = r^2``, ``w_j = exp(-s (j + 1/2)^2)``
+    In steps from the grid's centre, ``u = (x - centre) / Delta``, the points are ``+-(j + 1/2)`` for 0 <= j < J, and
+    with ``s = gamma Delta^2``, ``r = exp(s u)``, ``q = r^2``, ``w_j = exp(-s (j + 1/2)^2)``
 
         k_{+-j} = exp(-s (u -+ (j + 1/2))^2) = exp(-s u^2) w_j r^{+-1} q^{+-j},
 
@@ -108,61 +105,62 @@ class Recurrence:
     def __init__(self, grid: Grid, plan: Plan, dtype: torch.dtype) -> None:
         self.grid, self.plan, self.dtype = grid, plan, dtype
         self.s = grid.bandwidth * grid.step**2
-        steps = torch.arange(self.plan.half, dtype=torch.float64) + 0.5
+        self.centre = grid.first + grid.step * (plan.half - 0.5)
+        steps = torch.arange(plan.half, dtype=torch.float64) + 0.5
         self.steps = torch.stack([steps, -steps])
         self.falls = torch.exp(-self.s * steps**2)
 
     def weighted(self, x: Rows, v: Rows | None, weights: Tensor, out: Rows) -> None:
         """Write ``v * sum_{i,p} W[p, c, i] t_i^p k_i`` to ``out``; ``weights`` is ``(P, C, D)`` with P <= 2."""
-        table = self._polynomials(weights)
+        table = self.polynomials(weights)
         buffers = Buffers(x, self.dtype, 7)
         for piece in x.pieces():
             total, u, bell, r, q, value, slope = buffers.shaped(piece)
             total.zero_()
-            for block in range(self.plan.blocks):
-                self._prepare(x, piece, block, u, bell, r)
-                for side in range(2):
-                    if side:
-                        r.reciprocal_()
-                    torch.mul(r, r, out=q)
-                    constant, *linear = [[cut(c, piece) for c in rows[block][side]] for rows in table]
-                    _horner(constant, q, out=value)
-                    if linear:
-                        value.addcmul_(_horner(linear[0], q, out=slope), u)
-                    total.addcmul_(value.mul_(bell), r)
+            self._prepare(x, piece, u, bell, r)
+            for side in range(2):
+                if side:
+                    r.reciprocal_()
+                torch.mul(r, r, out=q)
+                constant, *linear = [[cut(c, piece) for c in rows[side]] for rows in table]
+                _horner(constant, q, out=value)
+                if linear:
+                    value.addcmul_(_horner(linear[0], q, out=slope), u)
+                total.addcmul_(value.mul_(bell), r)
             out.write(piece, total if v is None else total.mul_(v.read(piece)))
 
     def moments(self, x: Rows, v: Rows, powers: int) -> Tensor:
         """``R[0, c, i] = sum_{n,l} v k_i``, as ``(1, C, D)``; ``powers`` must be 1."""
-        half, blocks = self.plan.half, self.plan.blocks
-        found = torch.zeros(blocks, 2, half, x.num_channels, dtype=self.dtype, device=x.device)
-        buffers = Buffers(x, self.dtype, 3 + half)
+        sums = torch.zeros(2, self.plan.half, x.num_channels, dtype=self.dtype, device=x.device)
+        buffers = Buffers(x, self.dtype, 3 + self.plan.half)
         for piece in x.pieces():
             u, bell, r, *terms = scratch = buffers.shaped(piece)
-            for block in range(blocks):
-                self._prepare(x, piece, block, u, bell, r)
-                bell.mul_(v.read(piece))
-                for side in range(2):
-                    if side:
-                        r.reciprocal_()
-                    torch.mul(bell, r, out=terms[0])
-                    q = torch.mul(r, r, out=u)
-                    for lower, higher in pairwise(terms):
-                        torch.mul(lower, q, out=higher)
-                    found[block, side, :, piece[0]] += scratch[3:].sum((2, 3))
-        found *= self.falls.to(found).view(-1, 1)
-        return torch.cat([found[:, 1].flip(1), found[:, 0]], 1).flatten(0, 1)[: self.grid.size].T.unsqueeze(0)
+            self._prepare(x, piece, u, bell, r)
+            bell.mul_(v.read(piece))
+            for side in range(2):
+                if side:
+                    r.reciprocal_()
+                torch.mul(bell, r, out=terms[0])
+                q = torch.mul(r, r, out=u)
+                for lower, higher in pairwise(terms):
+                    torch.mul(lower, q, out=higher)
+                sums[side, :, piece[0]] += scratch[3:].sum((2, 3))
+        return self.in_order(sums)
 
-    def _polynomials(self, weights: Tensor) -> list[Tensor]:
-        """The polynomials' coefficients ``(blocks, 2 sides, J, C, 1, 1)``: a constant and, for P = 2, a slope in u.
+    def in_order(self, sums: Tensor) -> Tensor:
+        """``R[0]`` as ``(1, C, D)`` from the sums of ``v r^{+-1} q^{+-j} exp(-s u^2)``, ``(2 sides, J, C)``."""
+        right, left = sums * self.falls.to(sums).view(-1, 1)
+        return torch.cat([left.flip(0), right])[: self.grid.size].T.unsqueeze(0)
+
+    def polynomials(self, weights: Tensor) -> list[Tensor]:
+        """The polynomials' coefficients ``(2 sides, J, C, 1, 1)``: a constant and, for P = 2, a slope in u.
 
         ``W_0 + W_1 t_i`` with ``t_i = Delta (u - i)`` is ``(W_0 - Delta i W_1) + (Delta W_1) u``.
         """
-        half, blocks = self.plan.half, self.plan.blocks
-        padded = torch.nn.functional.pad(weights.to(self.dtype), (0, 2 * half * blocks - self.grid.size))
-        powers, channels, _ = padded.shape
-        left, right = padded.view(powers, channels, blocks, 2, half).unbind(3)
-        sides = torch.stack([right, left.flip(-1)]).permute(1, 3, 0, 4, 2)[..., None, None]
+        half = self.plan.half
+        padded = torch.nn.functional.pad(weights.to(self.dtype), (0, 2 * half - self.grid.size))
+        left, right = padded.split(half, dim=-1)
+        sides = torch.stack([right, left.flip(-1)]).permute(1, 0, 3, 2)[..., None, None]
         falls, steps = (v.to(sides).view(-1, half, 1, 1, 1) for v in (self.falls, self.steps))
         constant, *linear = sides * falls
         if not linear:
@@ -170,10 +168,9 @@ class Recurrence:
         slope = linear[0] * self.grid.step
         return [constant - steps * slope, slope]
 
-    def _prepare(self, x: Rows, piece: Piece, block: int, u: Tensor, bell: Tensor, r: Tensor) -> None:
-        """Fill ``u`` (clamped), ``bell = exp(-s u^2)`` (not clamped) and ``r = exp(s u)`` for a block."""
-        centre = self.grid.first + self.grid.step * (self.plan.half * (2 * block + 1) - 0.5)
-        torch.sub(x.read(piece), centre, out=u)
+    def _prepare(self, x: Rows, piece: Piece, u: Tensor, bell: Tensor, r: Tensor) -> None:
+        """Fill ``u`` (clamped), ``bell = exp(-s u^2)`` (not clamped) and ``r = exp(s u)``."""
+        torch.sub(x.read(piece), self.centre, out=u)
         u.mul_(1 / self.grid.step)
         torch.mul(u, u, out=bell)
         bell.mul_(-self.s).exp_()
@@ -182,7 +179,7 @@ class Recurrence:
         r.exp_()
 
 
-def _horner(coefficients: list[Tensor], q: Tensor, *, out: Tensor) -> Tensor:
+def _horner(coefficients: Sequence[Tensor], q: Tensor, *, out: Tensor) -> Tensor:
     """``coefficients[0] + coefficients[1] q + ...``, written to ``out`` and returned."""
     *lower, highest = coefficients
     if not lower:

@@ -1,9 +1,11 @@
 """The kernel activation function with little memory and derivatives of every order."""
 
+import torch
 from torch import Tensor
 
 from kafnets.ops.family import Weighted
 from kafnets.ops.grid import Grid
+from kafnets.ops.opaque import opaque_kaf
 
 
 def kaf(x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, *, grid: Grid | None = None) -> Tensor:
@@ -36,4 +38,6 @@ def kaf(x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, *, grid
     """
     if grid is not None and (dictionary.requires_grad or bandwidth.requires_grad):
         raise ValueError("grid is for a fixed dictionary and bandwidth, but one requires gradients; pass grid=None")
+    if torch.compiler.is_compiling():
+        return opaque_kaf(x, alpha, dictionary, bandwidth, grid)
     return Weighted.apply(None, x, alpha.unsqueeze(0), dictionary, bandwidth, grid)

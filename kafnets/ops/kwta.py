@@ -1,42 +1,283 @@
-"""k-winners-take-all with an exact threshold and a mask for a derivative."""
+"""k-winners-take-all with exact thresholds, differentiable, on the fastest path that a device has.
 
-from typing import Any
+A path works on rows, ``(N, M)`` with a sample's values next to each other in memory (their order does not matter), and
+chooses what to remember for backward:
+
+    :class:`Native`    C++, any dtype on a CPU: radix selection; remembers a bit for each value
+    :class:`Compiled`  torch.compile, any device: bisection of the thresholds' bits; remembers the input, as SiLU does
+    :class:`Eager`     torch.topk, anywhere; remembers a byte for each value
+"""
+
+from ctypes import c_int, c_int64, c_void_p
+from functools import cache
+from itertools import pairwise
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kafnets.functional import check_ratio, nan_to_inf, winner_count
+from kafnets.ops.dispatch import engine
+from kafnets.ops.native import load
+
+Saved = tuple[Tensor, ...]
 
 
-class _Dropped(torch.autograd.Function):
-    """0 where ``dropped``, ``x`` elsewhere: linear, so backward needs the mask (a byte a value) and nothing else."""
+class Path(Protocol):
+    """One way to compute k-WTA on rows, without gradients."""
+
+    def thresholds(self, rows: Tensor, count: int) -> Tensor:
+        """The ``count``-th largest value of each row, ``(N,)``; NaN counts as infinite."""
+
+    def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
+        """The rows with 0 for what is smaller than their threshold, and what :meth:`masked` needs."""
+
+    def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
+        """Other rows with 0 at the same places."""
+
+
+class Eager:
+    """:class:`Path` by an unsorted topk, a selection that is faster than kthvalue and than sorting the winners."""
+
+    def thresholds(self, rows: Tensor, count: int) -> Tensor:
+        """The smallest of the winners."""
+        return nan_to_inf(rows.topk(count, dim=1, sorted=False).values).amin(1)
+
+    def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
+        """Remembers the mask of what is dropped."""
+        dropped = rows < self.thresholds(rows, count).unsqueeze(1)
+        return torch.where(dropped, 0, rows), (dropped,)
+
+    def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
+        """Drops the same values."""
+        (dropped,) = saved
+        return torch.where(dropped, 0, rows)
+
+
+class Compiled:
+    """:class:`Path` by bisection: how many values reach a candidate is one pass over a row in the cache.
+
+    The candidates are compared as numbers and halved as integers in the order of the numbers, so 32 steps end at the
+    exact threshold of any float32 row. Half precision goes through float32; float64 would take 64 steps of half the
+    speed, slower than topk.
+    """
+
+    def thresholds(self, rows: Tensor, count: int) -> Tensor:
+        """Bisects between the infinities."""
+        if rows.dtype == torch.float64 or rows.shape[1] > _LARGEST_COUNT:
+            return Eager().thresholds(rows, count)
+        return _bisected(rows.float(), count).to(rows.dtype)
+
+    def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
+        """Remembers the rows and their thresholds: with a mask of bytes, a pass takes 9 to 40 ms instead of 2."""
+        thresholds = self.thresholds(rows, count).unsqueeze(1)
+        return _dropped(rows, rows, thresholds), (rows, thresholds)
+
+    def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
+        """Compares again."""
+        return _dropped(rows, *saved)
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_LARGEST_COUNT = 2**31 - 1
+_INFINITE_KEY = 0x7F800000
+_STEPS = 8  # of 32 in one graph: 16 take 1.5 times as long to compile and are no faster
+_CPU_VALUES = 1 << 20  # in one call: 4 MiB stay in a cache; 64 MiB at once take twice as long
+_CPU_HALVINGS = 1  # in one pass; with 2, three candidates at once, 16 passes take 1.4 times as long as 32
+_GPU_HALVINGS = 4  # a pass costs more than the arithmetic of 15 candidates
+
+
+def _number(key: Tensor) -> Tensor:
+    """The float32 of an int32 in the order of the numbers."""
+    return (key ^ ((key >> 31) & 0x7FFFFFFF)).view(torch.float32)
+
+
+def _narrower(rows: Tensor, low: Tensor, high: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys ``(N, 1)`` between which the threshold lies, ``low`` included and ``high`` not, ``_STEPS`` halvings closer.
+
+    A pass may take several halvings at once, with all the candidates between which they would choose.
+    """
+    halvings = _CPU_HALVINGS if rows.device.type == "cpu" else _GPU_HALVINGS
+    for _ in range(_STEPS // halvings):
+        keys = [low, high]
+        for _ in range(halvings):
+            # without overflow: the common bits and half of the different ones
+            between = [(a & b) + ((a ^ b) >> 1) for a, b in pairwise(keys)]
+            keys = [key for pair in zip(keys, between, strict=False) for key in pair] + [high]
+        for key in keys[1:-1]:
+            # not smaller, rather than larger or equal: NaN counts as infinite
+            enough = (~(rows < _number(key))).sum(1, keepdim=True, dtype=torch.int32) >= wanted
+            low = torch.where(enough, torch.maximum(low, key), low)
+            high = torch.where(enough, high, torch.minimum(high, key))
+    return low, high
+
+
+def _keep_reaching(values: Tensor, rows: Tensor, thresholds: Tensor) -> Tensor:
+    """``values``, of any dtype, with 0 where ``rows`` are smaller than their threshold."""
+    return torch.where(rows < thresholds, 0, values)
+
+
+@cache
+def _compiled(function: Any) -> Any:
+    """``function`` for all sizes, compiled when it is first used."""
+    return torch.compile(function, dynamic=True)
+
+
+# Operations of their own: within one, training, no_grad and a compiled network look the same, for which a compiled
+# function would be compiled again; only inference mode still has graphs of its own.
+@torch.library.custom_op("kafnets::kwta_bisected", mutates_args=())
+def _bisected(rows: Tensor, count: int) -> Tensor:
+    """The thresholds ``(N,)`` of float32 rows."""
+    together = max(1, _CPU_VALUES // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
+    return torch.cat([_bisected_together(some.detach(), count) for some in rows.split(together)])
+
+
+def _bisected_together(rows: Tensor, count: int) -> Tensor:
+    """The thresholds of rows that stay in the cache from pass to pass."""
+    low = rows.new_full((len(rows), 1), -_INFINITE_KEY - 1, dtype=torch.int32)
+    high = torch.full_like(low, _INFINITE_KEY + 1)
+    wanted = torch.full_like(low, count)
+    for _ in range(32 // _STEPS):
+        low, high = _compiled(_narrower)(rows, low, high, wanted)
+    return _number(low).squeeze(1)
+
+
+@torch.library.custom_op("kafnets::kwta_dropped", mutates_args=())
+def _dropped(values: Tensor, rows: Tensor, thresholds: Tensor) -> Tensor:
+    """:func:`_keep_reaching`, compiled."""
+    # bits are moved as integers: through float32, where half precision would go, NaN loses its payload
+    bits = values.view(_BITS[values.element_size()])
+    return _compiled(_keep_reaching)(bits.detach(), rows, thresholds).view(values.dtype)
+
+
+class Native:
+    """:class:`Path` in C++ (native/kwta.cpp), for contiguous rows on a CPU."""
+
+    dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+    def thresholds(self, rows: Tensor, count: int) -> Tensor:
+        """Radix selection."""
+        found = rows.new_empty(len(rows))
+        self._call("thresholds", rows, (rows, found), count)
+        return found
+
+    def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
+        """Remembers a bit for each value, 32 to an integer."""
+        values = torch.empty_like(rows)
+        kept = rows.new_empty(len(rows), -(-rows.shape[1] // 32), dtype=torch.int32)
+        self._call("select", rows, (rows, values, kept), count)
+        return values, (kept,)
+
+    def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
+        """Copies what has its bit set."""
+        (kept,) = saved
+        values = torch.empty_like(rows)
+        self._call("masked", rows, (rows, kept, values))
+        return values
+
+    def _call(self, name: str, rows: Tensor, tensors: Saved, *count: int) -> None:
+        function = getattr(load("kwta"), f"kwta_{name}_{str(rows.dtype).removeprefix('torch.')}")
+        sizes = map(c_int64, (*rows.shape, *count))
+        function(*(c_void_p(t.data_ptr()) for t in tensors), *sizes, c_int(torch.get_num_threads()))
+
+
+_PATHS: dict[str, Path] = {"native": Native(), "triton": Compiled(), "compiled": Compiled(), "eager": Eager()}
+
+
+def path_for(x: Tensor) -> Path:
+    """The path of :func:`kafnets.ops.dispatch.engine` for a tensor; no number format that it lacks."""
+    path = _PATHS[engine(x.device)]
+    return path if x.dtype in Native.dtypes else Eager()
+
+
+class _Rows:
+    """The samples of ``(N, ...)`` as rows in the order of their memory, and back."""
+
+    def __init__(self, x: Tensor) -> None:
+        order = [0, *sorted(range(1, x.dim()), key=x.stride, reverse=True)]
+        self.order, self.inverse = order, sorted(range(x.dim()), key=order.__getitem__)
+        self.shape = [x.shape[i] for i in order]
+
+    def of(self, x: Tensor) -> Tensor:
+        """``(N, M)`` contiguous, without a copy where ``x`` has the memory format that this was made for."""
+        # detached, it does not count as a view: compiled functions are compiled again for views of other shapes
+        return x.permute(self.order).contiguous().flatten(1).detach()
+
+    def restored(self, rows: Tensor) -> Tensor:
+        """In the shape and memory format of the tensor that this was made for."""
+        return rows.view(self.shape).permute(self.inverse)
+
+
+class _Selected(torch.autograd.Function):
+    """k-WTA of ``x`` along a path."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dropped: Tensor) -> Tensor:
-        """Compute and keep the mask."""
-        ctx.save_for_backward(dropped)
-        return torch.where(dropped, 0, x)
+    def forward(ctx: Any, x: Tensor, count: int, path: Path) -> Tensor:
+        """Compute and keep what the path remembers."""
+        ctx.path, ctx.rows = path, _Rows(x)
+        values, saved = path.select(ctx.rows.of(x), count)
+        ctx.save_for_backward(*saved)
+        return ctx.rows.restored(values)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Drop the same values of the cotangent."""
-        (dropped,) = ctx.saved_tensors
-        return _Dropped.apply(cotangent, dropped), None
+        return _Masked.apply(cotangent, ctx.rows, ctx.path, *ctx.saved_tensors), None, None
+
+
+class _Masked(torch.autograd.Function):
+    """Other values with 0 at the same places: linear, so it is its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, rows: _Rows, path: Path, *saved: Tensor) -> Tensor:
+        """Drop the same values."""
+        ctx.path, ctx.rows = path, rows
+        ctx.save_for_backward(*saved)
+        return rows.restored(path.masked(rows.of(v), *saved))
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        """Drop the same values of the cotangent."""
+        saved = ctx.saved_tensors
+        return _Masked.apply(cotangent, ctx.rows, ctx.path, *saved), None, None, *[None] * len(saved)
+
+
+@torch.library.custom_op("kafnets::kwta_thresholds", mutates_args=())
+def _thresholds(x: Tensor, ratio: Tensor) -> Tensor:
+    """The thresholds ``(N,)`` as one step of a compiled network: its compiler has nothing as fast."""
+    fraction = check_ratio(ratio.item())
+    if x.numel() == 0:
+        return x.new_zeros(len(x))
+    rows = _Rows(x).of(x)
+    return path_for(x).thresholds(rows, winner_count(fraction, rows.shape[1]))
+
+
+@_thresholds.register_fake
+def _(x: Tensor, ratio: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0])
+
+
+def _traced(x: Tensor, ratio: float) -> Tensor:
+    """k-WTA in the graph of a compiled network, where the copy is one with its neighbours."""
+    # a tensor that is computed: a plain number would be part of the graph, compiled anew for each ratio of a schedule
+    number = torch.ones((), dtype=torch.float64) * ratio
+    thresholds = torch.ops.kafnets.kwta_thresholds(x.detach(), number)
+    return torch.where(x < thresholds.view(-1, *[1] * (x.dim() - 1)), 0, x)
 
 
 def kwta(x: Tensor, ratio: float) -> Tensor:
     """Per sample, keep the ``k = ceil(ratio * M)`` largest of its M values (ties with the k-th too), zero the rest.
 
     Xiao, Zhong, Zheng, "Enhancing adversarial defense by k-winners-take-all", ICLR 2020 (arXiv 1905.10510), eq. 3; the
-    values of :func:`kafnets.functional.kwta`. The derivative is 1 at what is kept and 0 elsewhere (the threshold's own
-    derivative is zero almost everywhere). NaN counts as infinite and is kept.
+    values of :func:`kafnets.functional.kwta`, bit for bit. The derivative is 1 at what is kept and 0 elsewhere (the
+    threshold's own derivative is zero almost everywhere). NaN counts as infinite and is kept.
 
     Args:
         x: ``(N, ...)``, floating point, any memory layout.
         ratio: the fraction kept, in (0, 1].
 
     Returns:
-        The shape, dtype and layout of ``x``.
+        The shape, dtype and memory format of ``x``.
 
     Raises:
         ValueError: if ``ratio`` is outside (0, 1].
@@ -45,13 +286,9 @@ def kwta(x: Tensor, ratio: float) -> Tensor:
         >>> kwta(torch.tensor([[3.0, -1.0, 2.0, 0.5]]), 0.5)
         tensor([[3., 0., 2., 0.]])
     """
+    if torch.compiler.is_compiling():
+        return _traced(x, ratio)
     check_ratio(ratio)
     if x.numel() == 0:
         return x
-    with torch.no_grad():
-        rows = x.flatten(1)
-        # an unsorted topk is a selection, faster than kthvalue and than sorting the winners
-        winners = rows.topk(winner_count(ratio, rows.shape[1]), dim=1, sorted=False).values
-        smallest_kept = nan_to_inf(winners).amin(1)
-        dropped = x < smallest_kept.view(-1, *[1] * (x.dim() - 1))
-    return _Dropped.apply(x, dropped)
+    return _Selected.apply(x, winner_count(ratio, x.numel() // len(x)), path_for(x))

@@ -7,7 +7,7 @@ from kafnets import functional
 
 
 def test_gaussian_by_hand():
-    found = functional.gaussian(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 1.0]), 0.5)
+    found = functional.gaussian(torch.tensor([[0.0, -1.0], [2.0, 1.0]]), 0.5)
     expected = [[1.0, math.exp(-0.5)], [math.exp(-2.0), math.exp(-0.5)]]
     torch.testing.assert_close(found, torch.tensor(expected))
 
@@ -47,7 +47,7 @@ def test_ridge_names_a_bad_eps(eps):
 def test_ridge_solves_its_system_in_float64():
     points = torch.linspace(-3, 3, 20, dtype=torch.float64)
     alpha = functional.ridge(points, 1.67, points.relu())
-    kernel = functional.gaussian(points, points, 1.67) + 1e-6 * torch.eye(20, dtype=torch.float64)
+    kernel = functional.gaussian(points[:, None] - points, 1.67) + 1e-6 * torch.eye(20, dtype=torch.float64)
     torch.testing.assert_close(kernel @ alpha, points.relu(), atol=1e-9, rtol=0)
     assert functional.ridge(points.float(), 1.67, points.float().relu()).dtype == torch.float32
 
@@ -56,3 +56,14 @@ def test_ridge_per_channel():
     points = torch.stack([torch.linspace(-3, 3, 8), torch.linspace(-1, 2, 8)])
     alpha = functional.ridge(points, torch.tensor([1.0, 2.0]), points.tanh())
     torch.testing.assert_close(alpha[1], functional.ridge(points[1], 2.0, points[1].tanh()))
+
+
+def test_kaf_and_ridge_take_another_kernel():
+    points = torch.linspace(-3, 3, 8, dtype=torch.float64)
+    alpha = functional.ridge(points, 0.1, points.tanh(), 1e-9, functional.laplacian)
+    fit = functional.kaf(points[:, None], alpha[None], points, 0.1, functional.laplacian)
+    torch.testing.assert_close(fit.squeeze(1), points.tanh(), atol=1e-7, rtol=0)
+    length = 1 / math.sqrt(0.2)
+    expected = sum(a * math.exp(-abs(0.3 - d) / length) for a, d in zip(alpha.tolist(), points.tolist(), strict=True))
+    found = functional.kaf(torch.tensor([[0.3]]).double(), alpha[None], points, 0.1, functional.laplacian)
+    assert found.item() == pytest.approx(expected)

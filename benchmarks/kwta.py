@@ -1,0 +1,152 @@
+"""What k-WTA costs: forward and backward of every path and of the authors' code, against SiLU's, in one run.
+
+    python benchmarks/kwta.py                       # one thread, (128, 32, 32, 32) float32
+    python benchmarks/kwta.py --threads 2 --dtype bfloat16
+    python benchmarks/kwta.py --device cuda
+
+On a CPU, times are of the processor (all threads together), on a GPU of its clock. The rivals take turns, so that
+whatever else the machine does falls on all of them; the first turns, which compile and touch new memory, do not count.
+"""
+
+import argparse
+import ctypes
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from kafnets import ops
+from kafnets.functional import winner_count
+from kafnets.ops import dispatch
+
+Function = Callable[[Tensor], Tensor]
+WARM_UP = 3
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.is_file() else []
+        model = next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+        )
+        name = f"{model}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def authors(x: Tensor, ratio: float) -> Tensor:
+    """In the way of the authors' code (github.com/a554b554/kWTA-Activation): a sorted topk, a mask as a factor."""
+    rows = x.reshape(len(x), -1)
+    smallest = rows.topk(winner_count(ratio, rows.shape[1]), dim=1).values[:, -1]
+    return (x >= smallest.view(-1, *[1] * (x.dim() - 1))).to(x) * x
+
+
+def forced(x: Tensor, ratio: float, engine: str) -> Tensor:
+    with dispatch.force(engine):
+        return ops.kwta(x, ratio)
+
+
+def rivals(device: torch.device, ratio: float) -> Iterator[tuple[str, Function]]:
+    """SiLU, the authors' code and every path that works here."""
+    yield "SiLU", silu
+    yield "authors' sorted topk", partial(authors, ratio=ratio)
+    for name, engine in (("unsorted topk (eager)", "eager"), ("compiled", "compiled"), ("native", "native")):
+        try:
+            with dispatch.force(engine):
+                dispatch.engine(device)
+        except ValueError as error:
+            print(f"no {name}: {error}")
+        else:
+            yield name, partial(forced, ratio=ratio, engine=engine)
+
+
+def keep_memory() -> None:
+    """Have the C library reuse freed memory, or page faults would be a third of SiLU's time."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        for option, value in ((trim_threshold, 1 << 30), (top_pad, 1 << 28), (mmap_threshold, 1 << 25)):
+            library.mallopt(option, value)
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What a function returns, and its seconds."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        result = function()
+        end.record()
+        torch.cuda.synchronize(device)
+        return result, start.elapsed_time(end) / 1e3
+    before = time.process_time()
+    result = function()
+    return result, time.process_time() - before
+
+
+def saved_bytes(function: Function, x: Tensor) -> float:
+    """What is kept for backward, in bytes a value."""
+    sizes: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    hooks: AbstractContextManager[None] = torch.autograd.graph.saved_tensors_hooks(note, lambda t: t)
+    with hooks:
+        function(x)
+    return sum(sizes.values()) / x.numel()
+
+
+def measure(functions: dict[str, Function], x: Tensor, cotangent: Tensor, turns: int) -> dict[str, list[list[float]]]:
+    """The seconds of each turn, forward and backward."""
+    times: dict[str, list[list[float]]] = {name: [[], []] for name in functions}
+    for turn in range(WARM_UP + turns):
+        for name, function in functions.items():
+            y, forward = timed(partial(function, x), x.device)
+            _, backward = timed(partial(torch.autograd.grad, y, x, cotangent), x.device)
+            if turn >= WARM_UP:
+                times[name][0].append(forward)
+                times[name][1].append(backward)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", type=int, nargs="+", default=[128, 32, 32, 32])
+    parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--ratio", type=float, default=0.2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_memory()
+    dtype = getattr(torch, options.dtype)
+    x = torch.randn(options.shape).to(options.device, dtype).requires_grad_()
+    functions = dict(rivals(options.device, options.ratio))
+    times = measure(functions, x, torch.randn_like(x), options.turns)
+    print(f"{machine(options.device)}\n{tuple(options.shape)} {options.dtype}, ratio {options.ratio}, ", end="")
+    print(f"medians of {options.turns} turns\n")
+    print("| | forward ms | backward ms | both | times SiLU (median, worst) | kept for backward, bytes a value |")
+    print("|---" * 6 + "|")
+    turns = {name: [sum(pair) for pair in zip(*t, strict=True)] for name, t in times.items()}
+    for name, (forward, backward) in times.items():
+        ratios = [a / b for a, b in zip(turns[name], turns["SiLU"], strict=True)]
+        cells = [f"{1e3 * median(seconds):.2f}" for seconds in (forward, backward, turns[name])]
+        cells += [f"{median(ratios):.2f}, {max(ratios):.2f}", f"{saved_bytes(functions[name], x):.3g}"]
+        print("| " + " | ".join([name, *cells]) + " |")
+
+
+if __name__ == "__main__":
+    main()

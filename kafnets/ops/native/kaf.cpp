@@ -1,0 +1,627 @@
+// Sums over Gaussians in one pass over the input: the two blocks of kafnets/ops/family.py and their derivative.
+//
+// Values are packed into buffers of vectors that stay in the first-level cache; the arithmetic sees nothing else. A
+// lane holds a position of one channel (rows) or a channel at one position (lanes, for channels_last memory); the
+// coefficients are spread over a vector either way, so that one kernel serves both.
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+#include "simd.h"
+
+namespace {
+
+constexpr int BUFFER = 32;    // vectors per buffer: all buffers together stay in the first-level cache
+constexpr int64_t SPAN = 1024;  // positions under one set of coefficients; their moments are summed in the arithmetic's type
+// Unrolled, so that a tile stays in registers.
+#define EACH(k, count) _Pragma("GCC unroll 8") for (int k = 0; k < count; k++)
+constexpr double LN2 = 0.69314718055994531;
+
+}  // namespace
+
+extern "C" {
+// Mirrored by kafnets/ops/native/kaf.py.
+struct Sweep {
+    int64_t channels, outer, inner;  // x is (outer, channels, inner), or with lanes (outer, inner, channels)
+    int32_t lanes, storage, threads;
+    int32_t powers, moment_powers;  // P of the weights; of the moments, 0 for none
+    const void *x, *a, *v;          // a and v may be null
+    void *value, *slope;            // null where not wanted
+    double *moments;                // (moment_powers, channels, size)
+    const double *weights;          // (powers, channels, size)
+    int64_t size;                   // D
+    double first, step, gamma, clamp;  // of a grid, see kafnets/ops/grid.py
+    int32_t half;                      // of a grid; 0: not a grid
+    const double *points, *bandwidths;  // otherwise: (channels, size), (channels)
+};
+}
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------------- the arithmetic
+
+// Where a kernel reads and writes: vector i lies at pointer + i * stride. a and v may be null and count as 1.
+template <class R>
+struct Place {
+    const R *x, *a, *v;
+    R *value, *slope;
+    int64_t stride;
+};
+
+template <class R>
+static inline Vec<R> read(const R *from) {
+    Vec<R> value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+template <class R>
+static inline void write(R *to, Vec<R> value) {
+    std::memcpy(to, &value, sizeof value);
+}
+
+// a v, and the values and slopes scaled by a and a v.
+template <class R, bool NEEDED>
+static inline void read_scale(const Place<R> &place, int64_t at, Vec<R> (&scale)[TILE]) {
+    if constexpr (NEEDED) {
+        EACH(k, TILE) scale[k] = place.a ? read(place.a + at + k * place.stride) : splat<R>(1);
+        if (place.v) EACH(k, TILE) scale[k] *= read(place.v + at + k * place.stride);
+    }
+}
+
+template <class R, bool VALUE, bool SLOPE>
+static inline void write_outputs(const Place<R> &place, int64_t at, const Vec<R> (&sum)[TILE], const Vec<R> (&rise)[TILE],
+                                 const Vec<R> (&scale)[TILE]) {
+    if constexpr (VALUE) {
+        if (place.a) {
+            EACH(k, TILE) write<R>(place.value + at + k * place.stride, sum[k] * read(place.a + at + k * place.stride));
+        } else {
+            EACH(k, TILE) write<R>(place.value + at + k * place.stride, sum[k]);
+        }
+    }
+    if constexpr (SLOPE) EACH(k, TILE) write<R>(place.slope + at + k * place.stride, rise[k] * scale[k]);
+}
+
+// What one channel (or one vector of channels) needs, spread over vectors.
+template <class R>
+struct Tables {
+    std::vector<Vec<R>> value, slope;  // coefficients [point][power]
+    std::vector<Vec<R>> points;        // direct: the dictionary
+    Vec<R> minus_gamma, low, high;     // direct
+    std::vector<Vec<R>> sums;          // moments [point][power] of one span
+};
+
+template <class R>
+struct Grid {
+    R centre, inverse_step, clamp;
+    R s;     // gamma step^2, in powers of two: divided by ln(2)
+    R fall;  // of the slope, where it is summed by parts: -2 gamma step
+    int half;
+};
+
+template <class R, int P, int N>
+static inline void add_polynomial(Vec<R> (&total)[N], const Vec<R> (&parts)[P][N], const Vec<R> (&u)[N]) {
+    EACH(k, N) {
+        Vec<R> sum = parts[P - 1][k];
+        for (int p = P - 2; p >= 0; p--) sum = sum * u[k] + parts[p][k];
+        total[k] += sum;
+    }
+}
+
+// Horner from the outermost point inwards: no single term is needed, so none is formed.
+template <class R, int P>
+static inline void horner(Vec<R> (&total)[TILE], const Vec<R> *table, int half, const Vec<R> (&q)[TILE],
+                          const Vec<R> (&u)[TILE], const Vec<R> (&edge)[TILE]) {
+    Vec<R> parts[P][TILE];
+    for (int p = 0; p < P; p++)
+        EACH(k, TILE) parts[p][k] = table[(half - 1) * P + p];
+    for (int j = half - 2; j >= 0; j--)
+        for (int p = 0; p < P; p++)
+            EACH(k, TILE) parts[p][k] = parts[p][k] * q[k] + table[j * P + p];
+    for (int p = 0; p < P; p++)
+        EACH(k, TILE) parts[p][k] *= edge[k];
+    add_polynomial<R, P, TILE>(total, parts, u);
+}
+
+// Every term is formed, for the moments; the values and slopes come along.
+template <class R, int P, bool VALUE, bool SLOPE, int M>
+static inline void sum_terms(Vec<R> (&total)[TILE], Vec<R> (&rise)[TILE], const Vec<R> *v_table, const Vec<R> *s_table,
+                             Vec<R> *sums, int half, const Vec<R> (&q)[TILE], const Vec<R> (&u)[TILE],
+                             Vec<R> (&term)[TILE], const Vec<R> (&g)[TILE]) {
+    Vec<R> values[P][TILE] = {}, slopes[P + 1][TILE] = {}, scale[M][TILE];
+    EACH(k, TILE) {
+        scale[0][k] = g[k];
+        for (int p = 1; p < M; p++) scale[p][k] = scale[p - 1][k] * u[k];
+    }
+    for (int j = 0; j < half; j++) {
+        Vec<R> m[M] = {};
+        EACH(k, TILE) {
+            for (int p = 0; p < M; p++) m[p] += scale[p][k] * term[k];
+            if constexpr (VALUE)
+                for (int p = 0; p < P; p++) values[p][k] += v_table[j * P + p] * term[k];
+            if constexpr (SLOPE)
+                for (int p = 0; p <= P; p++) slopes[p][k] += s_table[j * (P + 1) + p] * term[k];
+            term[k] *= q[k];
+        }
+        for (int p = 0; p < M; p++) sums[j * M + p] += m[p];
+    }
+    if constexpr (VALUE) add_polynomial<R, P, TILE>(total, values, u);
+    if constexpr (SLOPE) add_polynomial<R, P + 1, TILE>(rise, slopes, u);
+}
+
+// The same for the backward pass of training, the most frequent of all: one power, no values, all scaled by g from the
+// start. With a_j the weighted terms and b_j = a_0 + ... + a_j, sum_j (j + 1/2) a_j = (J + 1/2) b_(J-1) - sum_j b_j, so
+// that half of the arithmetic is additions, which many processors do beside the multiplications.
+template <class R, bool SLOPE>
+static inline void sum_by_parts(Vec<R> (&rise)[TILE], const Vec<R> *table, Vec<R> *sums, const Grid<R> &grid,
+                                const Vec<R> (&q)[TILE], const Vec<R> (&u)[TILE], Vec<R> (&term)[TILE],
+                                const Vec<R> (&g)[TILE], int side) {
+    Vec<R> part[TILE] = {}, parts[TILE] = {};
+    EACH(k, TILE) term[k] *= g[k];
+    for (int j = 0; j < grid.half; j++) {
+        Vec<R> m = sums[j];
+        EACH(k, TILE) {
+            m += term[k];
+            if constexpr (SLOPE) {
+                part[k] += table[j] * term[k];
+                parts[k] += part[k];
+            }
+            term[k] *= q[k];
+        }
+        sums[j] = m;
+    }
+    const R edge = grid.half + R(0.5), sign = side ? R(-1) : R(1);
+    if constexpr (SLOPE) EACH(k, TILE) rise[k] += grid.fall * ((u[k] - sign * edge) * part[k] + sign * parts[k]);
+}
+
+template <class R, int P, bool VALUE, bool SLOPE, int M>
+static void grid_buffer(const Grid<R> &grid, Tables<R> &tables, int64_t count, const Place<R> &place) {
+    using V = Vec<R>;
+    constexpr bool BY_PARTS = P == 1 && M == 1 && !VALUE;
+    const int half = grid.half;
+    const V bound = splat<R>(grid.clamp);
+    for (int64_t tile = 0; tile < count; tile += TILE) {
+        const int64_t at = tile * place.stride;
+        V sum[TILE] = {}, rise[TILE] = {}, scale[TILE];
+        read_scale<R, SLOPE || (M > 0)>(place, at, scale);
+        V u[TILE], bell[TILE], r[2][TILE];
+        EACH(k, TILE) {
+            u[k] = (read(place.x + at + k * place.stride) - grid.centre) * grid.inverse_step;
+            bell[k] = power_of_two<R>(u[k] * u[k] * -grid.s);
+            u[k] = clamp<R>(u[k], -bound, bound);
+            both_powers_of_two<R>(u[k] * grid.s, r[0][k], r[1][k]);
+        }
+        for (int side = 0; side < 2; side++) {
+            const int from = side * half;
+            V q[TILE], term[TILE];
+            EACH(k, TILE) {
+                q[k] = r[side][k] * r[side][k];
+                term[k] = bell[k] * r[side][k];
+            }
+            const V *v_table = VALUE ? &tables.value[from * P] : nullptr;
+            const V *s_table = SLOPE ? &tables.slope[from * (P + 1)] : nullptr;
+            if constexpr (M == 0) {
+                if constexpr (VALUE) horner<R, P>(sum, v_table, half, q, u, term);
+                if constexpr (SLOPE) horner<R, P + 1>(rise, s_table, half, q, u, term);
+            } else if constexpr (BY_PARTS) {
+                sum_by_parts<R, SLOPE>(rise, &tables.value[from], &tables.sums[from], grid, q, u, term, scale, side);
+            } else {
+                sum_terms<R, P, VALUE, SLOPE, M>(sum, rise, v_table, s_table, &tables.sums[from * M], half, q, u, term,
+                                                 scale);
+            }
+        }
+        if constexpr (BY_PARTS) EACH(k, TILE) scale[k] = splat<R>(1);
+        write_outputs<R, VALUE, SLOPE>(place, at, sum, rise, scale);
+    }
+}
+
+template <class R, int P, bool VALUE, bool SLOPE, int M>
+static void direct_buffer(int size, Tables<R> &tables, int64_t count, const Place<R> &place) {
+    using V = Vec<R>;
+    for (int64_t tile = 0; tile < count; tile += TILE) {
+        const int64_t at = tile * place.stride;
+        V sum[TILE] = {}, rise[TILE] = {}, inside[TILE], scale[TILE];
+        read_scale<R, SLOPE || (M > 0)>(place, at, scale);
+        EACH(k, TILE) inside[k] = clamp<R>(read(place.x + at + k * place.stride), tables.low, tables.high);
+        for (int i = 0; i < size; i++) {
+            V m[M + 1] = {};
+            EACH(k, TILE) {
+                const V t = inside[k] - tables.points[i];
+                const V kernel = power_of_two<R>(t * t * tables.minus_gamma);
+                if constexpr (VALUE) {
+                    V polynomial = tables.value[i * P + P - 1];
+                    for (int p = P - 2; p >= 0; p--) polynomial = polynomial * t + tables.value[i * P + p];
+                    sum[k] += polynomial * kernel;
+                }
+                if constexpr (SLOPE) {
+                    V polynomial = tables.slope[i * (P + 1) + P];
+                    for (int p = P - 1; p >= 0; p--) polynomial = polynomial * t + tables.slope[i * (P + 1) + p];
+                    rise[k] += polynomial * kernel;
+                }
+                if constexpr (M > 0) {
+                    V power = kernel * scale[k];
+                    for (int p = 0; p < M; p++, power *= t) m[p] += power;
+                }
+            }
+            for (int p = 0; p < M; p++) tables.sums[i * M + p] += m[p];
+        }
+        write_outputs<R, VALUE, SLOPE>(place, at, sum, rise, scale);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- the storage
+
+struct BFloat16 {
+    uint16_t bits;
+};
+
+static inline float widen(float value) { return value; }
+static inline double widen(double value) { return value; }
+static inline float widen(BFloat16 value) {
+    const uint32_t bits = uint32_t(value.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, 4);
+    return wide;
+}
+static inline void narrow(float value, float &to) { to = value; }
+static inline void narrow(double value, double &to) { to = value; }
+static inline void narrow(float value, BFloat16 &to) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    // to nearest, ties to even; NaN stays NaN
+    to.bits = value != value ? uint16_t(0x7fc0) : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+#if defined(__FLT16_MAX__)
+#define HAS_FLOAT16 1
+static inline float widen(_Float16 value) { return float(value); }
+static inline void narrow(float value, _Float16 &to) { to = _Float16(value); }
+#else
+#define HAS_FLOAT16 0
+#endif
+
+template <class R, class S>
+static void widen(const S *__restrict from, R *__restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = widen(from[i]);
+}
+template <class R, class S>
+static void narrow(const R *__restrict from, S *__restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) narrow(from[i], to[i]);
+}
+
+// Calls run(pointer into the tensor, index in the buffer, count) for the positions [from, to) of a channel.
+template <class Run>
+static inline void runs(const Sweep &sweep, int64_t channel, int64_t from, int64_t to, Run run) {
+    for (int64_t at = from; at < to;) {
+        const int64_t outer = at / sweep.inner, inside = at % sweep.inner;
+        const int64_t count = std::min(sweep.inner - inside, to - at);
+        run((outer * sweep.channels + channel) * sweep.inner + inside, at - from, count);
+        at += count;
+    }
+}
+
+// Copies between a tensor and a buffer. With lanes, `width` channels from `channel` on go to a vector a position.
+template <class R, class S>
+static void load(const Sweep &sweep, const void *tensor, int64_t channel, int64_t width, int64_t from, int64_t to,
+                 R *buffer) {
+    const S *data = static_cast<const S *>(tensor);
+    constexpr int lanes = Simd<R>::lanes;
+    if (sweep.lanes) {
+        for (int64_t at = from; at < to; at++, buffer += lanes) {
+            const S *row = data + at * sweep.channels + channel;
+            widen(row, buffer, width);
+            for (int64_t i = width; i < lanes; i++) buffer[i] = 0;
+        }
+    } else {
+        runs(sweep, channel, from, to, [&](int64_t start, int64_t at, int64_t count) {
+            widen(data + start, buffer + at, count);
+        });
+    }
+}
+
+template <class R, class S>
+static void store(const Sweep &sweep, void *tensor, int64_t channel, int64_t width, int64_t from, int64_t to,
+                  const R *buffer) {
+    S *data = static_cast<S *>(tensor);
+    if (sweep.lanes) {
+        for (int64_t at = from; at < to; at++, buffer += Simd<R>::lanes) {
+            S *row = data + at * sweep.channels + channel;
+            narrow(buffer, row, width);
+        }
+    } else {
+        runs(sweep, channel, from, to, [&](int64_t start, int64_t at, int64_t count) {
+            narrow(buffer + at, data + start, count);
+        });
+    }
+}
+
+// -------------------------------------------------------------------------------------------------------- the tables
+
+// The points' weights as polynomials in t = scale (u - offset), rewritten as polynomials in u (of degree <= 3).
+static void shift(const double *in, int powers, double scale, double offset, double *out) {
+    for (int p = 0; p < powers; p++) out[p] = 0;
+    double expanded[5] = {1};  // scale^p (u - offset)^p
+    for (int p = 0; p < powers; p++) {
+        for (int i = 0; i <= p; i++) out[i] += in[p] * expanded[i];
+        for (int i = p + 1; i >= 0; i--)
+            expanded[i] = scale * ((i ? expanded[i - 1] : 0) - offset * (i <= p ? expanded[i] : 0));
+    }
+}
+
+struct Point {
+    int64_t index;
+    double offset, fall;  // in steps from the centre; its Gaussian's part that does not depend on x
+};
+
+static std::vector<Point> grid_points(const Sweep &sweep) {
+    const double s = sweep.gamma * sweep.step * sweep.step;
+    std::vector<Point> points;
+    for (int side = 0; side < 2; side++)
+        for (int j = 0; j < sweep.half; j++) {
+            const double offset = (side ? -1 : 1) * (j + 0.5);
+            points.push_back({side ? sweep.half - 1 - j : sweep.half + j, offset, std::exp(-s * offset * offset)});
+        }
+    return points;
+}
+
+template <class R>
+struct Task {
+    const Sweep &sweep;
+    Grid<R> grid;
+    std::vector<Point> layout;  // of a grid
+    std::vector<R> value, slope;
+
+    explicit Task(const Sweep &sweep) : sweep(sweep) {
+        if (sweep.half) cut();
+        prepare();
+    }
+
+    void cut() {
+        grid.centre = R(sweep.first + sweep.step * (sweep.half - 0.5));
+        grid.inverse_step = R(1 / sweep.step);
+        grid.s = R(sweep.gamma * sweep.step * sweep.step / LN2);
+        grid.fall = R(-2 * sweep.gamma * sweep.step);
+        grid.clamp = R(sweep.clamp);
+        grid.half = sweep.half;
+        layout = grid_points(sweep);
+    }
+
+    int64_t points() const { return sweep.half ? int64_t(layout.size()) : sweep.size; }
+
+    // The coefficients of all channels, [channel][point][power], once; then spread over vectors for each task.
+    void prepare() {
+        const int P = sweep.powers;
+        value.assign(sweep.channels * points() * P, 0);
+        slope.assign(sweep.channels * points() * (P + 1), 0);
+        for (int64_t c = 0; sweep.weights && c < sweep.channels; c++) {
+            const double gamma = sweep.half ? sweep.gamma : sweep.bandwidths[c];
+            for (int64_t n = 0; n < points(); n++) {
+                const int64_t index = sweep.half ? layout[n].index : n;
+                if (index >= sweep.size) continue;
+                double weights[5] = {}, slopes[4];
+                for (int p = 0; p < P; p++) weights[p + 1] = sweep.weights[(p * sweep.channels + c) * sweep.size + index];
+                for (int p = 0; p <= P; p++)  // W'[p] = (p+1) W[p+1] - 2 gamma W[p-1]; weights[] is shifted by one
+                    slopes[p] = (p + 1) * weights[p + 2] - 2 * gamma * weights[p];
+                place(&value[(c * points() + n) * P], n, P, weights + 1);
+                place(&slope[(c * points() + n) * (P + 1)], n, P + 1, slopes);
+            }
+        }
+    }
+
+    void place(R *to, int64_t n, int powers, const double *in) const {
+        double moved[4];
+        if (sweep.half) shift(in, powers, sweep.step, layout[n].offset, moved);
+        for (int p = 0; p < powers; p++) to[p] = R(sweep.half ? moved[p] * layout[n].fall : in[p]);
+    }
+
+    void fill(Tables<R> &tables, int64_t channel, int64_t width) const {
+        spread(tables.value, value, points() * sweep.powers, channel, width);
+        spread(tables.slope, slope, points() * (sweep.powers + 1), channel, width);
+        tables.sums.assign(points() * std::max(1, sweep.moment_powers), Vec<R>{});
+        if (sweep.half) return;
+        tables.points.resize(points());
+        for (int lane = 0; lane < Simd<R>::lanes; lane++) {
+            const int64_t c = channel + std::min<int64_t>(lane, width - 1);
+            for (int64_t n = 0; n < points(); n++) tables.points[n][lane] = R(sweep.points[c * sweep.size + n]);
+            reach(tables, c, lane, sweep.bandwidths[c]);
+        }
+    }
+
+    void spread(std::vector<Vec<R>> &table, const std::vector<R> &from, int64_t count, int64_t channel,
+                int64_t width) const {
+        table.resize(count);
+        const R *row = &from[channel * count];
+        for (int64_t n = 0; n < count; n++) {
+            if (width == 1) table[n] = splat<R>(row[n]);
+            else
+                for (int lane = 0; lane < Simd<R>::lanes; lane++)
+                    table[n][lane] = row[std::min<int64_t>(lane, width - 1) * count + n];
+        }
+    }
+
+    // An infinite x counts as one so far away that every Gaussian is exactly 0, which keeps t^p k at 0 too.
+    void reach(Tables<R> &tables, int64_t c, int lane, double gamma) const {
+        const double *points = sweep.points + c * sweep.size;
+        const double distance = std::sqrt(-1.02 * LN2 * double(Simd<R>::nothing) / gamma);
+        tables.minus_gamma[lane] = R(-gamma / LN2);
+        tables.low[lane] = R(*std::min_element(points, points + sweep.size) - distance);
+        tables.high[lane] = R(*std::max_element(points, points + sweep.size) + distance);
+    }
+
+    // Adds the sums of a span, in double precision, to found[channel][power][point].
+    void flush(Tables<R> &tables, int64_t channel, int64_t width, double *found) const {
+        const int M = sweep.moment_powers;
+        for (int64_t n = 0; n < points(); n++)
+            for (int p = 0; p < M; p++) {
+                Vec<R> &sum = tables.sums[n * M + p];
+                if (sweep.lanes)
+                    for (int lane = 0; lane < width; lane++) found[((channel + lane) * M + p) * points() + n] += sum[lane];
+                else
+                    found[(channel * M + p) * points() + n] += total<R>(sum);
+                sum = Vec<R>{};
+            }
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------- the pass
+
+template <class R>
+using Kernel = void (*)(const Task<R> &, Tables<R> &, int64_t, const Place<R> &);
+
+template <class R, int P, bool VALUE, bool SLOPE, int M>
+static void kernel(const Task<R> &task, Tables<R> &tables, int64_t count, const Place<R> &place) {
+    if (task.sweep.half)
+        grid_buffer<R, P, VALUE, SLOPE, M>(task.grid, tables, count, place);
+    else
+        direct_buffer<R, P, VALUE, SLOPE, M>(int(task.sweep.size), tables, count, place);
+}
+
+template <class R, int P, int M>
+static Kernel<R> choose_outputs(const Sweep &sweep) {
+    if (sweep.value && sweep.slope) return kernel<R, P, true, true, M>;
+    if (sweep.value) return kernel<R, P, true, false, M>;
+    if (sweep.slope) return kernel<R, P, false, true, M>;
+    if constexpr (M > 0) return kernel<R, P, false, false, M>;
+    return nullptr;
+}
+
+template <class R>
+static Kernel<R> choose(const Sweep &sweep) {
+    const int powers = sweep.powers, moments = sweep.moment_powers;
+    if (powers == 1 && moments == 0) return choose_outputs<R, 1, 0>(sweep);
+    if (powers == 1 && moments == 1) return choose_outputs<R, 1, 1>(sweep);
+    if (powers == 1 && moments == 3) return choose_outputs<R, 1, 3>(sweep);
+    if (powers == 2 && moments == 0) return choose_outputs<R, 2, 0>(sweep);
+    if (powers == 2 && moments == 2) return choose_outputs<R, 2, 2>(sweep);
+    return nullptr;
+}
+
+// Runs a kernel over positions of one channel (or one vector of channels): in place where the memory allows it,
+// through buffers of whole vectors otherwise.
+template <class R, class S>
+struct Runner {
+    static constexpr int64_t lanes = Simd<R>::lanes;
+    const Task<R> &task;
+    const Sweep &sweep = task.sweep;
+    Kernel<R> kernel;
+    Tables<R> tables;
+    alignas(64) R buffers[5][BUFFER * lanes];
+
+    void span(int64_t channel, int64_t width, int64_t from, int64_t to) {
+        if (std::is_same<R, S>::value && !sweep.lanes && sweep.inner >= 4 * TILE * lanes) {
+            runs(sweep, channel, from, to, [&](int64_t start, int64_t at, int64_t count) {
+                const int64_t whole = count / (TILE * lanes) * TILE;
+                in_place(start, lanes, whole);
+                buffered(channel, width, from + at + whole * lanes, from + at + count);
+            });
+        } else if (std::is_same<R, S>::value && sweep.lanes && width == lanes) {
+            const int64_t whole = (to - from) / TILE * TILE;
+            in_place(from * sweep.channels + channel, sweep.channels, whole);
+            buffered(channel, width, from + whole, to);
+        } else {
+            buffered(channel, width, from, to);
+        }
+    }
+
+    void in_place(int64_t start, int64_t stride, int64_t count) {
+        const auto at = [&](const void *tensor) { return tensor ? (R *)tensor + start : nullptr; };
+        const Place<R> place{at(sweep.x), at(sweep.a), at(sweep.v), at(sweep.value), at(sweep.slope), stride};
+        if (count) kernel(task, tables, count, place);
+    }
+
+    void buffered(int64_t channel, int64_t width, int64_t from, int64_t end) {
+        const int64_t step = BUFFER * (sweep.lanes ? 1 : lanes);
+        for (; from < end; from += step) {
+            const int64_t to = std::min(end, from + step), used = (to - from) * (sweep.lanes ? lanes : 1);
+            const int64_t count = (used + lanes * TILE - 1) / (lanes * TILE) * TILE;
+            const auto fetch = [&](const void *tensor, R *buffer) -> const R * {
+                if (!tensor) return nullptr;
+                load<R, S>(sweep, tensor, channel, width, from, to, buffer);
+                std::fill(buffer + used, buffer + count * lanes, R(0));  // a = 0: adds nothing to the moments
+                return buffer;
+            };
+            Place<R> place{fetch(sweep.x, buffers[0]), fetch(sweep.a, buffers[1]), fetch(sweep.v, buffers[2]),
+                           buffers[3], buffers[4], lanes};
+            if (sweep.moment_powers && !place.a && !place.v) {
+                std::fill(buffers[1], buffers[1] + used, R(1));
+                std::fill(buffers[1] + used, buffers[1] + count * lanes, R(0));
+                place.a = buffers[1];
+            }
+            kernel(task, tables, count, place);
+            if (sweep.value) store<R, S>(sweep, sweep.value, channel, width, from, to, buffers[3]);
+            if (sweep.slope) store<R, S>(sweep, sweep.slope, channel, width, from, to, buffers[4]);
+        }
+    }
+};
+
+template <class R, class S>
+static int run(const Sweep &sweep) {
+    constexpr int64_t lanes = Simd<R>::lanes;
+    const Kernel<R> kernel = choose<R>(sweep);
+    if (!kernel) return 1;
+    const Task<R> task(sweep);
+    const int M = sweep.moment_powers;
+    const int64_t positions = sweep.outer * sweep.inner, width = sweep.lanes ? lanes : 1;
+    // Spans walk the memory in its order. The cut does not depend on the number of threads, so neither do the sums.
+    const int64_t span = sweep.lanes ? SPAN : std::max(sweep.inner, SPAN / sweep.inner * sweep.inner);
+    const int64_t chunk = std::max((positions + 31) / 32 / span, int64_t(1)) * span;
+    const int64_t chunks = (positions + chunk - 1) / chunk, per_chunk = sweep.channels * M * task.points();
+    std::vector<double> partial(size_t(chunks * per_chunk));
+
+#pragma omp parallel for schedule(static) num_threads(sweep.threads) if (sweep.threads > 1 && chunks > 1)
+    for (int64_t at = 0; at < chunks; at++) {
+        Runner<R, S> runner{task, sweep, kernel, {}, {}};
+        const int64_t end = std::min(positions, (at + 1) * chunk);
+        for (int64_t from = at * chunk; from < end; from += span)
+            for (int64_t channel = 0; channel < sweep.channels; channel += width) {
+                const int64_t here = std::min(width, sweep.channels - channel);
+                task.fill(runner.tables, channel, here);
+                runner.span(channel, here, from, std::min(end, from + span));
+                if (M) task.flush(runner.tables, channel, here, &partial[at * per_chunk]);
+            }
+    }
+
+    // Sums of g u^p k to moments of t^p = (step (u - offset))^p, added in the order of the chunks.
+    for (int64_t at = 0; M && at < chunks; at++)
+        for (int64_t c = 0; c < sweep.channels; c++)
+            for (int64_t n = 0; n < task.points(); n++) {
+                const double *found = &partial[at * per_chunk + c * M * task.points() + n];
+                const Point point = sweep.half ? task.layout[n] : Point{n, 0, 1};
+                if (point.index >= sweep.size) continue;
+                const double o = point.offset, h = sweep.half ? sweep.step : 1;
+                const double m0 = found[0], m1 = M > 1 ? found[task.points()] : 0;
+                const double m2 = M > 2 ? found[2 * task.points()] : 0;
+                const double moved[3] = {m0, h * (m1 - o * m0), h * h * (m2 - 2 * o * m1 + o * o * m0)};
+                for (int p = 0; p < M; p++)
+                    sweep.moments[(p * sweep.channels + c) * sweep.size + point.index] += point.fall * moved[p];
+            }
+    return 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+// 0, or 1 for a combination of powers that is not built in, 2 for a storage that is not.
+int kaf_sweep(const Sweep *sweep) {
+    switch (sweep->storage) {
+        case 0: return run<float, float>(*sweep);
+        case 1: return run<double, double>(*sweep);
+        case 2: return run<float, BFloat16>(*sweep);
+#if HAS_FLOAT16
+        case 3: return run<float, _Float16>(*sweep);
+#endif
+    }
+    return 2;
+}
+
+const char *kaf_instructions() {
+#if defined(__AVX512F__)
+    return "AVX-512";
+#elif defined(__AVX2__)
+    return "AVX2";
+#else
+    return "plain";
+#endif
+}
+}

@@ -1,0 +1,130 @@
+import logging
+import os
+import platform
+import re
+import warnings
+
+import pytest
+import torch
+
+from kafnets import ops
+from kafnets.activations import KAF, Normal
+from kafnets.ops import dispatch
+from kafnets.ops.eager import EagerSweep
+from kafnets.ops.native import BuildError, NativeSweep, build
+from kafnets.ops.native import kaf as native_kaf
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def forgetful(monkeypatch, tmp_path):
+    """A process that has chosen nothing yet, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(dispatch.SETTING, raising=False)
+    caches = (dispatch._best, dispatch._missing, build.load, native_kaf.library)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_a_choice_is_said_once(forgetful, caplog, monkeypatch):
+    monkeypatch.setattr(dispatch, "_no_native", lambda: "")
+    monkeypatch.setattr(dispatch, "_details", lambda name: "")
+    with caplog.at_level(logging.INFO, logger="kafnets"):
+        assert [ops.engine(CPU) for _ in range(3)] == ["native"] * 3
+    assert caplog.messages == ["activations on cpu: engine native"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"CXX": "no-such-compiler"}, r"no C\+\+ compiler \(looked for no-such-compiler\)"),
+        ({"CXX": "false"}, r"false failed: "),
+        ({"PATH": ""}, r"no C\+\+ compiler \(looked for g\+\+, clang\+\+, c\+\+\)"),
+        ({"XDG_CACHE_HOME": os.devnull}, r"cannot write into .*set XDG_CACHE_HOME to a folder of yours"),
+    ],
+    ids=["unknown compiler", "broken compiler", "no compiler", "nowhere to write"],
+)
+def test_a_failed_build_is_said_once_and_does_no_harm(forgetful, monkeypatch, environment, reason):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dispatch, "_no_compiler", lambda device: "it fails too")
+    layer, x = KAF(3), torch.randn(2, 3)
+    with pytest.warns(UserWarning) as said:
+        y = layer(x)
+    native, compiled = (str(warning.message) for warning in said)
+    assert re.search(rf"not the engine 'native', because .*{reason}", native)
+    assert compiled == "activations on cpu: not the engine 'compiled', because it fails too"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(layer(x), y) and ops.engine(CPU) == "eager"
+    with pytest.raises(BuildError, match=reason):
+        build.load("kaf")
+
+
+def test_forcing(monkeypatch):
+    monkeypatch.setenv(dispatch.SETTING, "eager")
+    assert ops.engine(CPU) == "eager"
+    with ops.force("native"):
+        if not dispatch._no_native():
+            assert ops.engine(CPU) == "native"
+    with (
+        ops.force("triton"),
+        pytest.raises(ValueError, match=r"'triton' is forced, but Triton .*; unset KAFNETS_ENGINE"),
+    ):
+        ops.engine(CPU)
+    monkeypatch.setenv(dispatch.SETTING, "fast")
+    with pytest.raises(ValueError, match="KAFNETS_ENGINE must be one of native, triton, compiled, eager, got 'fast'"):
+        KAF(1)(torch.zeros(1, 1))
+
+
+def test_state_dicts_move_between_engines():
+    one, other, x = KAF(3), KAF(3), torch.randn(4, 3)
+    other.load_state_dict(one.state_dict())
+    with ops.force("eager"):
+        expected = one(x)
+    torch.testing.assert_close(other(x), expected)
+
+
+def test_a_broken_library_is_named(forgetful, tmp_path, monkeypatch):
+    if reason := dispatch._no_native():
+        pytest.skip(reason)
+    monkeypatch.setattr(build, "_fingerprint", lambda name, command: "cut")
+    (tmp_path / "kafnets" / "native" / "kaf-cut.so").write_bytes(b"")
+    with pytest.raises(BuildError, match=r"cannot be loaded .*delete it to have it built again"):
+        build.load("kaf")
+
+
+def test_a_compiler_that_makes_wrong_code_is_not_used(forgetful, monkeypatch):
+    if reason := dispatch._no_native():
+        pytest.skip(reason)
+    right = NativeSweep.sweep
+    monkeypatch.setattr(NativeSweep, "sweep", lambda *a, **k: tuple(1.001 * t for t in right(*a, **k)))
+    assert dispatch._no_native().startswith("its values are wrong")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("march", "name"), [("x86-64-v3", "AVX2"), ("x86-64", "plain")])
+@pytest.mark.parametrize("shape", [(5, 3, 7, 9), (2, 3, 40, 41), (33, 19)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_older_processors(march, name, shape, dtype, monkeypatch):
+    if platform.machine() != "x86_64" or dispatch._no_native():
+        pytest.skip("x86-64 and a compiler are needed")
+    monkeypatch.setattr(NativeSweep, "march", march)
+    assert NativeSweep.describe() == name
+    torch.manual_seed(0)
+    layer = KAF(shape[1], init=Normal(1.0)).double() if dtype == torch.float64 else KAF(shape[1], init=Normal(1.0))
+    x, a = 2 * torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    found, expected = (
+        engine(layer.dictionary, layer.bandwidth, layer.grid).sweep(
+            x, a, None, layer.alpha.detach().unsqueeze(0), 1, want=(True, True, True)
+        )
+        for engine in (NativeSweep, EagerSweep)
+    )
+    for f, e in zip(found, expected, strict=True):
+        assert (f - e).abs().max() <= {torch.float32: 5e-6, torch.float64: 1e-13, torch.bfloat16: 0.01}[
+            dtype
+        ] * e.abs().max()
