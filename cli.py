@@ -145,11 +145,21 @@ def quieten() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     for message in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
         warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+
+def say_engines() -> None:
+    """Print which engine computes the activations, once, when one is chosen."""
+    log = logging.getLogger("kafnets")
+    if is_first() and not log.handlers:
+        log.setLevel(logging.INFO)
+        log.addHandler(logging.StreamHandler(sys.stdout))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a known mistake ends it with one line on stderr and exit status 2."""
     quieten()
+    say_engines()
     try:
         CLI(
             Classifier,

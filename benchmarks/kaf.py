@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--engines", nargs="+", help="default: all that work on the device")
     parser.add_argument("--networks", action="store_true", help="time whole networks too")
+    parser.add_argument("--only_networks", action="store_true")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--figure", type=Path, help="draw time and memory against D into this file instead")
     options = parser.parse_args()
@@ -213,8 +214,9 @@ def main() -> None:
     print(machine(options.device))
     if options.figure:
         return figure(options, engines)
-    table(options, engines)
-    if options.networks:
+    if not options.only_networks:
+        table(options, engines)
+    if options.networks or options.only_networks:
         networks(options, engines)
 
 

@@ -1,6 +1,10 @@
 """What every activation of this project is: a module that is told its channels when it is built."""
 
+import torch
 from torch import Tensor, nn
+
+from kafnets.activations import reports
+from kafnets.activations.reports import EVERYWHERE, Bounds, Curve, GaussianMoments, Interval
 
 
 class Activation(nn.Module):
@@ -9,17 +13,33 @@ class Activation(nn.Module):
     Backbones take a factory ``Callable[[int], Activation]`` and call it once per place with that place's channels,
     so that trainable activations own parameters of the right size and fixed ones ignore the number.
 
+    An activation of your own defines :meth:`forward`. To report its slope and curvature too it defines
+    :meth:`bounds`; the other reports then need nothing more.
+
     Shapes:
         input and output ``(N, C)`` or ``(N, C, *spatial)`` with ``C = num_channels``, floating point.
 
     Args:
         num_channels: channels of the input, >= 1.
 
+    Attributes:
+        pointwise: whether an output value depends on one input value only. Reports other than
+            :attr:`num_parameters` are for such activations, and raise a ``TypeError`` for others.
+
     Raises:
         ValueError: if ``num_channels`` is not a positive integer, or (from :meth:`check`) if an input has another
             shape.
         TypeError: (from :meth:`check`) if an input is not floating point.
+
+    Example:
+        >>> class Cube(Activation):
+        ...     def forward(self, x):
+        ...         return self.check(x) ** 3
+        >>> Cube(1).plot((0.0, 2.0), points=3).slopes
+        tensor([[ 0.,  3., 12.]], dtype=torch.float64)
     """
+
+    pointwise = True
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -48,3 +68,111 @@ class Activation(nn.Module):
         if not x.is_floating_point():
             raise TypeError(f"{type(self).__name__} takes a floating point tensor, got {x.dtype}")
         return x
+
+    @property
+    def num_parameters(self) -> int:
+        """How many trainable numbers this activation has."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def bounds(self) -> Bounds:
+        """What is known for certain about the derivatives, for :meth:`lipschitz` and :meth:`curvature`.
+
+        Raises:
+            NotImplementedError: if the class does not say.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not bound its derivatives; define bounds() and return "
+            "kafnets.activations.reports.PiecewiseLinear, Turning, or an object with their two methods"
+        )
+
+    @torch.no_grad()
+    def lipschitz(self, interval: Interval = EVERYWHERE) -> Tensor:
+        """An upper bound of ``sup |f_c'|`` over an interval, for each channel: how much f can stretch a disturbance.
+
+        Never below the truth, which is the formula's at the stored parameters, without the rounding of a forward pass:
+        a relative slack of 1e-6 covers that of the bound itself where there is any. As a rule within about 1 % of it.
+
+        Args:
+            interval: ``(low, high)`` in units of x, low < high, infinite by default.
+
+        Returns:
+            ``(C,)``, float64 on the CPU, without a gradient; infinite where f jumps, its slope is unbounded, or nothing
+            is certain (a parameter is NaN).
+
+        Raises:
+            ValueError: if ``interval`` is not two numbers with low < high.
+            NotImplementedError: if the class does not define :meth:`bounds`.
+            TypeError: if the activation is not pointwise.
+        """
+        self._must_be_pointwise("lipschitz")
+        return reports.certain(self.bounds().slope(*reports.check_interval(interval)))
+
+    @torch.no_grad()
+    def curvature(self, interval: Interval = EVERYWHERE) -> Tensor:
+        """An upper bound of ``sup |f_c''|`` over an interval, for each channel: how fast the slope can change.
+
+        Never below the truth, with the slack of :meth:`lipschitz`. A recent study finds the best robustness where
+        max|f''| lies between 4 and 10 (arXiv 2603.23860).
+
+        Args:
+            interval: ``(low, high)`` in units of x, low < high, infinite by default.
+
+        Returns:
+            ``(C,)``, float64 on the CPU, without a gradient; infinite where f' jumps inside the interval.
+
+        Raises:
+            ValueError: if ``interval`` is not two numbers with low < high.
+            NotImplementedError: if the class does not define :meth:`bounds`.
+            TypeError: if the activation is not pointwise.
+        """
+        self._must_be_pointwise("curvature")
+        return reports.certain(self.bounds().curvature(*reports.check_interval(interval)))
+
+    def gaussian_moments(self, mean: float = 0.0, std: float = 1.0) -> GaussianMoments:
+        """``E f(Z)``, ``Var f(Z)`` and ``E f'(Z)^2`` for ``Z ~ N(mean, std^2)``, for each channel.
+
+        What batch norm feeds an activation is about ``N(0, 1)``; see :attr:`GaussianMoments.gradient_growth`. Computed
+        in float64 on the CPU, by the midpoint rule on 20,000 cells of std / 1000: exact to 1e-7 for smooth functions
+        and for a kink at the mean; a jump of f'^2 by J elsewhere costs at most 2e-4 J.
+
+        Args:
+            mean: in units of x, finite.
+            std: in units of x, > 0.
+
+        Returns:
+            :class:`GaussianMoments`, each ``(C,)``.
+
+        Raises:
+            ValueError: if ``mean`` is not finite or ``std`` is not positive.
+            TypeError: if the activation is not pointwise.
+        """
+        self._must_be_pointwise("gaussian_moments")
+        return reports.gaussian_moments(self, self.num_channels, mean, std)
+
+    def plot(self, interval: Interval = (-4.0, 4.0), points: int = 401) -> Curve:
+        """The data of a plot of ``f_c`` and its slope; draws nothing.
+
+        Args:
+            interval: finite ``(low, high)`` in units of x, low < high.
+            points: evenly spaced points M, >= 2, both ends included.
+
+        Returns:
+            :class:`Curve` with x ``(M,)``, values ``(C, M)`` and slopes ``(C, M)``, float64 on the CPU.
+
+        Raises:
+            ValueError: if ``interval`` is not two finite numbers with low < high, or ``points`` < 2.
+            TypeError: if the activation is not pointwise.
+        """
+        self._must_be_pointwise("plot")
+        low, high = reports.check_interval(interval)
+        if not (-float("inf") < low and high < float("inf")):
+            raise ValueError(f"interval must be finite for a plot, got {interval!r}; the default is (-4, 4)")
+        if not isinstance(points, int) or isinstance(points, bool) or points < 2:
+            raise ValueError(f"points must be an integer >= 2, got {points!r}; the default is 401")
+        return reports.curve(self, self.num_channels, torch.linspace(low, high, points, dtype=torch.float64))
+
+    def _must_be_pointwise(self, report: str) -> None:
+        if not self.pointwise:
+            raise TypeError(
+                f"{report}() is for activations of one value, but each output of {type(self).__name__} depends on many"
+            )

@@ -6,68 +6,75 @@ import torch
 from torch import Tensor, nn
 
 from kafnets import ops
-from kafnets.activations.base import Activation
-from kafnets.activations.kaf_init import KAFInit, Normal
+from kafnets.activations import checks
+from kafnets.activations.kaf_init import KAFInit, Normal, check_init
+from kafnets.activations.kernel_activation import KernelActivation
+from kafnets.activations.kernel_bounds import Part
+from kafnets.activations.kernels import Gaussian, Kernel, check_kernel
 
 
-class KAF(Activation):
-    """``f_c(x) = sum_i alpha[c, i] exp(-gamma (x - d_i)^2)``: each channel learns its shape as a sum of Gaussians.
+class KAF(KernelActivation):
+    """``f_c(x) = sum_i alpha[c, i] k(x - d_i)``: each channel learns its shape as a sum over kernels.
 
     Scardapane, Van Vaerenbergh, Totaro, Uncini, "Kafnets: kernel-based non-parametric activation functions for neural
     networks", Neural Networks 110, 2019 (arXiv 1707.04035), section 3. The dictionary d is ``num_dict`` even steps
-    Delta from ``-boundary`` to ``boundary``; the rule for the bandwidth is ``gamma = 1 / (6 Delta^2)``.
+    Delta from ``-boundary`` to ``boundary``. The kernel is ``k(t) = exp(-gamma t^2)`` with ``gamma = 1 / (6 Delta^2)``
+    unless another is given; the Gaussian is by far the quickest.
 
     Args:
         num_channels: channels of the input.
+        kernel: a :class:`~kafnets.activations.kernels.Kernel`; None for the Gaussian.
         num_dict: number of dictionary points D, >= 2.
         boundary: the dictionary's half width, > 0, in units of x.
-        bandwidth: gamma > 0 in 1 / (units of x)^2; None for the rule.
+        bandwidth: gamma > 0 in 1 / (units of x)^2; None for the kernel's own rule.
         init: gives the first ``alpha``: :class:`Normal`, or :class:`Ridge` to begin as a known activation.
-        free: train dictionary and bandwidth too, both per channel. The bandwidth is a plain parameter and must stay
-            positive: Gaussians that grow outwards overflow. A sensible learning rate keeps it there; nothing else does.
+        free: train dictionary and bandwidth too, both per parameter set. The bandwidth is a plain parameter and must
+            stay positive: Gaussians that grow outwards overflow. A sensible learning rate keeps it there; nothing else
+            does.
+        groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
+            one a channel; 1 for one a layer.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least, also under autocast.
-        Parameter ``alpha`` ``(C, D)``. ``dictionary`` and ``bandwidth``: buffers ``(D,)`` and ``()``, or with ``free``
-        parameters ``(C, D)`` and ``(C,)``. Change the buffers by ``load_state_dict`` only (a fast path is prepared
-        for them).
+        Parameter ``alpha`` ``(G, D)``, with G = C by default. ``dictionary`` and ``bandwidth``: buffers ``(D,)`` and
+        ``()``, or with ``free`` parameters ``(G, D)`` and ``(G,)``. Change the buffers by ``load_state_dict`` only (a
+        fast path is prepared for them).
 
     Raises:
-        ValueError: if ``num_dict``, ``boundary`` or ``bandwidth`` is out of its range.
+        ValueError: if ``num_dict``, ``boundary``, ``bandwidth`` or ``groups`` is out of its range.
+        TypeError: if ``kernel`` is no :class:`~kafnets.activations.kernels.Kernel`, or ``init`` no :class:`KAFInit`.
 
     Example:
         >>> from kafnets.activations import Ridge
-        >>> layer = KAF(2, init=Ridge(torch.nn.functional.elu))
+        >>> layer = KAF(2, init=Ridge(torch.tanh))
         >>> layer(torch.tensor([[-1.0, 2.0]])).detach().round(decimals=2)
-        tensor([[-0.6300,  2.0000]])
+        tensor([[-0.7600,  0.9600]])
     """
 
     def __init__(
         self,
         num_channels: int,
         *,
+        kernel: Kernel | None = None,
         num_dict: int = 20,
         boundary: float = 3.0,
         bandwidth: float | None = None,
         init: KAFInit | None = None,
         free: bool = False,
+        groups: int | None = None,
     ) -> None:
-        super().__init__(num_channels)
-        if not isinstance(num_dict, int) or isinstance(num_dict, bool) or num_dict < 2:
-            raise ValueError(f"num_dict must be an integer >= 2, got {num_dict!r}; the default is 20")
-        if not 0 < boundary < float("inf"):
-            raise ValueError(f"boundary must be > 0 and finite, got {boundary!r}; the default is 3.0")
-        if bandwidth is not None and not 0 < bandwidth < float("inf"):
-            raise ValueError(f"bandwidth must be > 0 and finite, got {bandwidth!r}; leave it None for 1 / (6 Delta^2)")
-        self.free, self.init = free, Normal() if init is None else init
-        step = 2 * boundary / (num_dict - 1)
+        super().__init__(num_channels, num_dict=num_dict, boundary=boundary, groups=groups)
+        self.kernel = check_kernel(Gaussian() if kernel is None else kernel)
+        rule = self.kernel.rule(self.step)
+        gamma = torch.tensor(rule if bandwidth is None else checks.positive("bandwidth", bandwidth, rule))
         dictionary = torch.linspace(-boundary, boundary, num_dict)
-        gamma = torch.tensor(1 / (6 * step**2) if bandwidth is None else float(bandwidth))
-        self.alpha = nn.Parameter(self.init(dictionary, gamma, num_channels))
+        self.free, self.init = free, check_init(Normal() if init is None else init)
+        self.alpha = nn.Parameter(self.init(dictionary, gamma, self.groups, self.kernel))
+        self.fit = self.init.fit(dictionary, gamma, self.kernel)
         self.grid: ops.Grid | None = None
         if free:
-            self.dictionary = nn.Parameter(dictionary.repeat(num_channels, 1))
-            self.bandwidth = nn.Parameter(gamma.repeat(num_channels))
+            self.dictionary = nn.Parameter(dictionary.repeat(self.groups, 1))
+            self.bandwidth = nn.Parameter(gamma.repeat(self.groups))
         else:
             self.register_buffer("dictionary", dictionary)
             self.register_buffer("bandwidth", gamma)
@@ -75,21 +82,33 @@ class KAF(Activation):
 
     @property
     def label(self) -> str:
-        """``KAF``, with ``_Free`` and the target of its ridge initialisation where it has them (``KAF_elu``)."""
-        target = getattr(self.init, "target", None)
-        name = "" if target is None else f"_{getattr(target, '__name__', type(target).__name__)}"
-        return "KAF" + name + ("_Free" if self.free else "")
+        """``KAF`` and what sets it apart: ``KAF_Matern32`` (kernel), ``KAF_elu`` (target), ``_Free``, ``_Groups1``."""
+        kernel = "" if type(self.kernel) is Gaussian else f"_{self.kernel.label}"
+        return "KAF" + kernel + self.init.label + ("_Free" if self.free else "") + self.sharing
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``(N, C, *spatial)``."""
-        return ops.kaf(self.check(x), self.alpha, self.dictionary, self.bandwidth, grid=self.grid)
+        dictionary: Tensor = self.dictionary
+        bandwidth: Tensor = self.bandwidth
+        if self.free:
+            dictionary, bandwidth = self.unshared(dictionary), self.unshared(bandwidth)
+        return self.kernel.expand(self.check(x), self.unshared(self.alpha), dictionary, bandwidth, self.grid)
+
+    def parts(self) -> list[Part]:
+        """The one sum."""
+        return [Part(self.kernel, self.alpha, self.dictionary, self.bandwidth)]
 
     def extra_repr(self) -> str:
-        """Name the settings."""
-        size = self.alpha.shape[1]
-        return f"{super().extra_repr()}, num_dict={size}, init={self.init!r}, free={self.free}"
+        """Name the settings, and how well a target was met."""
+        size, fit = self.alpha.shape[1], "" if self.fit is None else f", fit={self.fit}"
+        sharing = f", groups={self.groups}" if self.sharing else ""
+        return (
+            f"{super().extra_repr()}, kernel={self.kernel!r}, num_dict={size}, init={self.init!r}{fit}, "
+            f"free={self.free}{sharing}"
+        )
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         if not self.free:
+            self.check_loaded(self.dictionary, self.bandwidth, prefix=args[1], errors=args[-1])
             self.grid = ops.Grid.of(self.dictionary, self.bandwidth)

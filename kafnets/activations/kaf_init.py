@@ -1,20 +1,71 @@
 """How the mixing coefficients of a KAF begin."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
-from kafnets.functional import ridge
+from kafnets import functional
+from kafnets.activations.checks import named, sampled
+from kafnets.activations.kernels import Kernel
+
+FIT_POINTS = 1001
+LEFT_OUT = 0.01  # of the target's size: what it may be outside the dictionary before a user is told
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """How well a sum over kernels meets a function.
+
+    Attributes:
+        alpha: its coefficients, ``(D,)``.
+        max_error: the largest ``|f - target|`` inside the dictionary's range, on 1001 even points.
+        rms_error: its root mean square there.
+        outside: the target's values of largest size within half the dictionary's range to its left and to its right,
+            ends included; there a KAF falls to 0 unless its kernel is periodic.
+    """
+
+    alpha: Tensor
+    max_error: float
+    rms_error: float
+    outside: tuple[float, float]
+
+    def __repr__(self) -> str:
+        return f"RidgeFit(max_error={self.max_error:.2g}, rms_error={self.rms_error:.2g})"
 
 
 class KAFInit(ABC):
     """Gives the first mixing coefficients of a :class:`~kafnets.activations.KAF`; subclass it for another rule."""
 
     @abstractmethod
-    def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_channels: int) -> Tensor:
-        """Return alpha ``(num_channels, D)`` for a dictionary ``(D,)`` and a bandwidth ``()``."""
+    def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_sets: int, kernel: Kernel) -> Tensor:
+        """Return alpha ``(num_sets, D)`` for a dictionary ``(D,)`` and a kernel with its bandwidth."""
+
+    def fit(self, dictionary: Tensor, bandwidth: Tensor, kernel: Kernel) -> RidgeFit | None:
+        """How well a target is met; None if there is no target, or on the meta device no values."""
+        return None
+
+    @property
+    def label(self) -> str:
+        """What the layer's name in tables says of the initialisation, with a leading ``_``; may be empty."""
+        return ""
+
+
+def check_init(init: KAFInit) -> KAFInit:
+    """Return ``init``, or say that it is none.
+
+    Raises:
+        TypeError: if ``init`` is no :class:`KAFInit`, e.g. a function that should be the target of a :class:`Ridge`.
+    """
+    if not isinstance(init, KAFInit):
+        raise TypeError(
+            f"init must be a KAFInit such as Ridge(torch.nn.functional.elu), got {init!r}; the default is Normal()"
+        )
+    return init
 
 
 class Normal(KAFInit):
@@ -27,18 +78,19 @@ class Normal(KAFInit):
         ValueError: if ``std`` is negative.
 
     Example:
-        >>> Normal(std=0.05)(torch.linspace(-1, 1, 3), torch.tensor(1.0), 8).shape
+        >>> from kafnets.activations.kernels import Gaussian
+        >>> Normal(std=0.05)(torch.linspace(-1, 1, 3), torch.tensor(1.0), 8, Gaussian()).shape
         torch.Size([8, 3])
     """
 
     def __init__(self, std: float = 0.05) -> None:
-        if not 0 <= std < float("inf"):
+        if not 0 <= std < inf:
             raise ValueError(f"std must be >= 0 and finite, got {std!r}; the default is 0.05")
         self.std = std
 
-    def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_channels: int) -> Tensor:
-        """Draw alpha ``(num_channels, D)`` from PyTorch's global generator."""
-        shape = (num_channels, dictionary.shape[-1])
+    def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_sets: int, kernel: Kernel) -> Tensor:
+        """Draw alpha ``(num_sets, D)`` from PyTorch's global generator."""
+        shape = (num_sets, dictionary.shape[-1])
         return self.std * torch.randn(shape, dtype=dictionary.dtype, device=dictionary.device)
 
     def __repr__(self) -> str:
@@ -49,20 +101,21 @@ class Ridge(KAFInit):
     """Coefficients with which every channel begins as a given function, ``alpha = (K + eps I)^-1 t``.
 
     Scardapane et al. 2019 (arXiv 1707.04035), section 3; see :func:`kafnets.functional.ridge`. The fit holds inside the
-    dictionary's range; outside, a KAF falls to zero whatever the target does. Coefficients can be as large as 70.
+    dictionary's range; outside, a KAF falls to zero whatever the target does, and a warning says so where that leaves
+    out more than 1 % of the target's size. Coefficients can be as large as 70.
 
     Args:
         target: the function to begin as, elementwise, e.g. ``torch.nn.functional.elu``.
         eps: ridge, > 0.
 
     Raises:
-        ValueError: if ``eps`` is not positive.
+        ValueError: if ``eps`` is not positive, or (when called) if ``target`` gives no finite values or another shape.
         TypeError: if ``target`` is not callable.
 
     Example:
-        >>> points = torch.linspace(-3, 3, 20)
-        >>> Ridge(torch.nn.functional.elu)(points, torch.tensor(1.67), 8).shape
-        torch.Size([8, 20])
+        >>> from kafnets.activations.kernels import Gaussian
+        >>> Ridge(lambda x: x * torch.exp(-(x**2))).fit(torch.linspace(-3, 3, 20), torch.tensor(1.67), Gaussian())
+        RidgeFit(max_error=2.8e-07, rms_error=1.1e-07)
     """
 
     def __init__(self, target: Callable[[Tensor], Tensor], eps: float = 1e-6) -> None:
@@ -72,10 +125,52 @@ class Ridge(KAFInit):
             raise ValueError(f"eps must be > 0, got {eps!r}; the default is 1e-6")
         self.target, self.eps = target, eps
 
-    def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_channels: int) -> Tensor:
-        """Solve once and give every channel a copy, ``(num_channels, D)``."""
-        alpha = ridge(dictionary, bandwidth, self.target(dictionary), self.eps)
-        return alpha.expand(num_channels, -1).clone()
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return named(self.target)
+
+    @property
+    def label(self) -> str:
+        """``_elu`` and the like."""
+        return f"_{self.name}"
+
+    def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_sets: int, kernel: Kernel) -> Tensor:
+        """Solve once and give every set a copy, ``(num_sets, D)``; warn of what lies outside the dictionary."""
+        if dictionary.is_meta:
+            return dictionary.new_empty(num_sets, len(dictionary))
+        fit = self._solved(dictionary, bandwidth, kernel)
+        limit = LEFT_OUT * float(sampled(self.target, dictionary, name="target").abs().max())
+        if kernel.period == inf and not max(abs(value) for value in fit.outside) <= limit:
+            ends, (left, right) = (float(dictionary[0]), float(dictionary[-1])), fit.outside
+            warnings.warn(
+                f"Ridge({self.name}): the target reaches {left:.3g} left of {ends[0]:g} and {right:.3g} right of "
+                f"{ends[1]:g}, where a KAF falls to 0; widen the boundary, or take a ResidualKAF",
+                stacklevel=1,  # one place, so that Python says it once and not once a layer
+            )
+        return fit.alpha.expand(num_sets, -1).clone()
+
+    def fit(self, dictionary: Tensor, bandwidth: Tensor, kernel: Kernel) -> RidgeFit | None:
+        """Solve for a dictionary ``(D,)`` and a kernel with its bandwidth, and look at the result."""
+        return None if dictionary.is_meta else self._solved(dictionary, bandwidth, kernel)
+
+    def _solved(self, dictionary: Tensor, bandwidth: Tensor, kernel: Kernel) -> RidgeFit:
+        alpha = functional.ridge(
+            dictionary, bandwidth, sampled(self.target, dictionary, name="target"), self.eps, kernel
+        )
+        low, high = float(dictionary[0]), float(dictionary[-1])
+        points, beyond = torch.linspace(low, high, FIT_POINTS), torch.linspace(0, (high - low) / 2, FIT_POINTS)
+        points, beyond = (t.to(dictionary) for t in (points, beyond))
+        reached = kernel(points.double()[:, None] - dictionary.double(), bandwidth.double()) @ alpha.double()
+        error = reached - sampled(self.target, points, name="target")
+        left, right = (self._largest(side) for side in (low - beyond, high + beyond))
+        return RidgeFit(alpha, float(error.abs().max()), float(error.square().mean().sqrt()), (left, right))
+
+    def _largest(self, points: Tensor) -> float:
+        """The target's value of largest size; it need not be finite outside the dictionary."""
+        with torch.no_grad():
+            values = self.target(points)
+        return float(values[values.abs().argmax()])
 
     def __repr__(self) -> str:
-        return f"Ridge({getattr(self.target, '__name__', self.target)}, eps={self.eps})"
+        return f"Ridge({self.name}, eps={self.eps})"

@@ -1,10 +1,13 @@
 """k-winners-take-all as a layer."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from kafnets import ops
 from kafnets.activations.base import Activation
+from kafnets.activations.reports import EVERYWHERE, Interval, check_interval
 from kafnets.functional import check_ratio
 
 
@@ -28,11 +31,14 @@ class KWTA(Activation):
 
     Raises:
         ValueError: if ``ratio`` is outside (0, 1], also when assigned.
+        TypeError: from the reports that need a function of one value (all but :meth:`lipschitz`).
 
     Example:
         >>> KWTA(4, ratio=0.5)(torch.tensor([[3.0, -1.0, 2.0, 0.5]]))
         tensor([[3., 0., 2., 0.]])
     """
+
+    pointwise = False
 
     def __init__(self, num_channels: int, *, ratio: float = 0.2) -> None:
         super().__init__(num_channels)
@@ -51,6 +57,11 @@ class KWTA(Activation):
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``(N, C, *spatial)``."""
         return ops.kwta(self.check(x), self.ratio)
+
+    def lipschitz(self, interval: Interval = EVERYWHERE) -> Tensor:
+        """Infinite for every channel and interval: a value that loses its place among the winners jumps to 0."""
+        check_interval(interval)
+        return torch.full((self.num_channels,), math.inf, dtype=torch.float64)
 
     def get_extra_state(self) -> Tensor:
         """The current ratio and the one the layer was built with, float64 ``(2,)``."""

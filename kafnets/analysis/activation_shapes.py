@@ -37,10 +37,12 @@ class ActivationShape:
 def activation_shapes(
     net: nn.Module, images: Tensor, *, num_points: int = 201, num_bins: int = 80
 ) -> list[ActivationShape]:
-    """The shape of every activation with trainable parameters, in the order the network calls them.
+    """The shape of every pointwise activation with trainable parameters, in the order the network calls them.
 
     One forward pass of ``images`` in eval mode; the network is left as it was (modes, hooks, buffers, gradients, the
-    random state). Of layers with more than a million pre-activations a random million is looked at.
+    random state). Activations whose outputs depend on many values have no shape and are left out; the parts of an
+    activation, such as a ResidualKAF's KAF, show in its own shape only. Of layers with more than a million
+    pre-activations a random million is looked at.
 
     Args:
         net: any network whose activations are :class:`~kafnets.activations.base.Activation`.
@@ -49,7 +51,7 @@ def activation_shapes(
         num_bins: histogram bins B, >= 1.
 
     Returns:
-        One :class:`ActivationShape` a layer; an empty list if no activation is trainable.
+        One :class:`ActivationShape` a layer; an empty list if no pointwise activation is trainable.
 
     Raises:
         ValueError: if ``num_points`` or ``num_bins`` is too small.
@@ -71,10 +73,12 @@ def activation_shapes(
 
 
 def _trainable_activations(net: nn.Module) -> dict[str, Activation]:
+    activations = {name: module for name, module in net.named_modules() if isinstance(module, Activation)}
+    parts = {part for module in activations.values() for part in module.modules() if part is not module}
     return {
         name: module
-        for name, module in net.named_modules()
-        if isinstance(module, Activation) and any(parameter.requires_grad for parameter in module.parameters())
+        for name, module in activations.items()
+        if module.pointwise and module not in parts and module.num_parameters
     }
 
 

@@ -30,6 +30,7 @@ from kafnets.ops.dispatch import engine
 from kafnets.ops.eager import EagerSweep
 from kafnets.ops.grid import Grid
 from kafnets.ops.native import NativeSweep
+from kafnets.ops.needed import will_run
 from kafnets.ops.sweep import Engine, Found, Wanted, slope_weights
 from kafnets.ops.triton_kaf import TritonSweep
 
@@ -105,18 +106,7 @@ def _needed(ctx: Any) -> tuple[bool, ...]:
     """
     nodes = iter(ctx.next_functions)
     used = [next(nodes)[0] if is_tensor else None for is_tensor in ctx.is_tensor]
-    return tuple(need and _will_run(node) for need, node in zip(ctx.needs_input_grad, used, strict=True))
-
-
-def _will_run(node: Any) -> bool:
-    """Whether the current backward pass goes on into a node; True where PyTorch cannot tell."""
-    ask = getattr(torch._C, "_will_engine_execute_node", None)
-    if ask is None or torch.compiler.is_compiling():
-        return True
-    try:
-        return ask(node)
-    except RuntimeError:  # a leaf whose gradient was asked for by torch.autograd.grad
-        return True
+    return tuple(need and will_run(node) for need, node in zip(ctx.needs_input_grad, used, strict=True))
 
 
 def _derivatives(

@@ -1,6 +1,7 @@
 """Sums over any kernel with little memory: small tiles are computed again wherever a derivative needs them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kafnets.ops.chunks import Rows, empty_dense, has_channels_last
+from kafnets.ops.needed import will_run
 from kafnets.ops.sweep import arithmetic_dtype
 
 # values of one tile, dictionary axis included: what stays in a processor's cache, and what fills a GPU
@@ -130,17 +132,19 @@ class Tiled(torch.autograd.Function):
         """Compute and keep what backward needs."""
         ctx.save_for_backward(*tensors)
         ctx.fold = fold
-        with torch.autocast(tensors[0].device.type, enabled=False):
+        with nullcontext() if tensors[0].is_meta else torch.autocast(tensors[0].device.type, enabled=False):
             return fold(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        """Differentiate every tile."""
-        need = ctx.needs_input_grad[1:]
-        wanted = tuple(i for i, n in enumerate(need) if n)
+        """Differentiate every tile by what this pass needs."""
+        inputs = zip(ctx.needs_input_grad[1:], ctx.next_functions, strict=True)
+        wanted = tuple(i for i, (need, (node, _)) in enumerate(inputs) if need and will_run(node))
+        if not wanted:
+            return (None,) * len(ctx.needs_input_grad)
         found = Tiled.apply(ctx.fold.derivative(wanted), *ctx.saved_tensors, *cotangents)
         grads = dict(zip(wanted, found, strict=True))
-        return None, *(grads.get(i) for i in range(len(need)))
+        return None, *(grads.get(i) for i in range(len(ctx.saved_tensors)))
 
 
 def _tiles(shape: tuple[int, ...], size: int, device: torch.device) -> Iterator[Tile]:

@@ -13,7 +13,8 @@
 namespace {
 
 constexpr int BUFFER = 32;    // vectors per buffer: all buffers together stay in the first-level cache
-constexpr int64_t SPAN = 1024;  // positions under one set of coefficients; their moments are summed in the arithmetic's type
+constexpr int64_t SPAN = 1024;  // positions under one set of coefficients
+constexpr int64_t CHUNK = 16 * SPAN;  // positions whose moments are summed in the arithmetic's type, a vector at a time
 // Unrolled, so that a tile stays in registers.
 #define EACH(k, count) _Pragma("GCC unroll 8") for (int k = 0; k < count; k++)
 constexpr double LN2 = 0.69314718055994531;
@@ -89,7 +90,7 @@ struct Tables {
     std::vector<Vec<R>> value, slope;  // coefficients [point][power]
     std::vector<Vec<R>> points;        // direct: the dictionary
     Vec<R> minus_gamma, low, high;     // direct
-    std::vector<Vec<R>> sums;          // moments [point][power] of one span
+    Vec<R> *sums;                      // moments [point][power] so far
 };
 
 template <class R>
@@ -386,6 +387,8 @@ struct Task {
         layout = grid_points(sweep);
     }
 
+    bool by_parts() const { return sweep.half && sweep.powers == 1 && sweep.moment_powers == 1 && !sweep.value; }
+
     int64_t points() const { return sweep.half ? int64_t(layout.size()) : sweep.size; }
 
     // The coefficients of all channels, [channel][point][power], once; then spread over vectors for each task.
@@ -415,9 +418,8 @@ struct Task {
     }
 
     void fill(Tables<R> &tables, int64_t channel, int64_t width) const {
-        spread(tables.value, value, points() * sweep.powers, channel, width);
-        spread(tables.slope, slope, points() * (sweep.powers + 1), channel, width);
-        tables.sums.assign(points() * std::max(1, sweep.moment_powers), Vec<R>{});
+        if (sweep.value || by_parts()) spread(tables.value, value, points() * sweep.powers, channel, width);
+        if (sweep.slope && !by_parts()) spread(tables.slope, slope, points() * (sweep.powers + 1), channel, width);
         if (sweep.half) return;
         tables.points.resize(points());
         for (int lane = 0; lane < Simd<R>::lanes; lane++) {
@@ -448,7 +450,7 @@ struct Task {
         tables.high[lane] = R(*std::max_element(points, points + sweep.size) + distance);
     }
 
-    // Adds the sums of a span, in double precision, to found[channel][power][point].
+    // Adds the sums so far, in double precision, to found[channel][power][point].
     void flush(Tables<R> &tables, int64_t channel, int64_t width, double *found) const {
         const int M = sweep.moment_powers;
         for (int64_t n = 0; n < points(); n++)
@@ -564,20 +566,24 @@ static int run(const Sweep &sweep) {
     const int64_t positions = sweep.outer * sweep.inner, width = sweep.lanes ? lanes : 1;
     // Spans walk the memory in its order. The cut does not depend on the number of threads, so neither do the sums.
     const int64_t span = sweep.lanes ? SPAN : std::max(sweep.inner, SPAN / sweep.inner * sweep.inner);
-    const int64_t chunk = std::max((positions + 31) / 32 / span, int64_t(1)) * span;
+    const int64_t chunk = std::max(std::min((positions + 31) / 32, CHUNK) / span, int64_t(1)) * span;
     const int64_t chunks = (positions + chunk - 1) / chunk, per_chunk = sweep.channels * M * task.points();
     std::vector<double> partial(size_t(chunks * per_chunk));
 
 #pragma omp parallel for schedule(static) num_threads(sweep.threads) if (sweep.threads > 1 && chunks > 1)
     for (int64_t at = 0; at < chunks; at++) {
         Runner<R, S> runner{task, sweep, kernel, {}, {}};
+        std::vector<Vec<R>> sums(size_t(sweep.lanes ? 1 : sweep.channels) * task.points() * M);
         const int64_t end = std::min(positions, (at + 1) * chunk);
         for (int64_t from = at * chunk; from < end; from += span)
             for (int64_t channel = 0; channel < sweep.channels; channel += width) {
                 const int64_t here = std::min(width, sweep.channels - channel);
                 task.fill(runner.tables, channel, here);
+                runner.tables.sums = sums.data() + (sweep.lanes ? 0 : channel * task.points() * M);
                 runner.span(channel, here, from, std::min(end, from + span));
-                if (M) task.flush(runner.tables, channel, here, &partial[at * per_chunk]);
+                // a lane that is a channel adds up more values than one of many lanes of a channel
+                if (M && (sweep.lanes || from + span >= end))
+                    task.flush(runner.tables, channel, here, &partial[at * per_chunk]);
             }
     }
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kafnets import functional
-from kafnets.activations import KAF, PReLU, ReLU
+from kafnets.activations import KAF, KWTA, Maxout, PReLU, ReLU, ResidualKAF
 from kafnets.analysis import activation_shapes
 from kafnets.backbones import KafVGG, LightNet
 
@@ -130,3 +130,11 @@ def test_a_compiled_network_is_seen_too(images):
 def test_bad_sizes(settings, net, images):
     with pytest.raises(ValueError, match="num_points must be >= 2 and num_bins >= 1"):
         activation_shapes(net, images, **settings)
+
+
+def test_activations_without_a_shape_of_their_own_are_left_out():
+    net = nn.Sequential(Maxout(3), KWTA(3), ResidualKAF(3, base=PReLU), Maxout(3, groups=3))
+    shapes = activation_shapes(net, torch.randn(9, 3))
+    assert [shape.name for shape in shapes] == ["2", "3"]
+    column = shapes[0].grid[:, None].expand(-1, 3)
+    torch.testing.assert_close(shapes[0].curves, net[2](column).T.detach())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kafnets import ops
-from kafnets.activations import KAF, Normal
+from kafnets.activations import KAF, KWTA, Normal
 from kafnets.ops import dispatch
 from kafnets.ops.eager import EagerSweep
 from kafnets.ops.native import BuildError, NativeSweep, build
@@ -128,3 +128,10 @@ def test_older_processors(march, name, shape, dtype, monkeypatch):
         assert (f - e).abs().max() <= {torch.float32: 5e-6, torch.float64: 1e-13, torch.bfloat16: 0.01}[
             dtype
         ] * e.abs().max()
+
+
+@pytest.mark.parametrize("layer", [KAF, KWTA])
+def test_shapes_without_data(layer, recwarn):
+    with torch.device("meta"):
+        y = layer(3)(torch.empty(2, 3, 4, 4))
+    assert y.shape == (2, 3, 4, 4) and not recwarn.list

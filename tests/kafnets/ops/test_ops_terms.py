@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from kafnets import functional, ops
+from kafnets.ops.terms import Fold
 
 module = importlib.import_module("kafnets.ops.terms")  # kafnets.ops.terms is the function
 
@@ -189,3 +190,15 @@ def test_a_compiled_network_takes_it():
     expected = ops.terms(x * 2, *small, functional.matern32).sin()
     torch.testing.assert_close(compiled(x), expected)
     torch.testing.assert_close(torch.autograd.grad(compiled(x).sum(), x)[0], torch.autograd.grad(expected.sum(), x)[0])
+
+
+def test_an_attack_pays_for_its_images_alone(monkeypatch):
+    asked = []
+    derivative = Fold.derivative
+    monkeypatch.setattr(Fold, "derivative", lambda fold, wanted: asked.append(wanted) or derivative(fold, wanted))
+    x, *small = inputs()
+    y = ops.terms(x, *small, functional.matern32).sum()
+    full = torch.autograd.grad(y, [x, *small], retain_graph=True)
+    (found,) = torch.autograd.grad(y, x)
+    assert asked == [(0, 1, 2, 3), (0,)]
+    assert torch.equal(found, full[0])

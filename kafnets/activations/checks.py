@@ -1,0 +1,72 @@
+"""Checks of settings that several activations share: each returns the value, or names it, its range and its default."""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+
+def count(name: str, value: int, least: int, default: int) -> int:
+    """An integer of at least ``least``.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}; the default is {default}")
+    return value
+
+
+def positive(name: str, value: float, default: float) -> float:
+    """A finite number above zero.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(value, Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be > 0 and finite, got {value!r}; the default is {default:g}")
+    return float(value)
+
+
+def finite(name: str, value: float, default: float) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}; the default is {default:g}")
+    return float(value)
+
+
+def sampled(target: Callable[[Tensor], Tensor], points: Tensor, *, name: str = "init") -> Tensor:
+    """The values of an elementwise function at points, in the points' dtype.
+
+    The points must have values, also while a network is built on the meta device.
+
+    Raises:
+        TypeError: if ``target`` cannot be called.
+        ValueError: if its values have another shape or are not finite.
+    """
+    if not callable(target):
+        raise TypeError(f"{name} must be a function such as torch.nn.functional.elu, got {target!r}")
+    with torch.no_grad():
+        values = target(points)
+    if not isinstance(values, Tensor) or values.shape != points.shape or not values.isfinite().all():
+        raise ValueError(
+            f"{name} must map a tensor elementwise to finite values, but {named(target)} does not on "
+            f"[{points.min().item():g}, {points.max().item():g}]"
+        )
+    return values.to(points.dtype)
+
+
+def new(values: Tensor) -> Tensor:
+    """Values as if freshly created: on the default device, which may be meta, in the default dtype."""
+    return values.to(torch.get_default_device(), torch.get_default_dtype())
+
+
+def named(target: Callable[[Tensor], Tensor]) -> str:
+    """How a function is called in a repr."""
+    return getattr(target, "__name__", type(target).__name__)

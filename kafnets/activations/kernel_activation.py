@@ -1,0 +1,67 @@
+"""What activations made of kernels share: an even dictionary, parameter sets for groups of channels, reports."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from kafnets.activations import checks
+from kafnets.activations.base import Activation
+from kafnets.activations.kernel_bounds import KernelSums, Part
+
+
+class KernelActivation(Activation):
+    """A sum over kernels at ``num_dict`` even points from ``-boundary`` to ``boundary``.
+
+    Args:
+        num_channels: channels of the input.
+        num_dict: number of dictionary points D, >= 2.
+        boundary: the dictionary's half width, > 0, in units of x.
+        groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
+            one a channel; 1 for one a layer.
+
+    Raises:
+        ValueError: if one of them is out of its range.
+    """
+
+    def __init__(self, num_channels: int, *, num_dict: int, boundary: float, groups: int | None) -> None:
+        super().__init__(num_channels)
+        checks.count("num_dict", num_dict, 2, 20)
+        checks.positive("boundary", boundary, 3.0)
+        self.groups = num_channels if groups is None else groups
+        if not isinstance(groups, int | None) or groups is True or self.groups < 1 or num_channels % self.groups:
+            raise ValueError(
+                f"groups, the number of parameter sets, must divide num_channels={num_channels}, got {groups!r}; "
+                "leave it None for one a channel, or give 1 for one a layer"
+            )
+        self.step = 2 * boundary / (num_dict - 1)
+
+    def unshared(self, sets: Tensor) -> Tensor:
+        """The parameters ``(C, ...)`` of all channels from those ``(G, ...)`` of all sets."""
+        return sets if self.groups == self.num_channels else sets.repeat_interleave(self._channels, 0)
+
+    @staticmethod
+    def check_loaded(dictionary: Tensor, bandwidth: Tensor, *, prefix: str, errors: list[str]) -> None:
+        """Add to the errors of loading a state dict what is wrong with a fixed dictionary and its bandwidths."""
+        if dictionary.is_meta or bandwidth.is_meta:
+            return
+        if not (dictionary.isfinite().all() and (dictionary.diff() > 0).all()):
+            errors.append(f"{prefix}dictionary must be finite and increasing, got {dictionary.tolist()}")
+        if not ((bandwidth > 0) & bandwidth.isfinite()).all():
+            errors.append(f"{prefix}bandwidth must be > 0 and finite, got {bandwidth.tolist()}")
+
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """The sums over kernels whose sum this activation is."""
+
+    def bounds(self, offset: float = 0.0) -> KernelSums:
+        """Bounds on the derivatives of ``offset x + f_c(x)``: within 1 % of the truth as a rule, never below it."""
+        return KernelSums(self.parts(), self._channels, offset)
+
+    @property
+    def sharing(self) -> str:
+        """What the label says of shared parameters: nothing, or ``_Groups`` and their number."""
+        return "" if self.groups == self.num_channels else f"_Groups{self.groups}"
+
+    @property
+    def _channels(self) -> int:
+        return self.num_channels // self.groups

@@ -1,0 +1,129 @@
+"""KAFs that mix several kernels."""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kafnets import ops
+from kafnets.activations.kaf_init import KAFInit, Normal, check_init
+from kafnets.activations.kernel_activation import KernelActivation
+from kafnets.activations.kernel_bounds import Part
+from kafnets.activations.kernels import Gaussian, Kernel, Laplacian, RationalQuadratic, check_kernel
+
+
+class MultiKAF(KernelActivation):
+    """``f_c(x) = sum_i alpha[c, i] sum_m mix[c, m] k_m(x - d_i)``: each channel learns its kernel as well.
+
+    Scardapane, Nieddu, Firmani, Merialdo, "Multikernel activation functions: formulation and a case study", 2019
+    (arXiv 1901.10232): several kernels linearly combined at every neuron, with coefficients shared by the kernels.
+    Choices made here: the mix is a plain parameter, without a constraint on sign or sum (``alpha`` carries the scale
+    in any case), and begins at ``1 / M``; each kernel keeps its own rule for the bandwidth.
+
+    Args:
+        num_channels: channels of the input.
+        kernels: the M >= 1 kernels; None for Gaussian, Laplacian and RationalQuadratic.
+        num_dict: number of dictionary points D, >= 2.
+        boundary: the dictionary's half width, > 0, in units of x.
+        init: gives the first ``alpha``, for the even mix of all kernels.
+        groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
+            one a channel; 1 for one a layer.
+
+    Shapes:
+        ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least, a rounding to the dtype of
+        x for each kernel. Parameters ``alpha`` ``(G, D)`` and ``mix`` ``(G, M)``, with G = C by default; buffers
+        ``dictionary`` ``(D,)`` and ``bandwidth`` ``(M,)``.
+
+    Raises:
+        ValueError: if ``num_dict``, ``boundary`` or ``groups`` is out of its range, or ``kernels`` is empty.
+        TypeError: if one of them is no :class:`~kafnets.activations.kernels.Kernel`, or ``init`` no :class:`KAFInit`.
+
+    Example:
+        >>> layer = MultiKAF(4, kernels=[Gaussian(), Laplacian()])
+        >>> layer.mix.shape, layer(torch.zeros(1, 4)).shape
+        (torch.Size([4, 2]), torch.Size([1, 4]))
+    """
+
+    dictionary: Tensor
+    bandwidth: Tensor
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        kernels: Sequence[Kernel] | None = None,
+        num_dict: int = 20,
+        boundary: float = 3.0,
+        init: KAFInit | None = None,
+        groups: int | None = None,
+    ) -> None:
+        super().__init__(num_channels, num_dict=num_dict, boundary=boundary, groups=groups)
+        if isinstance(kernels, Kernel):
+            raise TypeError(f"kernels must be a list of kernels such as [{kernels!r}], got {kernels!r}; or take a KAF")
+        if kernels is not None and not kernels:
+            raise ValueError("kernels must hold at least one kernel, got none; the default is three")
+        given = [Gaussian(), Laplacian(), RationalQuadratic()] if kernels is None else kernels
+        self.kernels = tuple(check_kernel(kernel) for kernel in given)
+        self.init = check_init(Normal() if init is None else init)
+        self.register_buffer("dictionary", torch.linspace(-boundary, boundary, num_dict))
+        self.register_buffer("bandwidth", torch.tensor([kernel.rule(self.step) for kernel in self.kernels]))
+        even = _Even(self.kernels)
+        self.alpha = nn.Parameter(self.init(self.dictionary, self.bandwidth, self.groups, even))
+        self.mix = nn.Parameter(torch.full((self.groups, len(self.kernels)), 1 / len(self.kernels)))
+        self.fit = self.init.fit(self.dictionary, self.bandwidth, even)
+        self.grids = self._find_grids()
+
+    @property
+    def label(self) -> str:
+        """``MultiKAF`` and its kernels, the target of its initialisation, ``_Groups1``."""
+        kernels = "".join(f"_{kernel.label}" for kernel in self.kernels)
+        return "MultiKAF" + kernels + self.init.label + self.sharing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to ``(N, C, *spatial)``."""
+        x = self.check(x)
+        terms = [
+            part.kernel.expand(x, self.unshared(part.alpha), part.dictionary, part.bandwidth, grid)
+            for part, grid in zip(self.parts(), self.grids, strict=True)
+        ]
+        return reduce(torch.add, terms)
+
+    def parts(self) -> list[Part]:
+        """One sum for each kernel."""
+        return [
+            Part(kernel, self.alpha * self.mix[:, m : m + 1], self.dictionary, self.bandwidth[m])
+            for m, kernel in enumerate(self.kernels)
+        ]
+
+    def extra_repr(self) -> str:
+        """Name the settings, and how well a target was met."""
+        fit, sharing = (
+            "" if self.fit is None else f", fit={self.fit}",
+            f", groups={self.groups}" if self.sharing else "",
+        )
+        kernels = ", ".join(map(repr, self.kernels))
+        size = self.alpha.shape[1]
+        return f"{super().extra_repr()}, kernels=[{kernels}], num_dict={size}, init={self.init!r}{fit}{sharing}"
+
+    def _find_grids(self) -> list[ops.Grid | None]:
+        return [ops.Grid.of(self.dictionary, gamma) for gamma in self.bandwidth]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.check_loaded(self.dictionary, self.bandwidth, prefix=args[1], errors=args[-1])
+        self.grids = self._find_grids()
+
+
+class _Even(Kernel):
+    """The even mix of kernels, each with its own bandwidth: what an initialisation is made for."""
+
+    def __init__(self, kernels: Sequence[Kernel]) -> None:
+        self.kernels = kernels
+        self.period = max(kernel.period for kernel in kernels)
+
+    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+        """Their mean; ``bandwidth`` is ``(M, ...)``."""
+        values = [kernel(t, gamma) for kernel, gamma in zip(self.kernels, bandwidth, strict=True)]
+        return torch.stack(values).mean(0)
