@@ -8,6 +8,7 @@ python benchmarks/kaf.py --figure benchmarks/pictures/kaf_cost.png
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -46,9 +47,9 @@ def training(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Ca
     """Forward and backward to the input and the parameters."""
 
     def run() -> None:
-        x.grad = None
-        with ops.force(engine) if engine else _nothing():
+        with ops.force(engine) if engine else nullcontext():
             function(x).backward(v)
+        x.grad = None
 
     return run
 
@@ -57,7 +58,7 @@ def attack(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Call
     """Forward and backward to the input alone."""
 
     def run() -> None:
-        with ops.force(engine) if engine else _nothing():
+        with ops.force(engine) if engine else nullcontext():
             torch.autograd.grad(function(x), x, v)
 
     return run
@@ -67,16 +68,12 @@ def penalty(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Cal
     """A gradient penalty: forward, backward, and backward through that."""
 
     def run() -> None:
-        x.grad = None
-        with ops.force(engine) if engine else _nothing():
+        with ops.force(engine) if engine else nullcontext():
             (slope,) = torch.autograd.grad(function(x), x, v, create_graph=True)
             slope.backward(v)
+        x.grad = None
 
     return run
-
-
-def _nothing() -> torch.no_grad:
-    return torch.enable_grad()
 
 
 def candidates(size: int, device: str, engines: list[str], *, literal: bool) -> dict[str, tuple[Function, str | None]]:
@@ -122,7 +119,7 @@ def table(options: argparse.Namespace, engines: list[str]) -> None:
         columns.append(interleaved(runs, options.rounds, options.device))
     for name, (function, engine) in found.items():
         cells = [f"{1e3 * column[name]:.1f} (x {column[name] / column['SiLU']:.1f})" for column in columns]
-        peak = peak_bytes(lambda f=function, e=engine: training(f, x, v, e), options.device)
+        peak = peak_bytes(training(function, x, v, engine), options.device)
         print(f"| {name} | {' | '.join(cells)} | {peak / x.numel() / x.element_size():.1f} |", flush=True)
 
 
@@ -180,7 +177,7 @@ def figure(options: argparse.Namespace, engines: list[str]) -> None:
         taken = interleaved(runs, options.rounds, options.device)
         for name, (function, engine) in found.items():
             times.setdefault(name, []).append(taken[name] / taken["SiLU"])
-            peak = peak_bytes(lambda f=function, e=engine: training(f, x, v, e), options.device)
+            peak = peak_bytes(training(function, x, v, engine), options.device)
             memory.setdefault(name, []).append(peak / x.numel() / x.element_size())
         print(size, {name: f"x {values[-1]:.1f}, {memory[name][-1]:.1f}" for name, values in times.items()}, flush=True)
     drawing, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -190,7 +187,7 @@ def figure(options: argparse.Namespace, engines: list[str]) -> None:
             axis.plot(sizes, line, marker=".", label=name, color="0.6" if name in ("SiLU", "ReLU") else None)
         axis.set(title=title, xlabel="dictionary size D", yscale="log", xlim=(0, 66))
         axis.grid(alpha=0.3, which="both")
-    axes[0].legend(fontsize="small")
+    axes[1].legend(fontsize="small", loc="center right")
     drawing.suptitle(machine(options.device), fontsize="small")
     drawing.savefig(options.figure, dpi=120)
 

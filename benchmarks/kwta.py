@@ -9,18 +9,15 @@ whatever else the machine does falls on all of them; the first turns, which comp
 """
 
 import argparse
-import ctypes
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from timing import keep_freed_memory, machine
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -30,19 +27,6 @@ from kafnets.ops import dispatch
 
 Function = Callable[[Tensor], Tensor]
 WARM_UP = 3
-
-
-def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        info = Path("/proc/cpuinfo")
-        lines = info.read_text().splitlines() if info.is_file() else []
-        model = next(
-            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-        )
-        name = f"{model}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def authors(x: Tensor, ratio: float) -> Tensor:
@@ -69,15 +53,6 @@ def rivals(device: torch.device, ratio: float) -> Iterator[tuple[str, Function]]
             print(f"no {name}: {error}")
         else:
             yield name, partial(forced, ratio=ratio, engine=engine)
-
-
-def keep_memory() -> None:
-    """Have the C library reuse freed memory, or page faults would be a third of SiLU's time."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-        for option, value in ((trim_threshold, 1 << 30), (top_pad, 1 << 28), (mmap_threshold, 1 << 25)):
-            library.mallopt(option, value)
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
@@ -131,12 +106,12 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_memory()
+    keep_freed_memory()
     dtype = getattr(torch, options.dtype)
     x = torch.randn(options.shape).to(options.device, dtype).requires_grad_()
     functions = dict(rivals(options.device, options.ratio))
     times = measure(functions, x, torch.randn_like(x), options.turns)
-    print(f"{machine(options.device)}\n{tuple(options.shape)} {options.dtype}, ratio {options.ratio}, ", end="")
+    print(f"{machine(options.device.type)}\n{tuple(options.shape)} {options.dtype}, ratio {options.ratio}, ", end="")
     print(f"medians of {options.turns} turns\n")
     print("| | forward ms | backward ms | both | times SiLU (median, worst) | kept for backward, bytes a value |")
     print("|---" * 6 + "|")

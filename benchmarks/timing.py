@@ -1,7 +1,6 @@
 """What the benchmarks share: fair clocks, interleaved runs, peak memory and the name of the machine."""
 
 import ctypes
-import multiprocessing
 import platform
 import sys
 import time
@@ -30,7 +29,7 @@ def keep_freed_memory(size: int = 2**30) -> None:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
         torch.ones(size, dtype=torch.uint8)
 
 
@@ -57,37 +56,25 @@ def interleaved(runs: dict[str, Callable[[], object]], rounds: int, device: str)
     return {name: median(values) for name, values in taken.items()}
 
 
-def peak_bytes(build: Callable[[], Callable[[], object]], device: str) -> int:
-    """Memory that one run needs at most beyond its inputs; on a CPU, of a process of its own."""
+def peak_bytes(run: Callable[[], object], device: str) -> int:
+    """Memory that one run needs at most beyond what is there before it."""
+    run()
     if device == "cuda":
-        run = build()
-        run()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    context = multiprocessing.get_context("fork")
-    answer = context.SimpleQueue()
-    process = context.Process(target=_measure, args=(build, answer))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"the measuring process ended with status {process.exitcode}")
-    return answer.get()
-
-
-def _measure(build: Callable[[], Callable[[], object]], answer: "multiprocessing.SimpleQueue[int]") -> None:
-    torch.set_num_threads(1)  # a forked process has no thread pool
-    run = build()
     libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 65536)
+    libc.mallopt(M_MMAP_MAX, 65536)  # what is freed goes back to the system
     libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _kilobytes("VmRSS")
     run()
-    answer.put(1024 * (_kilobytes("VmHWM") - before))
+    peak = _kilobytes("VmHWM")
+    keep_freed_memory()
+    return 1024 * (peak - before)
 
 
 def _kilobytes(name: str) -> int:

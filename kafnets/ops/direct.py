@@ -29,6 +29,8 @@ class Direct:
         # exp(1.3 log(tiny)) is 0, not even a denormal
         reach = torch.sqrt(-1.3 * math.log(limits.tiny) / gamma.clamp_min(limits.tiny))
         self.points, self.minus_gamma = points.reshape(*points.shape, 1, 1), -gamma
+        self.floor = math.log(limits.tiny) + 4
+        self.smallest = math.exp(self.floor + 1)
         self.low, self.high = self.points.amin(0) - reach, self.points.amax(0) + reach
 
     def weighted(self, x: Rows, v: Rows | None, weights: Tensor, out: Rows) -> None:
@@ -71,5 +73,7 @@ class Direct:
         for i, point in enumerate(self.points):
             torch.sub(inside, cut(point, piece), out=t)
             torch.mul(t, t, out=k)
-            k.mul_(minus_gamma).exp_()
+            # exp takes ten times as long where its result is no normal number: such results count as 0
+            k.mul_(minus_gamma).clamp_min_(self.floor).exp_()
+            torch.hardshrink(k, self.smallest, out=k)
             yield i
