@@ -1,21 +1,21 @@
 """The contract every attack keeps, and the loop over restarts that keeps it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kafnets.attacks.gradients import Autograd, Estimate, GradientEstimator, Loss, Net
 from kafnets.attacks.noise import image_keys
 from kafnets.attacks.norms import Linf, Norm
 from kafnets.attacks.undisturbed import undisturbed
+from kafnets.attacks.worst import Worst
 from kafnets.logits import check_logits, is_correct
 from kafnets.losses import cross_entropy
 
-Net: TypeAlias = Callable[[Tensor], Tensor]
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Attack", "Loss", "Net", "at_least_one", "in_input_units", "show_units"]
 
 
 def in_input_units(name: str, value: float | str) -> float:
@@ -38,15 +38,16 @@ def in_input_units(name: str, value: float | str) -> float:
 
 
 def show_units(value: float) -> str:
-    """Write a size in input units as people do: ``8/255`` where it is one, the plain number otherwise.
+    """Write a size in input units as people do: as grey levels, ``8/255``, or as a plain number where that is shorter.
 
     Example:
-        >>> show_units(8 / 255), show_units(0.031), show_units(1.0)
-        ('8/255', '0.031', '1')
+        >>> show_units(8 / 255), show_units(0.031), show_units(0.05), show_units(1.0)
+        ('8/255', '0.031', '0.05', '1')
     """
-    levels = Fraction(value * 255).limit_denominator(10)
-    is_levels = value < 1 and levels and abs(float(levels) / 255 - value) < 1e-12
-    return f"{float(levels):g}/255" if is_levels else f"{value:g}"
+    levels, plain = Fraction(value * 255).limit_denominator(10), f"{value:g}"
+    if not levels or abs(float(levels) / 255 - value) >= 1e-12:
+        return plain
+    return min(plain, f"{float(levels):g}/255", key=len)
 
 
 def at_least_one(name: str, value: int) -> int:
@@ -54,6 +55,26 @@ def at_least_one(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be >= 1, got {value}")
     return value
+
+
+def _in_words(value: Any) -> Any:
+    """A setting as JSON has it: objects by their name, or by what says how they were made."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return type(value).__name__ if isinstance(value, Norm) else getattr(value, "__name__", repr(value))
+
+
+def _checked(net: Net, y: Tensor | None) -> Net:
+    """The network, its logits checked: the shape at every call, and at the first the labels, where there are any."""
+    unchecked = [] if y is None else [y]
+
+    def answer(x: Tensor) -> Tensor:
+        logits = net(x)
+        # reading labels waits for the device; where they are known to fit, zeros of the host stand for them
+        check_logits(logits, unchecked.pop() if unchecked else torch.zeros(1, dtype=torch.int64).expand(len(x)))
+        return logits
+
+    return answer
 
 
 class Attack(ABC):
@@ -76,6 +97,7 @@ class Attack(ABC):
         eval_mode: True attacks the network in evaluation mode. False takes every module as it is found: in a training
             step, batch norm normalises by the batch and dropout drops; running statistics are put back afterwards.
         loss: what to maximise, ``(logits (N, classes), y (N,)) -> (N,)``. It is summed over the batch, never averaged.
+        estimator: where gradients come from; exact ones by default.
 
     Raises:
         ValueError: if a setting is out of its range, or (when called) if images are not finite or leave [0, 1], if
@@ -92,6 +114,7 @@ class Attack(ABC):
         early_stop: bool = True,
         eval_mode: bool = True,
         loss: Loss = cross_entropy,
+        estimator: GradientEstimator | None = None,
     ) -> None:
         self.norm = norm or Linf()
         self.eps = in_input_units("eps", eps)
@@ -100,6 +123,7 @@ class Attack(ABC):
         self.early_stop = early_stop
         self.eval_mode = eval_mode
         self.loss = loss
+        self.estimator = estimator or Autograd()
 
     def __call__(self, net: Net, x: Tensor, y: Tensor, *, keys: Tensor | None = None) -> Tensor:
         """Attack a batch.
@@ -114,11 +138,8 @@ class Attack(ABC):
         Returns:
             ``x_adv``, of the shape, dtype and device of ``x``.
         """
-        self._check(x, y)
-        if keys is None:
-            keys = torch.randint(2**62, (len(x),)).to(x.device)
-        elif keys.shape != y.shape:
-            raise ValueError(f"keys must be one an image, shape ({len(x)},), got {tuple(keys.shape)}")
+        self._check(x, y, keys)
+        keys = torch.randint(2**62, (len(x),)).to(x.device) if keys is None else keys
         if len(x) == 0:
             return x.clone()
         with undisturbed(net, eval_mode=self.eval_mode):
@@ -138,50 +159,79 @@ class Attack(ABC):
 
     def gradient(self, net: Net, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of the summed loss at ``x_adv`` (its shape), and the logits ``(N, classes)`` there."""
-        x_adv = x_adv.detach().requires_grad_(True)
-        logits = net(x_adv)
-        check_logits(logits, y)
-        # with respect to the images alone: parameters keep their .grad, and DDP's hooks stay quiet
-        (grad,) = torch.autograd.grad(self.loss(logits, y).sum(), x_adv)
-        # a network that answers but can't be followed would pass for robust; in training the loss itself is watched
-        if self._compares and not bool(torch.isfinite(grad[is_correct(logits, y)]).all()):
-            raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
-        return grad, logits.detach()
+        grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,))
+        return grad, logits
+
+    def estimate(
+        self,
+        net: Net,
+        loss: Loss,
+        x_adv: Tensor,
+        labels: tuple[Tensor, ...],
+        keys: Tensor | None = None,
+        step: int = 0,
+    ) -> Estimate:
+        """Gradient, logits and loss at ``x_adv``; arguments as in :class:`~kafnets.attacks.gradients.Autograd`.
+
+        The first of ``labels`` are the true classes.
+        """
+        known = self._compares or step > 0  # where images are compared, they were judged before the first step
+        found = self.estimator(_checked(net, None if known else labels[0]), loss, x_adv, labels, keys, step)
+        if self._compares:
+            # a network that answers but can't be followed would pass for robust; in training the loss is watched
+            usable = torch.isfinite(found.grad.flatten(1).abs().amax(1)) | ~is_correct(found.logits, labels[0])
+            if not bool(usable.all()):
+                raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
+        return found
+
+    def passes(self) -> int:
+        """Forward and backward passes that an image takes at most, roughly, a backward one for two: for estimates."""
+        return 3 * self.restarts
 
     def settings(self) -> dict[str, Any]:
         """What a report must say of this attack: JSON-ready names and values."""
-        public = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        described = {"norm": type(self.norm).__name__, "loss": getattr(self.loss, "__name__", repr(self.loss))}
-        return {"attack": type(self).__name__, **public, **described}
+        public = {name: _in_words(value) for name, value in vars(self).items() if not name.startswith("_")}
+        return {"attack": type(self).__name__, **public}
 
     def __str__(self) -> str:
         return f"{type(self).__name__} {type(self.norm).__name__} eps {show_units(self.eps)}"
 
     def _worst_of_restarts(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
-        worst = x.clone()
-        robust, worst_loss = self._judge(net, worst, y)
-        for restart in range(self.restarts):
-            left = robust.nonzero().flatten() if self.early_stop else torch.arange(len(x), device=x.device)
+        worst, restart = Worst(x, *self._judge(net, x, y)), 0
+        while restart < self.restarts:
+            left = worst.standing() if self.early_stop else torch.arange(len(x), device=x.device)
             if len(left) == 0:
                 break
-            found = self.run(net, x[left], y[left], image_keys(keys[left], restart))
+            attempts = range(restart, min(restart + self._together(len(x), len(left)), self.restarts))
+            again = left.repeat(len(attempts))
+            starts = torch.cat([image_keys(keys[left], attempt) for attempt in attempts])
+            found = self.run(net, x[again], y[again], starts)
             if not bool(torch.isfinite(found).all()):
                 raise ValueError(f"{self}: an attempt returned images that are not finite")
-            correct, loss = self._judge(net, found, y[left])
-            # first what fools the network, then what has the larger loss
-            better = torch.where(correct == robust[left], loss > worst_loss[left], ~correct)
-            where = left[better]
-            worst[where], worst_loss[where], robust[where] = found[better], loss[better], correct[better]
-        return worst
+            judged = (found, *self._judge(net, found, y[again], known=True))
+            for attempt in zip(*(rows.split(len(left)) for rows in judged), strict=True):
+                # in turn: an image that the attempt before has fooled would not have met this one
+                open_rows = worst.correct[left].nonzero().flatten() if self.early_stop else slice(None)
+                worst.update(left[open_rows], *(rows[open_rows] for rows in attempt))
+            restart = attempts.stop
+        return worst.images
 
-    def _judge(self, net: Net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Which images are classified correctly, and each one's loss."""
+    def _together(self, room: int, images: int) -> int:
+        """How many attempts of some images fill a batch: small ones leave the device idle."""
+        # as found, batch norm may look at the whole batch: then images must not meet themselves in it
+        return max(room // images, 1) if self.eval_mode else 1
+
+    def _judge(self, net: Net, x: Tensor, y: Tensor, *, known: bool = False) -> tuple[Tensor, Tensor]:
+        """Which images are classified correctly, and each one's loss; ``known``: the labels have been checked."""
+        logits = self._answers(net, x, y, known=known)
+        return is_correct(logits, y), self.loss(logits, y)
+
+    def _answers(self, net: Net, x: Tensor, y: Tensor, *, known: bool = False) -> Tensor:
+        """The logits by which images are judged."""
         with torch.no_grad():
-            logits = net(x)
-            check_logits(logits, y)
-            return is_correct(logits, y), self.loss(logits, y)
+            return self.estimator.logits(_checked(net, None if known else y), x)
 
-    def _check(self, x: Tensor, y: Tensor) -> None:
+    def _check(self, x: Tensor, y: Tensor, keys: Tensor | None = None) -> None:
         if not x.is_floating_point():
             raise ValueError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 by 255")
         if y.shape != x.shape[:1] or y.dtype != torch.int64:
@@ -193,3 +243,5 @@ class Attack(ABC):
                     f"images must be finite and in [0, 1], got values from {low:g} to {high:g}; "
                     "normalisation belongs inside the network"
                 )
+        if keys is not None and keys.shape != y.shape:
+            raise ValueError(f"keys must be one an image, shape ({len(x)},), got {tuple(keys.shape)}")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Attack, Loss, Net, at_least_one, in_input_units, show_units
+from kafnets.attacks.gradients import GradientEstimator
 from kafnets.attacks.norms import Norm
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
@@ -21,7 +22,7 @@ class PGD(Attack):
         steps: gradient steps a start, >= 1.
         restarts: starts an image, >= 1.
         random_start: False starts at the image itself.
-        norm, early_stop, eval_mode, loss: see :class:`~kafnets.attacks.base.Attack`.
+        norm, early_stop, eval_mode, loss, estimator: see :class:`~kafnets.attacks.base.Attack`.
 
     Example:
         >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
@@ -42,8 +43,17 @@ class PGD(Attack):
         early_stop: bool = True,
         eval_mode: bool = True,
         loss: Loss = cross_entropy,
+        estimator: GradientEstimator | None = None,
     ) -> None:
-        super().__init__(eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode, loss=loss)
+        super().__init__(
+            eps=eps,
+            norm=norm,
+            restarts=restarts,
+            early_stop=early_stop,
+            eval_mode=eval_mode,
+            loss=loss,
+            estimator=estimator,
+        )
         self.step_size = in_input_units("step_size", step_size)
         if not 0 < self.step_size < float("inf"):
             raise ValueError(f"step_size must be > 0 and finite, got {self.step_size:g}")
@@ -54,17 +64,22 @@ class PGD(Attack):
         """One descent from one start."""
         x_adv = self.norm.random_start(x, self.eps, keys) if self.random_start else x.clone()
         result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
-        for _ in range(self.steps):
-            grad, logits = self.gradient(net, x_adv, y)
+        for step in range(self.steps):
+            grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,), keys, step)
             if self.early_stop:
-                going = is_correct(logits, y)
-                result[left[~going]] = x_adv[~going]
-                left, x, y, x_adv, grad = left[going], x[going], y[going], x_adv[going], grad[going]
+                standing = is_correct(logits, y).nonzero().flatten()
+                if len(standing) < len(left):
+                    result[left] = x_adv
+                    left, x, y, keys, x_adv, grad = (rows[standing] for rows in (left, x, y, keys, x_adv, grad))
                 if len(left) == 0:
                     return result
             x_adv = self.norm.project(x_adv + self.step_size * self.norm.direction(grad), x, self.eps)
         result[left] = x_adv
         return result
+
+    def passes(self) -> int:
+        """Three a step."""
+        return 3 * self.steps * self.restarts
 
     def __str__(self) -> str:
         norm, eps, step_size = type(self.norm).__name__, show_units(self.eps), show_units(self.step_size)

@@ -208,3 +208,29 @@ def test_the_loss_given_is_the_loss_maximised():
     x = torch.full((2, 3), 0.5)
     attack = FGSM(eps=0.1, alpha=1.0, random_start=False, early_stop=False, loss=towards_black)
     torch.testing.assert_close(attack(lambda x: x, x, torch.zeros(2, dtype=torch.long))[:, 0], torch.tensor([0.4, 0.4]))
+
+
+class Alone(PGD):
+    """Makes one attempt at a time."""
+
+    def _together(self, room, images):
+        return 1
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()])
+def test_restarts_that_share_a_batch_find_what_they_find_one_by_one(norm):
+    x, y = torch.rand(300, 12, dtype=torch.float64), torch.zeros(300, dtype=torch.long)
+    keys, sizes = image_keys(torch.arange(300)), []
+
+    class Watched(Spiky):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    settings = {"eps": 0.05, "step_size": 0.01, "steps": 2, "restarts": 9, "norm": norm}
+    alone = Alone(**settings)(Watched(), x, y, keys=keys)
+    steps = len(sizes)
+    together = PGD(**settings)(Watched(), x, y, keys=keys)
+    torch.testing.assert_close(together, alone)
+    assert max(sizes) <= 300
+    assert len(sizes) - steps < 0.8 * steps

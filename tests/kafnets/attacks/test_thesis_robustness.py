@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kafnets.attacks import PGD
+from kafnets.attacks import APGD, APGDT, PGD, Suite
 from kafnets.attacks.noise import image_keys
 from kafnets.backbones import load_thesis
+from kafnets.logits import is_correct
 from kafnets.metrics import RobustAccuracy
 
 SHARED = Path(os.environ.get("KAFNETS_SHARED") or Path(__file__).parents[4] / "shared" / "data")
@@ -41,13 +42,17 @@ def images():
     return torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2) / 255, torch.tensor(y)
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", PER_CENT)
-def test_thesis_networks_are_as_robust_as_measured(name, images):
+def network(name):
     weights = SHARED / "thesis_resnet20" / f"{name}.npz"
     if not weights.is_file():
         pytest.skip(f"{weights} is missing; set KAFNETS_SHARED to the folder of thesis_resnet20")
-    net = load_thesis(weights)
+    return load_thesis(weights)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", PER_CENT)
+def test_thesis_networks_are_as_robust_as_measured(name, images):
+    net = network(name)
     attack, metric = PGD(eps=8 / 255, step_size=2 / 255, steps=50), RobustAccuracy()
     index = torch.arange(500)
     for x, y, i in zip(images[0].split(50), images[1].split(50), index.split(50), strict=True):
@@ -59,3 +64,18 @@ def test_thesis_networks_are_as_robust_as_measured(name, images):
     print(f"{name}: clean {found['clean']:.1f}, PGD-50-1 {found['robust']:.1f}")
     assert abs(found["clean"] - clean) <= 1.5
     assert abs(found["robust"] - robust) <= 1.5
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["relu", "kaf"])
+def test_automatic_attacks_leave_what_is_known_to_be_left(name, images):
+    """AutoAttack left 4.7, 3.3 and 3.4 % fewer images of the three networks than PGD-50-5 did (on 200 others)."""
+    net, (x, y) = network(name), (rows[::5] for rows in images)
+    keys = image_keys(torch.arange(100), 0)
+    with torch.no_grad():
+        pgd = is_correct(net(PGD(steps=50)(net, x, y, keys=keys)), y)
+    result = Suite({"APGD-CE": APGD(), "APGD-T": APGDT()}).evaluate(net, x, y, keys=keys)
+    print(f"{name}: PGD-50-1 leaves {pgd.sum()} of 100, {result.counts}")
+    assert abs(result.counts["APGD-CE"] - pgd.sum().item()) <= 2
+    assert pgd.sum() - 5 <= result.counts["APGD-T"] <= pgd.sum()
+    assert not bool((result.robust & ~pgd).sum() > 1)

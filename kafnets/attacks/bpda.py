@@ -1,0 +1,134 @@
+"""Backward passes that are not those of the forward pass."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from kafnets.attacks.base import Attack, Net
+
+Substitutes: TypeAlias = Mapping[nn.Module, Callable[[Tensor], Tensor]]
+
+
+@contextmanager
+def replaced_backward(substitutes: Substitutes) -> Iterator[None]:
+    """Inside, some modules answer as ever, but are differentiated as if they were other functions.
+
+    ``y = f(x)`` and ``dy/dx := dg/dx`` at ``x``, for the module f and its substitute g: the backward pass
+    differentiable approximation of Athalye, Carlini, Wagner 2018 (arXiv 1802.00420, section 4.1). On the way out, also
+    after an exception, the network is as it was. A compiled network runs uncompiled inside.
+
+    Args:
+        substitutes: for each module g, of the shape of the module's output; it sees the module's first argument. To
+            build on the module itself call its ``forward``: a call of the module would be replaced again.
+
+    Raises:
+        ValueError: (in a forward pass) if module and substitute differ in shape, or the module returns no tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Threshold(0.5, 0.0))  # flat below 0.5
+        >>> x = torch.tensor([[0.2]], requires_grad=True)
+        >>> with replaced_backward({net[0]: lambda x: 2 * x}):
+        ...     y = net(x)
+        >>> y.item(), torch.autograd.grad(y.sum(), x)[0].item()
+        (0.0, 2.0)
+    """
+    with ExitStack() as stack:
+        for module, substitute in substitutes.items():
+            # first of the hooks: those of others see what the network goes on with
+            stack.callback(module.register_forward_hook(_replacing(substitute), prepend=True).remove)
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled graph does not see new hooks
+        yield
+
+
+class BPDA(Attack):
+    """Run an attack with the backward passes of some modules replaced; see :func:`replaced_backward`.
+
+    What it finds is judged on the network itself, whose answers never change. Use it where a module's own gradient
+    says nothing: a quantiser, or an activation with flat tails
+    (:class:`kafnets.analysis.smooth_kafs.SmoothTails`).
+
+    Args:
+        attack: what to run; decides eps, norm, restarts and the rest.
+        substitutes: from the network to what replaces which of its modules.
+
+    Raises:
+        ValueError: (when called) if ``substitutes`` finds nothing to replace.
+        TypeError: (when called) if the network is a plain function, which has no modules.
+
+    Example:
+        >>> from kafnets.attacks import PGD
+        >>> net = nn.Sequential(nn.Threshold(0.55, 0.0), nn.Linear(2, 2, bias=False))  # no gradient at 0.5
+        >>> _ = nn.init.eye_(net[1].weight)
+        >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> attack = PGD(eps=0.1, steps=5, step_size=0.05, random_start=False)
+        >>> attack(net, x, y).tolist(), BPDA(attack=attack, substitutes=lambda net: {net[0]: lambda x: x})(net, x, y)
+        ([[0.5, 0.5]], tensor([[0.4000, 0.6000]]))
+    """
+
+    def __init__(self, *, attack: Attack, substitutes: Callable[[nn.Module], Substitutes]) -> None:
+        super().__init__(
+            eps=attack.eps,
+            norm=attack.norm,
+            restarts=attack.restarts,
+            early_stop=attack.early_stop,
+            eval_mode=attack.eval_mode,
+            loss=attack.loss,
+        )
+        self.attack, self.substitutes = attack, substitutes
+
+    def __call__(self, net: Net, x: Tensor, y: Tensor, *, keys: Tensor | None = None) -> Tensor:
+        """Call the attack."""
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"BPDA replaces modules, so it takes a torch.nn.Module, got {type(net).__name__}")
+        with torch.inference_mode(False):  # what is copied of the network must be differentiable through
+            substitutes = self.substitutes(net)
+        if not substitutes:
+            raise ValueError(f"{self.substitutes!r} found no module to replace in {type(net).__name__}")
+        with replaced_backward(substitutes):
+            return self.attack(net, x, y, keys=keys)
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One attempt of the attack, with nothing replaced; calling does that."""
+        return self.attack.run(net, x, y, keys)
+
+    def passes(self) -> int:
+        """Those of the attack."""
+        return self.attack.passes()
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the attack, under ``attack_with_substitutes``, and what is replaced."""
+        rest = {"substitutes": repr(self.substitutes), "attack_with_substitutes": self.attack.settings()}
+        return {**super().settings(), "attack": type(self).__name__, **rest}
+
+    def __str__(self) -> str:
+        return f"BPDA {self.attack}"
+
+
+class _Replace(torch.autograd.Function):
+    """The value of one tensor, the gradient to another."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient_to: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+
+def _replacing(substitute: Callable[[Tensor], Tensor]) -> Callable[..., Tensor | None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not (torch.is_grad_enabled() and inputs[0].requires_grad):
+            return None
+        replacement = substitute(inputs[0])
+        if not isinstance(output, Tensor) or replacement.shape != output.shape:
+            raise ValueError(
+                f"the substitute of {type(module).__name__} must return its shape "
+                f"{tuple(getattr(output, 'shape', ()))}, got {tuple(replacement.shape)}"
+            )
+        return _Replace.apply(output.detach(), replacement.to(output.dtype))
+
+    return hook

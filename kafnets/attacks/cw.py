@@ -1,0 +1,138 @@
+"""The attack of Carlini and Wagner."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.base import Net, at_least_one
+from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
+from kafnets.attacks.norms import L2
+from kafnets.logits import is_correct
+
+_BOX = 1 - 1e-6  # keeps atanh of black and white finite
+
+
+class CW(MinimumNorm):
+    """Minimise distance and margin together, in L2 (Carlini and Wagner 2017, arXiv 1608.04644, section VI A).
+
+    ``min_w ||x_w - x||^2 + c max(z_y - max_{j != y} z_j + confidence, 0)`` with ``x_w = (tanh(w) + 1) / 2``, which
+    never leaves the box, by Adam; c by ``search_steps`` of a binary search, per image: times 10 until an error is
+    found, then halving the interval. The authors' code ends a minimisation when the batch's loss stalls; here that
+    would have to be each image's, which saves a fifth of the time and finds up to 15 % less near errors, so it is not
+    done.
+
+    Args:
+        eps: radius of the ball in input units.
+        steps: of Adam for each c, >= 1.
+        search_steps: values of c, >= 1.
+        step_size: Adam's learning rate, in units of w, > 0.
+        first_constant: the first c, > 0.
+        confidence: the margin of logits an error must have, >= 0; more carries over to other networks better.
+        early_stop, eval_mode: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Example:
+        >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> net = lambda x: torch.stack([x[:, 0] - 0.45, 0 * x[:, 1]], 1)  # the boundary is 0.05 away
+        >>> CW(eps=0.1, steps=100).nearest(net, x, y).sizes
+        tensor([0.0501])
+    """
+
+    norm: L2
+
+    def __init__(
+        self,
+        *,
+        eps: float | str = 0.5,
+        steps: int = 1000,
+        search_steps: int = 9,
+        step_size: float = 0.01,
+        first_constant: float = 1e-3,
+        confidence: float = 0.0,
+        early_stop: bool = True,
+        eval_mode: bool = True,
+    ) -> None:
+        super().__init__(eps=eps, norm=L2(), early_stop=early_stop, eval_mode=eval_mode)
+        self.steps = at_least_one("steps", steps)
+        self.search_steps = at_least_one("search_steps", search_steps)
+        for name, value, default in (("step_size", step_size, 0.01), ("first_constant", first_constant, 1e-3)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be > 0 and finite, got {value:g}; the default is {default:g}")
+        if not 0 <= confidence < float("inf"):
+            raise ValueError(f"confidence must be >= 0 and finite, got {confidence:g}; the default is 0")
+        self.step_size, self.first_constant, self.confidence = step_size, first_constant, confidence
+
+    def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
+        """The binary search for c, for each image its own."""
+        found = Nearest.none(x)
+        c = torch.full_like(found.sizes, self.first_constant)
+        low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
+        for _ in range(self.search_steps):
+            left = (found.sizes > enough).nonzero().flatten()
+            if len(left) == 0:
+                break
+            errors = self._minimise(net, x[left], y[left], c[left], enough)
+            found.keep(left, errors.images, errors.sizes)
+            fooled = errors.sizes.isfinite()
+            high[left] = torch.where(fooled, torch.minimum(high[left], c[left]), high[left])
+            low[left] = torch.where(fooled, low[left], torch.maximum(low[left], c[left]))
+            c = torch.where(high.isfinite(), (low + high) / 2, c * 10)
+        return found
+
+    def _minimise(self, net: Net, x: Tensor, y: Tensor, c: Tensor, enough: float) -> Nearest:
+        """Adam, for one c an image."""
+        found, left = Nearest.none(x), torch.arange(len(x), device=x.device)
+        w = ((2 * x - 1) * _BOX).atanh()
+        adam = _Adam.zeros_like(w)
+        for step in range(self.steps):
+            x_adv, margin, grad = self._objective(net, w, x, y, c)
+            wrong = margin < -self.confidence
+            found.keep(left[wrong], x_adv[wrong], self.norm.size(x_adv - x)[wrong])
+            going = found.sizes[left] > enough
+            w = w - self.step_size * adam.direction(grad, step + 1)
+            if not bool(going.all()):
+                left, x, y, c, w = (t[going] for t in (left, x, y, c, w))
+                adam = _Adam(adam.mean[going], adam.square[going])
+                if len(left) == 0:
+                    break
+        return found
+
+    def _objective(self, net: Net, w: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The image, its margin ``(N,)`` (< 0 where it is misclassified), and the gradient of the loss by w."""
+        w = w.detach().requires_grad_(True)
+        x_adv = (w.tanh() + 1) / 2
+        logits = net(x_adv)
+        true = y.unsqueeze(1)
+        margin = logits.gather(1, true).squeeze(1) - logits.scatter(1, true, -torch.inf).amax(1)
+        loss = (x_adv - x).flatten(1).square().sum(1) + c * (margin + self.confidence).clamp_min(0)
+        (grad,) = torch.autograd.grad(loss.sum(), w)
+        if not bool(torch.isfinite(grad[is_correct(logits, y)]).all()):
+            raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
+        return x_adv.detach(), margin.detach(), grad
+
+    def passes(self) -> int:
+        """Three a step of each minimisation."""
+        return 3 * self.steps * self.search_steps
+
+    def __str__(self) -> str:
+        return super().__str__().replace("CW", f"CW-{self.steps}-{self.search_steps}")
+
+
+@dataclass
+class _Adam:
+    """Adam's state (Kingma and Ba 2015, algorithm 1), by image, so that images can leave."""
+
+    mean: Tensor
+    square: Tensor
+
+    @classmethod
+    def zeros_like(cls, w: Tensor) -> "_Adam":
+        return cls(torch.zeros_like(w), torch.zeros_like(w))
+
+    def direction(self, grad: Tensor, step: int) -> Tensor:
+        self.mean.mul_(0.9).add_(grad, alpha=0.1)
+        self.square.mul_(0.999).addcmul_(grad, grad, value=0.001)
+        return self.mean / (1 - 0.9**step) / ((self.square / (1 - 0.999**step)).sqrt() + 1e-8)

@@ -1,0 +1,80 @@
+"""DeepFool."""
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.base import Net, at_least_one
+from kafnets.attacks.boundaries import gain, likely_wrong_classes, nearest_boundary
+from kafnets.attacks.minimum_norm import MinimumNorm, Nearest, per_image
+from kafnets.attacks.norms import Norm
+from kafnets.logits import is_correct
+
+_BEYOND = 1e-4  # of the authors' code, in input units: a step never ends on the boundary itself
+
+
+class DeepFool(MinimumNorm):
+    """Step onto the nearest linearised boundary until the class changes (Moosavi-Dezfooli, Fawzi, Frossard 2016).
+
+    ``x_{t+1} = clip(x_t + (1 + overshoot) (|gap| / ||w||_* + 1e-4) direction(w))`` with the nearest boundary's gap and
+    gradient w (algorithm 2 for L2, eq. 11 for Linf). Quick, and no upper bound to trust: it finds an error near the
+    image, not the nearest.
+
+    Args:
+        eps: radius of the ball in input units, a number or ``"8/255"``.
+        steps: >= 1.
+        classes: the most likely wrong classes to consider, at most this many, >= 1; one backward pass each a step.
+        overshoot: how far beyond the plane, as a fraction of the step, >= 0.
+        norm, early_stop, eval_mode: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Example:
+        >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> net = lambda x: torch.stack([x[:, 0] - 0.45, 0 * x[:, 1]], 1)  # the boundary is 0.05 away
+        >>> DeepFool(eps=0.1, overshoot=0.0).nearest(net, x, y).sizes
+        tensor([0.0501])
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float | str = 8 / 255,
+        steps: int = 50,
+        classes: int = 9,
+        overshoot: float = 0.02,
+        norm: Norm | None = None,
+        early_stop: bool = True,
+        eval_mode: bool = True,
+    ) -> None:
+        super().__init__(eps=eps, norm=norm, early_stop=early_stop, eval_mode=eval_mode)
+        self.steps = at_least_one("steps", steps)
+        self.classes = at_least_one("classes", classes)
+        if not 0 <= overshoot < float("inf"):
+            raise ValueError(f"overshoot must be >= 0 and finite, got {overshoot:g}; the default is 0.02")
+        self.overshoot = overshoot
+
+    def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
+        """Step until misclassified."""
+        found, left = Nearest.none(x), torch.arange(len(x), device=x.device)
+        classes, x_adv = likely_wrong_classes(logits, y, self.classes), x
+        for _ in range(self.steps):
+            gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, classes)
+            size = gain(self.norm, w)
+            length = torch.where(size > 0, gap.abs() / size.clamp_min(1e-30) + _BEYOND, 0)
+            x_adv = x_adv + (1 + self.overshoot) * per_image(length, x) * self.norm.direction(w)
+            x_adv = x_adv.clamp(0, 1)
+            with torch.no_grad():
+                going = is_correct(net(x_adv), y)
+            found.keep(left[~going], x_adv[~going], self.norm.size(x_adv - x)[~going])
+            left, x, y, x_adv, classes = left[going], x[going], y[going], x_adv[going], classes[going]
+            if len(left) == 0:
+                break
+        return found
+
+    def passes(self) -> int:
+        """Two forward a step, and a backward one for each class."""
+        return self.steps * (2 + 2 * self.classes)
+
+    def __str__(self) -> str:
+        return super().__str__().replace("DeepFool", f"DeepFool-{self.steps}")

@@ -1,0 +1,80 @@
+"""The momentum iterative fast gradient sign method."""
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, in_input_units
+from kafnets.attacks.minimum_norm import per_image
+from kafnets.attacks.norms import Norm
+from kafnets.logits import is_correct
+from kafnets.losses import cross_entropy
+
+
+class MIFGSM(Attack):
+    """Step along a running sum of normalised gradients (Dong et al. 2018, arXiv 1710.06081, algorithm 1 and eq. 10).
+
+    ``g_{t+1} = decay g_t + grad / ||grad||_1``, ``x_{t+1} = project(x_t + step_size direction(g_{t+1}))``, from the
+    image itself. Made for transfer: see :class:`~kafnets.attacks.transfer.Transfer`.
+
+    Args:
+        eps: radius of the ball in input units, a number or ``"8/255"``.
+        steps: >= 1.
+        step_size: length of a step in the norm of the ball, > 0, a number or ``"2/255"``; None for ``eps / steps``.
+        decay: what is kept of the sum at each step, >= 0; 0 is the iterative method without momentum.
+        norm, early_stop, eval_mode, loss: see :class:`~kafnets.attacks.base.Attack`.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Example:
+        >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> net = lambda x: x @ torch.tensor([[1.0, -1.0], [-1.0, 0.0]])
+        >>> MIFGSM(eps=0.1)(net, x, y)
+        tensor([[0.4000, 0.6000]])
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float | str = 8 / 255,
+        steps: int = 10,
+        step_size: float | str | None = None,
+        decay: float = 1.0,
+        norm: Norm | None = None,
+        early_stop: bool = True,
+        eval_mode: bool = True,
+        loss: Loss = cross_entropy,
+    ) -> None:
+        super().__init__(eps=eps, norm=norm, early_stop=early_stop, eval_mode=eval_mode, loss=loss)
+        self.steps = at_least_one("steps", steps)
+        self.step_size = self.eps / steps if step_size is None else in_input_units("step_size", step_size)
+        if not (0 < self.step_size < float("inf") or self.eps == 0):
+            raise ValueError(f"step_size must be > 0 and finite, got {self.step_size:g}; the default is eps / steps")
+        if not 0 <= decay < float("inf"):
+            raise ValueError(f"decay must be >= 0 and finite, got {decay:g}; the default is 1")
+        self.decay = decay
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One ascent from the image."""
+        x_adv, momentum = x.clone(), torch.zeros_like(x)
+        result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
+        for step in range(self.steps):
+            grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,), keys, step)
+            size = per_image(grad.flatten(1).abs().sum(1), grad)
+            momentum = self.decay * momentum + torch.where(size > 0, grad / size, 0)
+            if self.early_stop:
+                going = is_correct(logits, y)
+                result[left[~going]] = x_adv[~going]
+                left, x, y, keys, x_adv, momentum = (t[going] for t in (left, x, y, keys, x_adv, momentum))
+                if len(left) == 0:
+                    return result
+            x_adv = self.norm.project(x_adv + self.step_size * self.norm.direction(momentum), x, self.eps)
+        result[left] = x_adv
+        return result
+
+    def passes(self) -> int:
+        """Three a step."""
+        return 3 * self.steps
+
+    def __str__(self) -> str:
+        return super().__str__().replace("MIFGSM", f"MIFGSM-{self.steps}")

@@ -1,0 +1,106 @@
+"""Attacks that look for the nearest error, whatever its distance, and are then judged at a distance of eps."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.base import Attack, Net
+from kafnets.attacks.noise import image_keys
+from kafnets.attacks.undisturbed import undisturbed
+from kafnets.logits import check_logits, is_correct
+
+_ROUNDING = 1 - 1e-5  # what is this much nearer than eps is within eps, however its size is computed
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """``(N,)`` as ``(N, 1, ...)``, ready to be combined with images."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+@dataclass
+class Nearest:
+    """The nearest error of each image that was found so far.
+
+    Attributes:
+        images: ``(N, ...)``; the image itself where none was found.
+        sizes: ``(N,)``, the norm of the perturbation: 0 where the image is wrong as it is, infinite where none was
+            found.
+    """
+
+    images: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def none(cls, x: Tensor) -> "Nearest":
+        """Nothing found yet."""
+        return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype))
+
+    def keep(self, where: Tensor, images: Tensor, sizes: Tensor) -> None:
+        """Take those of the errors ``images`` of the images number ``where`` that are nearer than what is known."""
+        nearer = sizes < self.sizes[where]
+        self.images[where[nearer]], self.sizes[where[nearer]] = images[nearer], sizes[nearer]
+
+
+class MinimumNorm(Attack):
+    """An attack that looks for the nearest error and is judged at eps.
+
+    Within eps, what was found is returned; further out, its projection onto the ball, which the contract keeps where
+    it fools the network (or raises its loss). :meth:`nearest` returns what was found at any distance: one search for
+    the robust accuracy at every eps.
+
+    With ``early_stop`` an image leaves the search once an error within eps is known, which the answer at eps cannot
+    tell from a longer search. The search itself does not depend on eps, so a larger eps finds no less of what was
+    found within it.
+
+    A subclass implements :meth:`search`. Arguments as in :class:`~kafnets.attacks.base.Attack`; ``loss`` only decides
+    which image to keep of those that do not fool, and stays the cross-entropy.
+    """
+
+    @abstractmethod
+    def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
+        """One attempt.
+
+        Args:
+            net: images to logits.
+            x: images ``(N, ...)`` that the network gets right, N >= 1.
+            y: int64 ``(N,)``, the true classes.
+            keys: int64 ``(N,)``, what random numbers are drawn from.
+            logits: ``(N, classes)``, those of ``x``.
+            enough: an image needs no further search once its error is at least this near.
+        """
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One attempt, brought within eps."""
+        within = self.eps * _ROUNDING
+        found = self._search(net, x, y, keys, enough=within if self.early_stop else 0.0)
+        inside = per_image(found.sizes <= within, x)
+        return torch.where(inside, found.images, self.norm.project(found.images, x, self.eps))
+
+    def nearest(self, net: Net, x: Tensor, y: Tensor, *, keys: Tensor | None = None) -> Nearest:
+        """The nearest errors over all restarts, at any distance; arguments as when called."""
+        self._check(x, y)
+        if keys is None:
+            keys = torch.randint(2**62, (len(x),)).to(x.device)
+        elif keys.shape != y.shape:
+            raise ValueError(f"keys must be one an image, shape ({len(x)},), got {tuple(keys.shape)}")
+        with undisturbed(net, eval_mode=self.eval_mode):
+            x, y, keys = x.detach().clone(), y.clone(), keys.clone()
+            best, everywhere = Nearest.none(x), torch.arange(len(x), device=x.device)
+            for restart in range(self.restarts if len(x) else 0):
+                found = self._search(net, x, y, image_keys(keys, restart), enough=0.0)
+                best.keep(everywhere, found.images, found.sizes)
+        return best
+
+    def _search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, enough: float) -> Nearest:
+        with torch.no_grad():
+            logits = net(x)
+        check_logits(logits, y)
+        found, right = Nearest.none(x), is_correct(logits, y)
+        found.sizes[~right] = 0
+        if bool(right.any()):
+            left = right.nonzero().flatten()
+            errors = self.search(net, x[left], y[left], keys[left], logits[left], enough)
+            found.keep(left, errors.images, errors.sizes)
+        return found

@@ -1,0 +1,83 @@
+"""Random perturbations: noise is not an attack, and a network it fools is not robust to begin with."""
+
+from torch import Tensor
+
+from kafnets.attacks.base import Attack, Loss, Net, in_input_units
+from kafnets.attacks.noise import normal
+from kafnets.attacks.norms import Norm
+from kafnets.losses import cross_entropy
+
+
+class UniformNoise(Attack):
+    """A point drawn uniformly from the ball, the worst of ``restarts``; see :meth:`Norm.random_start`.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+        >>> x_adv = UniformNoise(eps=0.1, restarts=20)(lambda x: x - 0.41, x, y)
+        >>> bool(((x_adv - x).abs() <= 0.1).all())
+        True
+    """
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One draw."""
+        return self.norm.random_start(x, self.eps, keys)
+
+
+class SphereNoise(Attack):
+    """A point at distance eps in a random direction, the worst of ``restarts``.
+
+    ``project(x + eps direction(N(0, 1)))``: for Linf a random corner of the cube, every pixel up or down by eps; for L2
+    uniform on the sphere. Stronger than :class:`UniformNoise`.
+
+    Example:
+        >>> import torch
+        >>> x_adv = SphereNoise(eps=0.1, early_stop=False)(lambda x: x, torch.full((1, 4), 0.5), torch.tensor([0]))
+        >>> (x_adv - 0.5).abs()
+        tensor([[0.1000, 0.1000, 0.1000, 0.1000]])
+    """
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One draw."""
+        direction = self.norm.direction(normal(keys, x.shape[1:]).to(x.dtype))
+        return self.norm.project(x + self.eps * direction, x, self.eps)
+
+
+class GaussianNoise(Attack):
+    """``project(x + sigma N(0, 1))``, the worst of ``restarts``.
+
+    Args:
+        eps: radius of the ball in input units, a number or ``"8/255"``.
+        sigma: standard deviation in input units, > 0, a number or ``"4/255"``; None for eps.
+        restarts: draws an image, >= 1.
+        norm, early_stop, eval_mode, loss: see :class:`~kafnets.attacks.base.Attack`.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Example:
+        >>> import torch
+        >>> x_adv = GaussianNoise(eps=0.1, sigma=1e-3)(lambda x: x, torch.full((1, 4), 0.5), torch.tensor([0]))
+        >>> bool((x_adv - 0.5).abs().max() < 0.01)
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float | str = 8 / 255,
+        sigma: float | str | None = None,
+        restarts: int = 1,
+        norm: Norm | None = None,
+        early_stop: bool = True,
+        eval_mode: bool = True,
+        loss: Loss = cross_entropy,
+    ) -> None:
+        super().__init__(eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode, loss=loss)
+        self.sigma = self.eps if sigma is None else in_input_units("sigma", sigma)
+        if not (0 < self.sigma < float("inf") or self.eps == 0):
+            raise ValueError(f"sigma must be > 0 and finite, got {self.sigma:g}; the default is eps")
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One draw."""
+        return self.norm.project(x + self.sigma * normal(keys, x.shape[1:]).to(x.dtype), x, self.eps)

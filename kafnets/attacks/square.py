@@ -1,0 +1,102 @@
+"""A black-box attack: random squares, kept where they help."""
+
+from bisect import bisect_left
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one
+from kafnets.attacks.noise import image_keys
+from kafnets.attacks.norms import Norm
+from kafnets.attacks.squares import squares_of
+from kafnets.attacks.worst import Worst
+from kafnets.losses import margin
+
+# the share of the image that a square covers is halved after these queries
+HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+def share_of_the_image(p_init: float, query: int) -> float:
+    """How much of the image the square of a query covers (Andriushchenko et al. 2020, section 5).
+
+    Example:
+        >>> [share_of_the_image(0.8, query) for query in (0, 10, 11, 50, 51, 9999)]
+        [0.8, 0.8, 0.4, 0.4, 0.2, 0.0015625]
+    """
+    return p_init / 2 ** bisect_left(HALVED_AFTER, query)
+
+
+class Square(Attack):
+    """Random search over square-shaped changes, by the network's outputs alone (Andriushchenko et al. 2020).
+
+    From stripes (Linf) or tiles (L2) all over the image, each query tries a change of one square that lies at the
+    boundary of the ball, and keeps it if the loss rises or the image is misclassified. Squares shrink as in AutoAttack:
+    the schedule is that of 10,000 queries, whatever their number. Each image has squares of its own (the authors'
+    share one place a batch), drawn from its key, and one may touch every edge.
+
+    Images that are not ``(N, C, H, W)`` are taken for one row of pixels.
+
+    Args:
+        eps: radius of the ball in input units, a number or ``"8/255"``.
+        queries: changes tried a start, >= 1.
+        p_init: share of the image that the first squares cover, in (0, 1].
+        restarts: starts an image, >= 1.
+        norm: Linf or L2.
+        early_stop, eval_mode: see :class:`~kafnets.attacks.base.Attack`.
+        loss: what to maximise; the margin, as in AutoAttack, or the cross-entropy.
+
+    Raises:
+        ValueError: if a setting is out of its range, or for another norm.
+
+    Example:
+        >>> x, y = torch.full((1, 1, 4, 4), 0.5), torch.tensor([0])
+        >>> net = lambda x: torch.stack([9 - x.sum((1, 2, 3)), 0 * x.sum((1, 2, 3))], 1)  # wrong for bright images
+        >>> net(x).argmax(1), net(Square(eps=0.1, queries=50)(net, x, y, keys=torch.tensor([0]))).argmax(1)
+        (tensor([0]), tensor([1]))
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: float | str = 8 / 255,
+        queries: int = 5000,
+        p_init: float = 0.8,
+        restarts: int = 1,
+        norm: Norm | None = None,
+        early_stop: bool = True,
+        eval_mode: bool = True,
+        loss: Loss = margin,
+    ) -> None:
+        super().__init__(eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode, loss=loss)
+        self.queries = at_least_one("queries", queries)
+        if not 0 < p_init <= 1:
+            raise ValueError(f"p_init must lie in (0, 1], got {p_init:g}; the default is 0.8")
+        self.p_init = p_init
+        self._squares = squares_of(self.norm)
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """One search from one start."""
+        shape, x = x.shape, x if x.dim() == 4 else x.reshape(len(x), 1, 1, -1)
+
+        def flat_net(images: Tensor) -> Tensor:
+            return net(images.reshape(-1, *shape[1:]))
+
+        start = self.norm.project(self._squares.start(x, self.eps, keys), x, self.eps)
+        worst = Worst(start, *self._judge(flat_net, start, y))
+        left = torch.arange(len(x), device=x.device)
+        for query in range(self.queries):
+            if self.early_stop:
+                standing = worst.correct[left].nonzero().flatten()
+                if len(standing) < len(left):
+                    left, x, y, keys = (rows[standing] for rows in (left, x, y, keys))
+                if len(left) == 0:
+                    break
+            share, fresh = share_of_the_image(self.p_init, query), image_keys(keys, query)
+            tried = self._squares.change(x, worst.images[left], self.eps, share, fresh)
+            tried = self.norm.project(tried, x, self.eps)
+            worst.update(left, tried, *self._judge(flat_net, tried, y, known=True))
+        return worst.images.reshape(shape)
+
+    def passes(self) -> int:
+        """One a query."""
+        return self.queries * self.restarts

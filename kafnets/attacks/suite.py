@@ -1,0 +1,325 @@
+"""The ordered worst case of several attacks, and AutoAttack."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from kafnets.attacks.apgd import APGD
+from kafnets.attacks.apgd_targeted import APGDT
+from kafnets.attacks.base import Attack, Net, at_least_one, in_input_units, show_units
+from kafnets.attacks.fab import FAB
+from kafnets.attacks.gradients import EOT
+from kafnets.attacks.noise import image_keys
+from kafnets.attacks.norms import Linf, Norm
+from kafnets.attacks.square import Square
+from kafnets.attacks.suite_state import StateFile, SuiteState, fingerprint
+from kafnets.attacks.undisturbed import undisturbed
+from kafnets.attacks.worst import Worst
+from kafnets.losses import dlr
+
+# told the state whenever it changes, and which images, if any, have just met the present attack
+_Watch: TypeAlias = Callable[[SuiteState, Tensor | None], None]
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite found.
+
+    Attributes:
+        images: the worst of each image, ``(N, ...)``.
+        robust: bool ``(N,)``, which are classified correctly, without an attack and after all of them.
+        counts: how many were left after each attack, by its name and in order, ``"clean"`` before all.
+    """
+
+    images: Tensor
+    robust: Tensor
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a suite stands.
+
+    Attributes:
+        attack: the name of the present attack.
+        number: its number, from 1.
+        attacks: how many there are.
+        waiting: images that withstand and have not met the present attack.
+        robust: images that withstand so far.
+        images: all of them.
+        seconds_left: an estimate at the pace so far, as if no further image were fooled.
+    """
+
+    attack: str
+    number: int
+    attacks: int
+    waiting: int
+    robust: int
+    images: int
+    seconds_left: float
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.seconds_left), 60)
+        return (
+            f"{self.attack} ({self.number}/{self.attacks}): {self.robust} of {self.images} robust so far, "
+            f"{self.waiting} still to attack, about {minutes}:{seconds:02d} min left"
+        )
+
+
+class Suite(Attack):
+    """Attack after attack, each on the images that have withstood so far; the worst case of each image.
+
+    What is found for an image depends on its key alone: not on the batch, the order or the number of processes. So
+    ranks may share out the images, and the union of their results is what one process finds.
+
+    Args:
+        attacks: by name, in order, all with the same eps, norm and mode.
+        batch_size: images attacked together, >= 1; None for as many as fit: all of them, halved whenever the device
+            is out of memory.
+
+    Raises:
+        ValueError: if there is no attack, if they differ in eps, norm or mode, or if ``batch_size`` < 1.
+
+    Example:
+        >>> x, y = torch.tensor([[0.6, 0.0], [0.9, 0.0]]), torch.tensor([0, 0])
+        >>> suite = Suite({"short": APGD(eps=0.2, steps=2), "long": APGD(eps=0.2, steps=50)})
+        >>> suite.evaluate(lambda x: torch.stack([x[:, 0] - 0.5, 0 * x[:, 0]], 1), x, y).counts
+        {'clean': 2, 'short': 1, 'long': 1}
+    """
+
+    def __init__(self, attacks: Mapping[str, Attack], *, batch_size: int | None = 250) -> None:
+        if not attacks:
+            raise ValueError("a suite needs at least one attack, got none")
+        first = next(iter(attacks.values()))
+        super().__init__(eps=first.eps, norm=first.norm, eval_mode=first.eval_mode, estimator=first.estimator)
+        for name, attack in attacks.items():
+            ball = (attack.eps, type(attack.norm), attack.eval_mode)
+            if ball != (self.eps, type(self.norm), self.eval_mode):
+                raise ValueError(f"the attacks of a suite must share eps, norm and eval_mode, but {name} is {attack}")
+        self.attacks = dict(attacks)
+        self.batch_size = batch_size if batch_size is None else at_least_one("batch_size", batch_size)
+
+    def evaluate(
+        self,
+        net: Net,
+        x: Tensor,
+        y: Tensor,
+        *,
+        keys: Tensor | None = None,
+        state_file: str | os.PathLike[str] | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> SuiteResult:
+        """Attack images and say how many each attack left.
+
+        Args:
+            net, x, y: as when called.
+            keys: int64 ``(N,)``; the default are those of the images number 0, 1, ... under seed 0.
+            state_file: written whenever a batch is through; where it exists, the run goes on from it. Needs a module,
+                whose parameters the run is recognised by.
+            progress: called whenever a batch is through.
+
+        Raises:
+            ValueError: as when called, or if ``state_file`` is no state of this very run; it is left as it was.
+            FileNotFoundError: if its folder does not exist.
+        """
+        self._check(x, y, keys)
+        keys = image_keys(torch.arange(len(x), device=x.device), 0) if keys is None else keys
+        kept = None if state_file is None else StateFile(state_file, self._fingerprint(net, x, y, keys))
+        state = kept.load(x.device) if kept else None
+        clock = _Clock(self.attacks, progress or (lambda _: None))
+
+        def watch(state: SuiteState, rows: Tensor | None) -> None:
+            if kept:
+                kept.save(state)
+            if rows is not None:
+                clock.tell(state, rows)
+
+        with undisturbed(net, eval_mode=self.eval_mode):
+            x, y, keys = x.detach().clone(), y.clone(), keys.clone()  # inference tensors can't be differentiated
+            state = state or self._begin(net, x, y)
+            self._search(net, x, y, keys, state, watch)
+        counts = dict(zip(["clean", *self.attacks], state.counts, strict=True))
+        return SuiteResult(state.worst.images, state.worst.correct, counts)
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        """All attacks, once."""
+        state = self._begin(net, x, y)
+        self._search(net, x, y, keys, state, lambda state, rows: None)
+        return state.worst.images
+
+    def passes(self) -> int:
+        """Those of all attacks."""
+        return sum(attack.passes() for attack in self.attacks.values())
+
+    def settings(self) -> dict[str, Any]:
+        """What a report must say of this suite: JSON-ready names and values."""
+        attacks = {name: attack.settings() for name, attack in self.attacks.items()}
+        ball = {"eps": self.eps, "norm": type(self.norm).__name__, "eval_mode": self.eval_mode}
+        return {"attack": type(self).__name__, **ball, "attacks": attacks}
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} ({', '.join(self.attacks)}) {self._ball()}"
+
+    def _ball(self) -> str:
+        return f"{type(self.norm).__name__} eps {show_units(self.eps)}"
+
+    def _fingerprint(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> dict[str, str]:
+        if not isinstance(net, nn.Module):
+            name = getattr(net, "__name__", type(net).__name__)
+            raise ValueError(f"a state file needs a torch.nn.Module, whose parameters tell runs apart, got {name}")
+        return fingerprint(net, x, y, keys, self.settings())
+
+    def _begin(self, net: Net, x: Tensor, y: Tensor) -> SuiteState:
+        if len(x) == 0:
+            return SuiteState(Worst(x, y > 0, y.to(x.dtype)), [0], y > 0)
+        judged: list[tuple[Tensor, Tensor]] = []
+        everyone = torch.arange(len(x), device=x.device)
+        self._in_batches(everyone, lambda rows: judged.append(self._judge(net, x[rows], y[rows])))
+        correct, loss = (torch.cat(parts) for parts in zip(*judged, strict=True))
+        return SuiteState(Worst(x, correct, loss), [int(correct.sum())], torch.zeros_like(correct))
+
+    def _search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, state: SuiteState, watch: _Watch) -> None:
+        watch(state, None)
+        for attack in list(self.attacks.values())[state.stage :]:
+            self._in_batches(state.left(), partial(self._attack_some, attack, net, x, y, keys, state, watch))
+            state.advance()
+            watch(state, None)
+
+    def _attack_some(
+        self,
+        attack: Attack,
+        net: Net,
+        x: Tensor,
+        y: Tensor,
+        keys: Tensor,
+        state: SuiteState,
+        watch: _Watch,
+        rows: Tensor,
+    ) -> None:
+        found = attack(net, x[rows], y[rows], keys=image_keys(keys[rows], state.stage))
+        state.worst.update(rows, found, *self._judge(net, found, y[rows], known=True))
+        state.met[rows] = True
+        watch(state, rows)
+
+    def _in_batches(self, rows: Tensor, work: Callable[[Tensor], None]) -> None:
+        """Do some work on all rows, as many together as fit."""
+        size = self.batch_size or max(len(rows), 1)
+        while len(rows):
+            try:
+                work(rows[:size])
+            except torch.OutOfMemoryError:
+                if self.batch_size is not None or size == 1:
+                    raise
+                size = -(-min(size, len(rows)) // 2)
+            else:
+                rows = rows[size:]
+
+
+class _Clock:
+    """Tells the progress, and the time left at the pace so far."""
+
+    def __init__(self, attacks: Mapping[str, Attack], progress: Callable[[Progress], None]) -> None:
+        self.names, self.passes = list(attacks), [attack.passes() for attack in attacks.values()]
+        self.progress, self.started, self.done = progress, time.monotonic(), 0
+
+    def tell(self, state: SuiteState, rows: Tensor) -> None:
+        robust, waiting = int(state.worst.correct.sum()), len(state.left())
+        # whoever was fooled took less than all passes, and counts as none at all
+        self.done += self.passes[state.stage] * max(int(state.worst.correct[rows].sum()), 1)
+        left = waiting * self.passes[state.stage] + robust * sum(self.passes[state.stage + 1 :])
+        self.progress(
+            Progress(
+                attack=self.names[state.stage],
+                number=state.stage + 1,
+                attacks=len(self.names),
+                waiting=waiting,
+                robust=robust,
+                images=len(state.met),
+                seconds_left=left * (time.monotonic() - self.started) / self.done,
+            )
+        )
+
+
+def _standard(**settings: Any) -> dict[str, Attack]:
+    return {
+        "APGD-CE": APGD(**settings),
+        "APGD-T": APGDT(**settings),
+        "FAB-T": FAB(**settings),
+        "Square": Square(**settings),
+    }
+
+
+def _plus(**settings: Any) -> dict[str, Attack]:
+    return {
+        "APGD-CE": APGD(restarts=5, **settings),
+        "APGD-DLR": APGD(restarts=5, loss=dlr, **settings),
+        "FAB": FAB(targeted=False, restarts=5, random_start=True, **settings),
+        "Square": Square(**settings),
+        "APGD-T": APGDT(**settings),
+        "FAB-T": FAB(**settings),
+    }
+
+
+def _rand(**settings: Any) -> dict[str, Attack]:
+    return {
+        "APGD-CE": APGD(estimator=EOT(20), **settings),
+        "APGD-DLR": APGD(estimator=EOT(20), loss=dlr, **settings),
+    }
+
+
+_VERSIONS = {"standard": _standard, "plus": _plus, "rand": _rand}
+
+
+class AutoAttack(Suite):
+    """AutoAttack (Croce and Hein 2020): the worst case of attacks whose settings are fixed.
+
+    - ``"standard"``: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5,000 queries);
+    - ``"plus"``: APGD-CE and APGD-DLR with 5 restarts, FAB with 5 restarts, Square, APGD-T, FAB-T;
+    - ``"rand"``, for networks that answer at random: APGD-CE and APGD-DLR on gradients averaged over 20 evaluations.
+
+    APGD and FAB take 100 steps. The targeted attacks need 4 classes or more.
+
+    Args:
+        version: which of them.
+        eps: radius of the ball in input units, a number or ``"8/255"``.
+        norm: Linf or L2.
+        eval_mode: see :class:`~kafnets.attacks.base.Attack`.
+        batch_size: see :class:`Suite`.
+
+    Raises:
+        ValueError: for another version, or if a setting is out of its range.
+
+    Example:
+        >>> list(AutoAttack("standard").attacks)
+        ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
+        >>> print(AutoAttack("rand", eps="4/255"))
+        AutoAttack rand Linf eps 4/255
+    """
+
+    def __init__(
+        self,
+        version: Literal["standard", "plus", "rand"] = "standard",
+        *,
+        eps: float | str = 8 / 255,
+        norm: Norm | None = None,
+        eval_mode: bool = True,
+        batch_size: int | None = 250,
+    ) -> None:
+        if version not in _VERSIONS:
+            raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
+        attacks = _VERSIONS[version](eps=in_input_units("eps", eps), norm=norm or Linf(), eval_mode=eval_mode)
+        super().__init__(attacks, batch_size=batch_size)
+        self.version = version
+
+    def settings(self) -> dict[str, Any]:
+        """What a report must say of this suite: JSON-ready names and values."""
+        return {"version": self.version, **super().settings()}
+
+    def __str__(self) -> str:
+        return f"AutoAttack {self.version} {self._ball()}"

@@ -1,0 +1,107 @@
+"""Where a suite of attacks stands, and the file that it resumes from."""
+
+import hashlib
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kafnets.attacks.worst import Worst
+
+
+@dataclass
+class SuiteState:
+    """What a suite has found: the worst images, how many attacks are through, and who has met the present one.
+
+    ``counts`` holds the number of images that were classified correctly without an attack, and after each attack that
+    is through.
+    """
+
+    worst: Worst
+    counts: list[int]
+    met: Tensor
+
+    @property
+    def stage(self) -> int:
+        """The number of the present attack, from 0."""
+        return len(self.counts) - 1
+
+    def left(self) -> Tensor:
+        """The numbers of the images that withstand so far and have not met the present attack, int64."""
+        return (self.worst.correct & ~self.met).nonzero().flatten()
+
+    def advance(self) -> None:
+        """Count who withstood the present attack, and go on to the next."""
+        self.counts.append(int(self.worst.correct.sum()))
+        self.met.zero_()
+
+
+def fingerprint(net: nn.Module, x: Tensor, y: Tensor, keys: Tensor, settings: dict[str, Any]) -> dict[str, str]:
+    """What a run is recognised by: SHA-256 of everything that its outcome depends on.
+
+    Example:
+        >>> x, y = torch.zeros(1, 2), torch.tensor([0])
+        >>> a, b = (fingerprint(nn.Linear(2, 2), x, y, y, {"eps": eps}) for eps in (0.1, 0.2))
+        >>> [part for part in a if a[part] != b[part]]
+        ['network', 'settings']
+    """
+    network = hashlib.sha256(type(net).__qualname__.encode())
+    for name, value in net.state_dict().items():
+        network.update(f"{name} {_digest(value) if isinstance(value, Tensor) else value!r}".encode())
+    told = json.dumps(settings, sort_keys=True, default=repr)
+    parts = {"images": _digest(x), "labels": _digest(y), "keys": _digest(keys)}
+    return {"network": network.hexdigest(), **parts, "settings": hashlib.sha256(told.encode()).hexdigest()}
+
+
+class StateFile:
+    """A file that is either absent or holds a whole state of the run with this fingerprint.
+
+    Args:
+        path: in a folder that exists.
+        run: from :func:`fingerprint`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], run: dict[str, str]) -> None:
+        self.path, self.run = Path(path), run
+
+    def load(self, device: torch.device) -> SuiteState | None:
+        """The state in the file, None where there is no file.
+
+        Raises:
+            ValueError: if the file holds something else, or the state of another run.
+        """
+        if not self.path.exists():
+            return None
+        remedy = "delete it or name another state file"
+        try:
+            kept = torch.load(self.path, map_location=device, weights_only=True)
+            run, worst = kept["run"], Worst(kept["images"], kept["correct"], kept["loss"])
+            state = SuiteState(worst, kept["counts"], kept["met"])
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path} is no state of a suite of attacks; {remedy}") from error
+        other = [part for part in self.run if run.get(part) != self.run[part]]
+        if other:
+            raise ValueError(f"{self.path} is the state of another run: its {', '.join(other)} differ; {remedy}")
+        return state
+
+    def save(self, state: SuiteState) -> None:
+        """Replace the file, so that a kill at any moment leaves the old one or the new one."""
+        kept = {"run": self.run, "counts": state.counts, "met": state.met}
+        kept |= {name: getattr(state.worst, name) for name in ("images", "correct", "loss")}
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            torch.save(kept, part)
+            part.replace(self.path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _digest(values: Tensor) -> str:
+    described = f"{values.dtype} {tuple(values.shape)}".encode()
+    raw = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(described + raw.tobytes()).hexdigest()

@@ -1,0 +1,32 @@
+"""The margin by which a classifier is wrong, one value an image."""
+
+from torch import Tensor
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """``max_{j != y} z_j - z_y`` for each image, in float32 or better: positive where the classifier is wrong.
+
+    Unlike the cross-entropy it has a gradient of size one however certain the network is (Carlini and Wagner 2017,
+    section IV.A, f_6). Where several wrong classes share the largest logit they share the gradient evenly; where one
+    of them equals z_y the margin is 0.
+
+    Args:
+        logits: ``(N, classes)``, floating point, two classes or more; half precision is raised to float32 first.
+        y: int64 ``(N,)``, the true classes, in [0, classes).
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+
+    Example:
+        >>> import torch
+        >>> margin(torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]]), torch.tensor([0, 1]))
+        tensor([-2.,  2.])
+    """
+    if logits.shape[1] < 2:
+        raise ValueError(f"the margin needs at least 2 classes, got {logits.shape[1]}")
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    true = y.unsqueeze(1)
+    return logits.scatter(1, true, float("-inf")).amax(1) - logits.gather(1, true).squeeze(1)

@@ -1,0 +1,194 @@
+"""The Square attack: its squares, its schedule, and what it can be proved to find."""
+
+import itertools
+
+import pytest
+import torch
+
+from kafnets.attacks import L2, Linf, Norm, Square
+from kafnets.attacks.noise import image_keys
+from kafnets.attacks.square import share_of_the_image
+from kafnets.attacks.squares import L2Squares, LinfSquares, _half_pyramid, _odd_side, _pyramids
+from kafnets.logits import is_correct
+from kafnets.losses import margin
+
+KEYS = image_keys(torch.arange(200), 0)
+X = 0.3 + 0.4 * torch.rand(200, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def by_the_table(query):
+    """The schedule as the authors write it down."""
+    for at, share in ((10, 1), (50, 2), (200, 4), (500, 8), (1000, 16), (2000, 32), (4000, 64), (6000, 128)):
+        if query <= at:
+            return 0.8 / share
+    return 0.8 / (256 if query <= 8000 else 512)
+
+
+def test_the_schedule():
+    assert all(share_of_the_image(0.8, query) == by_the_table(query) for query in range(10_000))
+
+
+def test_linf_starts_are_stripes_at_the_boundary():
+    delta = LinfSquares().start(X, 0.1, KEYS) - X
+    torch.testing.assert_close(delta.abs(), torch.full_like(X, 0.1))
+    assert torch.equal(delta[:, :, :1].sign().expand_as(delta), delta.sign())
+    assert abs(delta.mean().item()) < 0.005
+
+
+@pytest.mark.parametrize("share", [0.8, 0.1, 0.01, 1e-9])
+def test_linf_changes_are_squares_of_one_colour(share):
+    side = max(round((share * 32 * 32) ** 0.5), 1)
+    best = LinfSquares().start(X, 0.1, KEYS)
+    tried = LinfSquares().change(X, best, 0.1, share, image_keys(KEYS, 7))
+    blank = LinfSquares().change(X, X, 0.1, share, image_keys(KEYS, 7)) - X
+    inside = blank.abs().amax(1) > 0
+    assert torch.equal((tried != best).any(1) & ~inside, torch.zeros_like(inside))
+    for mask, delta in zip(inside, blank, strict=True):
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        assert len(rows) == len(columns) == side
+        assert mask.sum() == side * side
+        assert rows[-1] - rows[0] == columns[-1] - columns[0] == side - 1
+        for channel in delta:
+            torch.testing.assert_close(channel[mask].abs(), torch.full((side * side,), 0.1))
+            assert len(channel[mask].sign().unique()) == 1
+
+
+def test_squares_fall_anywhere_the_edges_included():
+    inside = (LinfSquares().change(X, X, 0.1, 0.25, KEYS) - X).abs().amax(1) > 0
+    first = inside.any(2).int().argmax(1)  # the first row of each
+    assert first.min() == 0
+    assert first.max() == 16
+    assert first.double().mean().item() == pytest.approx(8, abs=5 * (24 / 200) ** 0.5)
+
+
+def pyramid_in_loops(height, width):
+    """Rectangles that grow by one on each side, the one number m adding 1 / (m + 1)^2."""
+    pyramid = torch.zeros(height, width, dtype=torch.float64)
+    for m in range(max(height // 2, width // 2) + 1):
+        top, left = max(height // 2 - m, 0), max(width // 2 - m, 0)
+        pyramid[top : height // 2 + m + 1, left : width // 2 + m + 1] += 1 / (m + 1) ** 2
+    return pyramid / pyramid.norm()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (2, 3), (3, 7), (4, 7), (14, 29)])
+def test_pyramids(height, width):
+    torch.testing.assert_close(_half_pyramid(height, width), pyramid_in_loops(height, width))
+
+
+@pytest.mark.parametrize("side", [1, 3, 7])
+def test_a_square_holds_a_pyramid_up_and_one_down_either_way(side):
+    upright, lying = _pyramids(side, torch.tensor([0.1, 0.9]), torch.float64)
+    assert torch.equal(upright.T, lying)
+    assert upright.norm().item() == pytest.approx(1)
+    assert bool((upright[: side // 2] > 0).all())
+    assert bool((upright[side // 2 :] < 0).all())
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "expected"),
+    [(0.8, 32, 29), (0.4, 32, 21), (1e-9, 32, 3), (1.0, 32, 31), (1.0, 3, 3), (1.0, 1, 1)],
+)
+def test_sides_are_odd_and_fit(share, size, expected):
+    assert _odd_side(share, size, size) == expected
+
+
+def test_l2_starts_are_tiles_of_length_eps():
+    delta = L2Squares().start(X, 0.5, KEYS) - X
+    torch.testing.assert_close(delta.flatten(1).norm(dim=1), torch.full((200,), 0.5))
+    assert not delta[:, :, 0].any()  # 32 = 1 + 5 tiles of 6 + 1
+    assert not delta[:, :, :, 31].any()
+    assert bool((delta[:, :, 1:31, 1:31] != 0).all())
+    tile = delta[0, 0, 1:7, 1:7]
+    assert (tile > 0).sum() == (tile < 0).sum() == 18
+
+
+def test_l2_changes_move_length_into_one_window():
+    best = L2Squares().start(X, 0.5, KEYS)
+    for number in range(5):
+        tried = L2Squares().change(X, best, 0.5, 0.05, image_keys(KEYS, number))
+        torch.testing.assert_close((tried - X).flatten(1).norm(dim=1), torch.full((200,), 0.5))
+        side = _odd_side(0.05, 32, 32)
+        changed = ((tried - best).abs().amax(1) > 1e-5).sum((1, 2))
+        assert bool((changed <= 2 * side**2).all())
+        assert bool((changed >= side**2 - side).all())
+        best = tried
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("shape", [(3, 7, 9), (1, 1, 5), (2, 1, 1), (1, 40, 3)])
+def test_images_of_any_shape(norm, shape):
+    x = torch.rand(20, *shape)
+    weight = torch.randn(x[0].numel(), 4, generator=torch.Generator().manual_seed(1))
+    y = (x.flatten(1) @ weight).argmax(1)
+    found = Square(eps=0.3, queries=30, norm=norm)(lambda x: x.flatten(1) @ weight, x, y, keys=KEYS[:20])
+    assert norm.size(found - x).max() <= 0.3
+    assert not is_correct(found.flatten(1) @ weight, y).all()
+
+
+def test_on_a_brightness_threshold_the_linf_optimum_is_found():
+    def net(x):  # wrong above a mean of 0.5 + 0.099: out of 0.1, the best is every pixel up
+        return torch.stack([0.599 - x.mean((1, 2, 3)), 0 * x[:, 0, 0, 0]], 1)
+
+    x, y = torch.full((40, 3, 8, 8), 0.5), torch.zeros(40, dtype=torch.long)
+    robust = is_correct(net(Square(eps=0.1, queries=3000)(net, x, y, keys=KEYS[:40])), y)
+    assert robust.sum() == 0
+    robust = is_correct(net(Square(eps=0.098, queries=300)(net, x, y, keys=KEYS[:40])), y)
+    assert robust.all()
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()])
+def test_more_queries_find_no_less_and_the_loss_only_rises(norm):
+    weight = torch.randn(3 * 8 * 8, 4, generator=torch.Generator().manual_seed(1)) / 14
+    x = 0.3 + 0.4 * torch.rand(150, 3, 8, 8)
+
+    def net(x):
+        return (x - 0.5).flatten(1) @ weight
+
+    y, attack = net(x).argmax(1), {"eps": {"Linf": 0.03, "L2": 0.3}[type(norm).__name__], "norm": norm}
+    robust = [is_correct(net(Square(queries=q, **attack)(net, x, y, keys=KEYS[:150])), y) for q in (1, 20, 200)]
+    for fewer, more in itertools.pairwise(robust):
+        assert not bool((more & ~fewer).any())
+        assert more.sum() < fewer.sum()
+    losses = [
+        margin(net(Square(queries=q, early_stop=False, **attack)(net, x, y, keys=KEYS[:150])), y) for q in (1, 5, 25)
+    ]
+    for fewer, more in itertools.pairwise(losses):
+        assert bool((more >= fewer - 1e-6).all())
+        assert more.mean() > fewer.mean()
+
+
+def test_only_outputs_are_asked_for_and_never_a_gradient():
+    calls = []
+
+    def net(x):
+        calls.append(torch.is_grad_enabled())
+        return torch.stack([1 + 0 * x[:, 0], x[:, 0]], 1).flatten(1)[:, :2]
+
+    Square(queries=5)(net, torch.rand(3, 4), torch.zeros(3, dtype=torch.long))
+    assert len(calls) == 1 + 1 + 5 + 1  # the image, the start, the queries, the result
+    assert not any(calls)
+
+
+def test_another_ball_has_no_squares():
+    class Ball(Norm):
+        size = project = direction = random_start = None
+
+        def check_eps(self, eps):
+            pass
+
+    with pytest.raises(ValueError, match=r"defined for Linf and L2, got Ball\(\)"):
+        Square(norm=Ball())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"queries": 0}, "queries must be >= 1, got 0"),
+        ({"p_init": 0}, r"p_init must lie in \(0, 1\], got 0"),
+        ({"p_init": 1.5}, r"p_init must lie in \(0, 1\], got 1.5"),
+        ({"eps": 8}, "for 8 grey levels write 8/255"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Square(**settings)

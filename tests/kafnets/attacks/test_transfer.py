@@ -1,0 +1,80 @@
+"""Built on the surrogate, judged on the network."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from kafnets.attacks import L2, PGD
+from kafnets.attacks.mifgsm import MIFGSM
+from kafnets.attacks.noise import image_keys
+from kafnets.attacks.transfer import Transfer
+from kafnets.logits import is_correct
+
+X = 0.4 + 0.2 * torch.rand(40, 5, generator=torch.Generator().manual_seed(0))
+W = torch.tensor([1.0, -1.0, 1.0, -1.0, 0.5])
+Y = torch.zeros(40, dtype=torch.long)
+
+
+def linear(w, offset=0.3):
+    return lambda x: torch.stack([(x - 0.5) @ w + offset, 0 * x[:, 0]], 1)
+
+
+def masked(x):
+    """The same decisions as ``linear(W)``, and nothing to follow."""
+    return linear(W)(x).sign().detach() + 0 * x[:, :2]
+
+
+ATTACK = {"eps": 0.15, "early_stop": False}
+
+
+def test_a_masked_network_falls_to_its_twin_alone():
+    right = is_correct(masked(X), Y)
+    assert right.any()
+    assert torch.equal(is_correct(masked(MIFGSM(eps=0.15)(masked, X, Y)), Y), right)
+    attack = Transfer(surrogate=linear(W), attack=MIFGSM(**ATTACK))
+    assert not is_correct(masked(attack(masked, X, Y)), Y).any()
+
+
+def test_a_useless_surrogate_changes_no_verdict_and_returns_no_better_image():
+    attack = Transfer(surrogate=linear(-W), attack=MIFGSM(**ATTACK))
+    found = attack(linear(W), X, Y)
+    assert torch.equal(found, X)
+    assert torch.equal(is_correct(linear(W)(found), Y), is_correct(linear(W)(X), Y))
+
+
+def test_both_networks_come_back_as_they_were():
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train() for _ in range(2)]
+    states = [{k: v.clone() for k, v in net.state_dict().items()} for net in nets]
+    Transfer(surrogate=nets[1], attack=MIFGSM(**ATTACK))(nets[0], X, Y)
+    for net, state in zip(nets, states, strict=True):
+        assert net.training
+        assert all(p.grad is None for p in net.parameters())
+        assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+def test_keys_reach_the_attack_on_the_surrogate():
+    attack = Transfer(surrogate=linear(W), attack=PGD(steps=1, **ATTACK))
+    keys = image_keys(torch.arange(40), 0)
+    assert torch.equal(attack(linear(W), X, Y, keys=keys), attack(linear(W), X, Y, keys=keys))
+    assert not torch.equal(attack(linear(W), X, Y, keys=keys), attack(linear(W), X, Y, keys=keys + 1))
+
+
+def test_the_ball_is_that_of_the_attack():
+    attack = Transfer(surrogate=linear(W), attack=MIFGSM(eps=0.3, norm=L2(), early_stop=False))
+    assert (attack.eps, type(attack.norm)) == (0.3, L2)
+    assert (attack(linear(W), X, Y) - X).norm(dim=1).max() <= 0.3
+
+
+def test_an_attack_that_stops_early_is_refused():
+    with pytest.raises(ValueError, match=r"MIFGSM-10 Linf eps 8/255 stops at the surrogate's first error.*early_stop"):
+        Transfer(surrogate=linear(W), attack=MIFGSM())
+
+
+def test_settings_are_json_ready_and_say_both():
+    found = json.loads(json.dumps(Transfer(surrogate=nn.Linear(5, 2), attack=MIFGSM(**ATTACK)).settings()))
+    assert (found["attack"], found["surrogate"], found["eps"]) == ("Transfer", "Linear", 0.15)
+    assert found["attack_on_surrogate"]["attack"] == "MIFGSM"
+    assert str(Transfer(surrogate=linear(W), attack=MIFGSM(early_stop=False))) == "Transfer of MIFGSM-10 Linf eps 8/255"
