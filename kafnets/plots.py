@@ -8,17 +8,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
+from torch import Tensor
 
 from kafnets.analysis.activation_shapes import ActivationShape
+from kafnets.attacks.base import show_units
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey.
 BLUE, VERMILION, SKY, INK, GREY, SHADE = "#0072B2", "#D55E00", "#56B4E9", "#222222", "#666666", "#DDDDDD"
 
 Row = Mapping[str, Any]
+# clean image, adversarial image (both C x H x W in [0, 1]), and its true, clean and attacked class
+Sheet = list[tuple[Tensor, Tensor, tuple[int, int, int]]]
 
 
 def plot_curves(history: Sequence[Row]) -> Figure:
@@ -204,3 +208,166 @@ def _limits(curves: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(finite, (0.001, 0.999)) if finite.size else (0.0, 0.0)
     margin = 0.08 * (high - low) or 0.5
     return float(low - margin), float(high + margin)
+
+
+def plot_robustness(record: Mapping[str, Any], sheet: Sheet, class_names: Sequence[str]) -> Figure:
+    """A robustness record on one page, with Wilson 95 % intervals, and some of the images.
+
+    Args:
+        record: as :func:`kafnets.analysis.robustness_record.robustness_record` returns it.
+        sheet: images with what an attack made of them, possibly none.
+        class_names: the name of each class.
+
+    Returns:
+        A figure: accuracy under each attack; over eps, where it must end at 0; over steps and restarts, where it must
+        flatten; by class; and below, one column an image, the clean image, the perturbation (enlarged to the full
+        range, grey is no change) and the adversarial image.
+
+    Example:
+        >>> half = {"accuracy": 0.5, "wilson95_low": 0.1, "wilson95_high": 0.9, "images": 2}
+        >>> record = {"clean": half, "worst_case": half, "attacks": {}, "classes": [], "curves": {}, "checks": []}
+        >>> len(plot_robustness(record, [], ["cat", "dog"]).axes)
+        4
+    """
+    figure = _figure(11.0, 7.6 + (4.4 if sheet else 0.0))
+    parts: Any = figure.subfigures(2, 1, height_ratios=[7.6, 4.4]) if sheet else [figure]
+    top, *below = parts
+    bars, radius, effort, classes = top.subplots(2, 2).flatten()
+    _draw_attacks(bars, record)
+    _draw_radius(radius, record["curves"].get("eps", []))
+    _draw_effort(effort, record["curves"])
+    _draw_classes(classes, record["classes"])
+    for each in below:
+        _draw_sheet(each, sheet, class_names)
+    _draw_verdict(figure, record["checks"])
+    return figure
+
+
+def _draw_verdict(figure: Figure, checks: Sequence[Row]) -> None:
+    """What the checks say, above all the rest."""
+    bad = [f"{check['status']}: {check['name']}" for check in checks if check["status"] in ("warn", "fail")]
+    if bad:
+        figure.suptitle("\n".join(bad), fontsize=10, color=VERMILION)
+    elif checks:
+        passed = sum(check["status"] == "pass" for check in checks)
+        figure.suptitle(f"{passed} checks passed, none complains", fontsize=10)
+
+
+def _draw_attacks(axes: Axes, record: Mapping[str, Any]) -> None:
+    attacks = {_short(name, value): value for name, value in record["attacks"].items()}
+    rows = {"clean": record["clean"]} | attacks | {"worst case": record["worst_case"]}
+    colors = [BLUE, *[SKY] * len(attacks), VERMILION]
+    axes.barh(range(len(rows)), [100 * row["accuracy"] for row in rows.values()], color=colors, height=0.65)
+    for place, row in enumerate(rows.values()):
+        low, high = 100 * row["wilson95_low"], 100 * row["wilson95_high"]
+        axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
+        axes.text(high + 1.5, place, f"{100 * row['accuracy']:.1f}", va="center", fontsize=9, color=INK)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 108)
+    axes.set_xlabel("accuracy, %")
+    axes.set_title(f"{record['clean']['images']} images", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str, attack: Row) -> str:
+    """The attack's name without the ball, which all share."""
+    settings = attack.get("settings", {})
+    ball = f" {settings['norm']} eps {show_units(settings['eps'])}" if settings else ""
+    return name.partition("/")[2].replace(ball, "")
+
+
+def _draw_radius(axes: Axes, points: Sequence[Row]) -> None:
+    if points:
+        _draw_points(axes, points, BLUE, "")
+        last = points[-1]
+        axes.annotate(
+            f"{100 * last['accuracy']:.1f} % at {last['at']:.3g}",
+            (last["at"], 100 * last["accuracy"]),
+            xytext=(-4, 12),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=INK,
+        )
+        # the range that matters is a small part of the whole, and zero belongs to it
+        first = points[min(1, len(points) - 1)]["at"]
+        axes.set_xscale("symlog", linthresh=max(first, 1e-6))
+        shown = [p["at"] for p in points if not p["at"] or math.log(p["at"] / first, 4).is_integer() or p is last]
+        axes.set_xticks(shown, [show_units(at) if at else "0" for at in shown], fontsize=8)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(left=0)
+    _finish_accuracy(axes, "eps: must end at 0", points)
+
+
+def _draw_effort(axes: Axes, curves: Mapping[str, Sequence[Row]]) -> None:
+    points: list[Row] = []
+    for name, color in (("steps", BLUE), ("restarts", VERMILION)):
+        counted = [point for point in curves.get(name, []) if point["at"] > 0]
+        if counted:
+            _draw_points(axes, counted, color, name)
+        points += counted
+    if points:
+        axes.set_xscale("log")
+        ticks = sorted({point["at"] for point in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.legend(frameon=False, fontsize=9)
+    _finish_accuracy(axes, "steps or restarts: must flatten", points)
+
+
+def _draw_points(axes: Axes, points: Sequence[Row], color: str, label: str) -> None:
+    at = [point["at"] for point in points]
+    low, middle, high = ([100 * p[key] for p in points] for key in ("wilson95_low", "accuracy", "wilson95_high"))
+    axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.plot(at, middle, color=color, marker="o", markersize=3.5, linewidth=1.6, label=label)
+
+
+def _finish_accuracy(axes: Axes, xlabel: str, points: Sequence[Row]) -> None:
+    axes.set_ylim(0, 100 if not points else max(10, min(100, 112 * max(p["wilson95_high"] for p in points))))
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if points:
+        axes.set_title(f"{points[0]['images']} images", fontsize=10)
+    else:
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def _draw_classes(axes: Axes, rows: Sequence[Row]) -> None:
+    for key, color, label, shift in (("clean", BLUE, "clean", -0.2), ("worst_case", VERMILION, "worst case", 0.2)):
+        places = [place + shift for place in range(len(rows))]
+        axes.bar(places, [100 * row[key]["accuracy"] for row in rows], width=0.38, color=color, label=label)
+        for place, row in zip(places, rows, strict=True):
+            low, high = 100 * row[key]["wilson95_low"], 100 * row[key]["wilson95_high"]
+            axes.plot([place, place], [low, high], color=INK, linewidth=1.0)
+    axes.set_xticks(range(len(rows)), [str(row["class"]) for row in rows], rotation=35, ha="right", fontsize=8)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    if rows:
+        axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+
+
+def _draw_sheet(figure: SubFigure | Figure, sheet: Sheet, class_names: Sequence[str]) -> None:
+    panels = figure.subplots(3, len(sheet), squeeze=False)
+    for column, (clean, adversarial, classes) in enumerate(sheet):
+        delta = adversarial - clean
+        scaled = 0.5 + 0.5 * delta / max(float(delta.abs().max()), 1e-12)
+        label, before, after = (class_names[i] if i < len(class_names) else str(i) for i in classes)
+        for row, (image, text) in enumerate(((clean, before), (scaled, f"true: {label}"), (adversarial, after))):
+            axes = panels[row, column]
+            axes.imshow(_pixels(image), vmin=0, vmax=1, cmap="gray", interpolation="nearest")
+            axes.set_title(text, fontsize=8, color=VERMILION if text != label and row != 1 else INK)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+    for row, text in enumerate(("clean", "perturbation", "adversarial")):
+        panels[row, 0].set_ylabel(text, fontsize=9)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """``(H, W)`` of a grey image, ``(H, W, 3)`` of a colour one; of others the first channel."""
+    channels = image.clamp(0, 1).permute(1, 2, 0).numpy()
+    return channels if channels.shape[2] == 3 else channels[..., 0]

@@ -8,7 +8,7 @@ import torch
 import cli
 
 CONFIGS = Path(cli.__file__).parent / "configs"
-OVERLAYS = {"cifar10_jpeg", "cpu", "ddp", "digits", "gpu", "short", "wandb"}
+OVERLAYS = {"cifar10_jpeg", "cpu", "ddp", "digits", "eval_full", "gpu", "short", "wandb"}
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in OVERLAYS)
 
 

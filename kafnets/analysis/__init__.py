@@ -1,5 +1,23 @@
-"""What a trained network has become inside: functions that return data and draw nothing."""
+"""What a trained network has become inside, and how far it can be trusted: data alone, nothing is drawn."""
 
 from kafnets.analysis.activation_shapes import ActivationShape, activation_shapes
+from kafnets.analysis.comparison import Comparison, compare
+from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.robustness_record import robustness_record
+from kafnets.analysis.robustness_study import RobustnessStudy
+from kafnets.analysis.smell_checks import Check, smell_checks
+from kafnets.analysis.smooth_kafs import SmoothTails, smoothed
 
-__all__ = ["ActivationShape", "activation_shapes"]
+__all__ = [
+    "ActivationShape",
+    "Check",
+    "Comparison",
+    "Outcomes",
+    "RobustnessStudy",
+    "SmoothTails",
+    "activation_shapes",
+    "compare",
+    "robustness_record",
+    "smell_checks",
+    "smoothed",
+]

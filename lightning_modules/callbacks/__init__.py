@@ -8,6 +8,7 @@ from lightning_modules.callbacks.kwta_ratio import KWTARatio
 from lightning_modules.callbacks.pictures import Pictures
 from lightning_modules.callbacks.predictions import Predictions
 from lightning_modules.callbacks.results import Results
+from lightning_modules.callbacks.robustness_report import RobustnessReport
 from lightning_modules.callbacks.run_config import RunConfig
 from lightning_modules.callbacks.throughput import Throughput
 
@@ -20,6 +21,7 @@ __all__ = [
     "Pictures",
     "Predictions",
     "Results",
+    "RobustnessReport",
     "RunConfig",
     "Throughput",
 ]

@@ -14,7 +14,9 @@ from pytorch_lightning.cli import LightningArgumentParser
 # what jsonargparse says of every alternative of a Union and of the whole value, beside the one thing that matters
 _NOISE = re.compile(
     r"^(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type|Given value: Namespace|"
-    r"Given value: NestedArg|Got value: Namespace|Expected a <class 'NoneType'>|Expected a path but)"
+    r"Given value: NestedArg|Got value: Namespace|Expected a <class 'NoneType'>|Expected a path but|"
+    r"Given value: \[(Namespace|{'class_path')|Not a valid subclass of Callback|"
+    r"Subclass types expect one of|a class path \(str\)|a dict with (class_path|parameters)|a dict without class_path)"
 )
 _PACKAGES = (
     "kafnets.activations",

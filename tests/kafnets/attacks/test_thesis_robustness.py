@@ -69,7 +69,7 @@ def test_thesis_networks_are_as_robust_as_measured(name, images):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["relu", "kaf"])
 def test_automatic_attacks_leave_what_is_known_to_be_left(name, images):
-    """AutoAttack left 4.7, 3.3 and 3.4 % fewer images of the three networks than PGD-50-5 did (on 200 others)."""
+    """Of 200 other images AutoAttack left 4, 4 and 3 fewer of the three networks than PGD-50-5 did, of these a few more."""
     net, (x, y) = network(name), (rows[::5] for rows in images)
     keys = image_keys(torch.arange(100), 0)
     with torch.no_grad():
@@ -77,5 +77,5 @@ def test_automatic_attacks_leave_what_is_known_to_be_left(name, images):
     result = Suite({"APGD-CE": APGD(), "APGD-T": APGDT()}).evaluate(net, x, y, keys=keys)
     print(f"{name}: PGD-50-1 leaves {pgd.sum()} of 100, {result.counts}")
     assert abs(result.counts["APGD-CE"] - pgd.sum().item()) <= 2
-    assert pgd.sum() - 5 <= result.counts["APGD-T"] <= pgd.sum()
+    assert pgd.sum() - 8 <= result.counts["APGD-T"] <= pgd.sum()
     assert not bool((result.robust & ~pgd).sum() > 1)

@@ -1,0 +1,124 @@
+"""Two networks, or two attacks, judged on the same images: which is better, and could it be chance."""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from torch import Tensor
+
+
+def binomial_tail(successes: int, trials: int) -> float:
+    """P(X >= successes) for X ~ Binomial(trials, 1/2), summed exactly in integers.
+
+    Args:
+        successes: any integer; at or below 0 the answer is 1.
+        trials: >= 0.
+
+    Raises:
+        ValueError: if ``trials`` is negative.
+
+    Example:
+        >>> binomial_tail(2, 3)
+        0.5
+    """
+    if trials < 0:
+        raise ValueError(f"trials must be >= 0, got {trials}")
+    ways, total = 1, 0
+    for k in range(trials, max(0, successes) - 1, -1):  # from the far end, where there is one way
+        total += ways
+        ways = ways * k // (trials - k + 1)
+    return total / 2**trials
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided p-value of McNemar's exact test (McNemar 1947; exact form: Fay 2010).
+
+    Of the images on which exactly one of two is right, each is as likely to be right if they are equally good:
+    ``p = min(1, 2 P(X >= max(only_a, only_b)))``, ``X ~ Binomial(only_a + only_b, 1/2)``.
+
+    Args:
+        only_a, only_b: images on which the first, or the second, alone is right; >= 0.
+
+    Raises:
+        ValueError: if a count is negative.
+
+    Example:
+        >>> round(mcnemar(9, 1), 4)
+        0.0215
+    """
+    if min(only_a, only_b) < 0:
+        raise ValueError(f"counts must be >= 0, got {only_a} and {only_b}")
+    return min(1.0, 2 * binomial_tail(max(only_a, only_b), only_a + only_b))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the same images say of two: accuracies are shares in [0, 1] of ``images``.
+
+    Attributes:
+        images: number of images, judged by both.
+        a, b: accuracy of each.
+        only_a, only_b: images on which it alone is right.
+        difference: ``a - b``.
+        low, high: 95 % interval of the difference.
+        p_value: McNemar's exact test of "equally good".
+    """
+
+    images: int
+    a: float
+    b: float
+    only_a: int
+    only_b: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.a:.1f} % against {100 * self.b:.1f} % on the same {self.images} images: difference "
+            f"{100 * self.difference:+.1f} points, 95 % [{100 * self.low:+.1f}, {100 * self.high:+.1f}]; right alone "
+            f"{self.only_a} and {self.only_b}, McNemar exact p = {self.p_value:.2g}"
+        )
+
+
+def compare(a: Tensor, b: Tensor, *, confidence: float = 0.95) -> Comparison:
+    """Compare two on the same images.
+
+    The interval of the difference is Bonett and Price's (2012, adjusted Wald for paired proportions): with
+    ``p = (only_a + 1) / (n + 2)``, ``q = (only_b + 1) / (n + 2)``, it is
+    ``p - q -+ z sqrt((p + q - (p - q)^2) / (n + 2))``.
+
+    Args:
+        a, b: bool ``(N,)``, whether the first and the second are right, in the same order of images; N >= 1.
+        confidence: of the interval, in (0, 1).
+
+    Raises:
+        ValueError: if the shapes differ, there is no image, or ``confidence`` lies outside (0, 1).
+
+    Example:
+        >>> import torch
+        >>> a, b = torch.tensor([1, 1, 1, 0]).bool(), torch.tensor([1, 0, 0, 0]).bool()
+        >>> result = compare(a, b)
+        >>> result.difference, result.only_a, result.only_b, result.p_value
+        (0.5, 2, 0, 0.5)
+    """
+    if a.dim() != 1 or a.shape != b.shape or not len(a):
+        shapes = f"{tuple(a.shape)}, {tuple(b.shape)}"
+        raise ValueError(f"a and b must be one value an image, (N,) with N >= 1, got {shapes}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    a, b, n = a.bool(), b.bool(), len(a)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    p, q = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * ((p + q - (p - q) ** 2) / (n + 2)) ** 0.5
+    return Comparison(
+        images=n,
+        a=int(a.sum()) / n,
+        b=int(b.sum()) / n,
+        only_a=only_a,
+        only_b=only_b,
+        difference=(only_a - only_b) / n,
+        low=max(-1.0, p - q - half),
+        high=min(1.0, p - q + half),
+        p_value=mcnemar(only_a, only_b),
+    )

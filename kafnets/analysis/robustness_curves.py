@@ -1,0 +1,113 @@
+"""How robust accuracy falls with the radius of the ball, the steps and the restarts of the attack."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks import PGD, Attack
+from kafnets.logits import is_correct
+
+Net: TypeAlias = Callable[[Tensor], Tensor]
+Value = TypeVar("Value", int, float)
+
+# of the attack's eps; after these comes a ball that holds every image
+RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+STEPS = (1, 2, 5, 10, 20, 50, 100)
+RESTARTS = (1, 2, 5)
+
+
+def radii_to_the_end(attack: Attack, x: Tensor, multiples: Sequence[float] = RADII) -> list[float]:
+    """Radii to draw a curve over: multiples of the attack's, and last one whose ball holds every image in [0, 1].
+
+    Args:
+        attack: its ``eps`` > 0 and ``norm``.
+        x: images ``(N, C, H, W)``; their shape counts.
+        multiples: of eps, > 0.
+
+    Example:
+        >>> radii_to_the_end(PGD(eps=0.25), torch.zeros(1, 1, 2, 2), (1, 2, 8))
+        [0.25, 0.5, 1.0]
+    """
+    largest = float(attack.norm.size(torch.ones_like(x[:1])))
+    return [*sorted(attack.eps * m for m in multiples if attack.eps * m < largest), largest]
+
+
+def pgd_at_eps(attack: Attack) -> Callable[[float], Attack]:
+    """The default attack of the curve over radii: PGD with 50 steps of eps / 4, in the ball of ``attack``."""
+    return lambda eps: PGD(eps=eps, step_size=eps / 4, steps=50, norm=attack.norm)
+
+
+def pgd_at_steps(attack: Attack) -> Callable[[int], Attack]:
+    """The default attack of the curve over steps: PGD with steps of eps / 4, in the ball of ``attack``."""
+    return lambda steps: PGD(eps=attack.eps, step_size=attack.eps / 4, steps=steps, norm=attack.norm)
+
+
+def pgd_at_restarts(attack: Attack) -> Callable[[int], Attack]:
+    """The default attack of the curve over restarts: PGD with 10 steps of eps / 4, in the ball of ``attack``."""
+    eps, norm = attack.eps, attack.norm
+    return lambda restarts: PGD(eps=eps, step_size=eps / 4, steps=10, restarts=restarts, norm=norm)
+
+
+def withstood(net: Net, x: Tensor, y: Tensor, attack: Attack, keys: Tensor) -> Tensor:
+    """Whether each image is classified correctly as it is and after the attack: bool ``(N,)``."""
+    x_adv = attack(net, x, y, keys=keys)
+    with torch.no_grad():
+        return is_correct(net(x), y) & is_correct(net(x_adv), y)
+
+
+def curve(
+    net: Net, x: Tensor, y: Tensor, *, keys: Tensor, attack_at: Callable[[Value], Attack], values: Sequence[Value]
+) -> Iterator[tuple[Value, Tensor]]:
+    """Each value and which images withstand the attack at it; every value is tried on every image.
+
+    Independent runs, so that an attack which gets weaker with more steps shows.
+
+    Args:
+        net: images to logits.
+        x: images ``(N, C, H, W)`` in [0, 1].
+        y: true classes, int64 ``(N,)``.
+        keys: of the images, int64 ``(N,)``.
+        attack_at: the attack of a value (steps, restarts).
+        values: in the order of the curve.
+
+    Yields:
+        The value and bool ``(N,)``.
+
+    Example:
+        >>> net = lambda x: x.flatten(1) - torch.tensor([0.1, 0.0])  # wrong where the first pixel is the darker one
+        >>> x, y, keys = torch.tensor([[[[0.9, 0.2]]]]), torch.tensor([0]), torch.tensor([7])
+        >>> at = lambda steps: PGD(eps=0.6, step_size=0.2, steps=steps, random_start=False)
+        >>> [(steps, right.item()) for steps, right in curve(net, x, y, keys=keys, attack_at=at, values=[1, 4])]
+        [(1, True), (4, False)]
+    """
+    for value in values:
+        yield value, withstood(net, x, y, attack_at(value), keys)
+
+
+def nested_curve(
+    net: Net, x: Tensor, y: Tensor, *, keys: Tensor, attack_at: Callable[[float], Attack], values: Sequence[float]
+) -> Iterator[tuple[float, Tensor]]:
+    """As :func:`curve` over ascending radii: what falls in a ball lies in every larger one, so only survivors go on.
+
+    Raises:
+        ValueError: if the radii do not ascend.
+
+    Example:
+        >>> net = lambda x: x.flatten(1) - torch.tensor([0.1, 0.0])  # wrong where the first pixel is the darker one
+        >>> x, y, keys = torch.tensor([[[[0.9, 0.2]]]]), torch.tensor([0]), torch.tensor([7])
+        >>> at = lambda eps: PGD(eps=eps, step_size=eps / 4, steps=20)
+        >>> [(eps, right.item()) for eps, right in nested_curve(net, x, y, keys=keys, attack_at=at, values=[0.2, 1.0])]
+        [(0.2, True), (1.0, False)]
+    """
+    if sorted(values) != list(values):
+        raise ValueError(f"radii must ascend, got {list(values)}")
+    with torch.no_grad():
+        robust = is_correct(net(x), y)
+    for eps in values:
+        left = robust.nonzero().flatten()
+        if len(left):
+            robust = robust.clone()
+            robust[left] = withstood(net, x[left], y[left], attack_at(eps), keys[left])
+        yield eps, robust

@@ -1,0 +1,251 @@
+"""Everything a robust-accuracy figure needs to be believed, measured batch by batch."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.probes import answers, gradients, half_precision, in_training_mode, loss_along, watched
+from kafnets.analysis.robustness_curves import (
+    RESTARTS,
+    STEPS,
+    curve,
+    nested_curve,
+    pgd_at_eps,
+    pgd_at_restarts,
+    pgd_at_steps,
+    radii_to_the_end,
+)
+from kafnets.attacks import FGSM, Attack, Autograd
+from kafnets.logits import check_logits, is_correct
+
+Net: TypeAlias = Callable[[Tensor], Tensor]
+ROLES = ("white", "black", "single", "noise", "transfer")
+TOLERANCE = 1e-6  # of eps, for those who compute their ball in another precision
+
+
+@dataclass
+class Measured:
+    """What a study found.
+
+    Attributes:
+        outcomes: a column for every attack, point of a curve and probe.
+        facts: names of modules in training mode, operations in half precision, and state that was changed.
+        seconds: time each part took.
+        worst: for each image the first adversarial image that fooled the network, the image itself where none did.
+    """
+
+    outcomes: Outcomes
+    facts: dict[str, set[str]]
+    seconds: dict[str, float]
+    worst: Tensor
+
+
+class RobustnessStudy:
+    """Attacks by what they are taken for, and the curves and probes that check them.
+
+    The worst case of an image is that over every attack here, whatever its kind; the kinds tell which may not beat
+    which. All attacks must share one ball.
+
+    Args:
+        white_box: iterative attacks along the gradient, at least one; the first names the ball.
+        black_box: attacks that ask for logits alone.
+        single_step: an attack of one step.
+        noise: random perturbations.
+        transfer: an attack built on another network, see :class:`kafnets.attacks.Transfer`.
+        attack_at_eps, attack_at_steps, attack_at_restarts: from the first white-box attack, the attack of each point of
+            a curve; see :mod:`kafnets.analysis.robustness_curves`.
+
+    Raises:
+        ValueError: if there is no white-box attack, eps is 0, attacks do not share eps and norm, or two are the same.
+
+    Example:
+        >>> from kafnets.activations import ReLU
+        >>> from kafnets.attacks import PGD
+        >>> from kafnets.backbones import KafVGG
+        >>> net = KafVGG(activation=ReLU, width=4, hidden=8, image_size=8).eval()
+        >>> study = RobustnessStudy(white_box=[PGD(steps=2)])
+        >>> x, y, index = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]), torch.arange(4)
+        >>> found = study.measure(net, x, y, index=index, keys=index)
+        >>> len(found.outcomes), bool((found.outcomes.worst(*ROLES) <= found.outcomes["clean"]).all())
+        (4, True)
+    """
+
+    def __init__(
+        self,
+        *,
+        white_box: Sequence[Attack],
+        black_box: Sequence[Attack] = (),
+        single_step: Attack | None = None,
+        noise: Attack | None = None,
+        transfer: Attack | None = None,
+        attack_at_eps: Callable[[Attack], Callable[[float], Attack]] = pgd_at_eps,
+        attack_at_steps: Callable[[Attack], Callable[[int], Attack]] = pgd_at_steps,
+        attack_at_restarts: Callable[[Attack], Callable[[int], Attack]] = pgd_at_restarts,
+    ) -> None:
+        if not white_box:
+            raise ValueError("white_box needs at least one attack, such as PGD(steps=50)")
+        first = white_box[0]
+        single_step = single_step or FGSM(eps=first.eps, alpha=1.0, random_start=False, norm=first.norm)
+        optional = {"noise": noise, "transfer": transfer}
+        self.attacks: dict[str, Attack] = name_attacks(
+            [("white", attack) for attack in white_box]
+            + [("black", attack) for attack in black_box]
+            + [("single", single_step)]
+            + [(role, attack) for role, attack in optional.items() if attack is not None]
+        )
+        check_one_ball(self.attacks.values())
+        self.ball = first
+        self.at_eps, self.at_steps = attack_at_eps(first), attack_at_steps(first)
+        self.at_restarts = attack_at_restarts(first)
+
+    def settings(self) -> dict[str, Any]:
+        """What a report must say of the attacks: their settings by name."""
+        return {name: attack.settings() for name, attack in self.attacks.items()}
+
+    def measure(
+        self, net: Net, x: Tensor, y: Tensor, *, index: Tensor, keys: Tensor, curves: Tensor | None = None
+    ) -> Measured:
+        """Measure a batch; the network is left as it was.
+
+        Args:
+            net: images to logits, as it is to be used: in evaluation mode.
+            x: images ``(N, C, H, W)``, floating point, in [0, 1].
+            y: true classes, int64 ``(N,)``.
+            index: what tells an image from the others of its set, int64 ``(N,)``.
+            keys: of the images, int64 ``(N,)``, from :func:`kafnets.attacks.noise.image_keys`.
+            curves: bool ``(N,)``, the images that the curves and the climb of the loss are measured on; all by default.
+
+        Raises:
+            ValueError: as any attack does, for images, labels or networks that can't be attacked.
+        """
+        run = _Run(net, x, y, keys)
+        with watched(net, run.changed):
+            with torch.no_grad():
+                logits = net(x)
+            check_logits(logits, y)
+            clean = is_correct(logits, y)
+            run.add({"index": index, "label": y, "predicted": logits.argmax(1), "clean": clean})
+            run.facts["training"] = in_training_mode(net)
+            with run.timed("probes"):
+                self._probe(run)
+            for name, attack in self.attacks.items():
+                with run.timed(name):
+                    run.attack(name, attack, clean)
+            with run.timed("curves"):
+                self._curves(run, torch.ones_like(clean) if curves is None else curves)
+        return Measured(Outcomes(run.columns), run.facts | {"changed": run.changed}, run.seconds, run.worst)
+
+    def _probe(self, run: "_Run") -> None:
+        found = answers(run.net, run.x) | gradients(run.net, run.x, run.y, self.ball)
+        run.add({f"probe/{name}": values for name, values in found.items()})
+        run.facts["half"] = half_precision(run.net, run.x, run.y)
+
+    def _curves(self, run: "_Run", chosen: Tensor) -> None:
+        if not bool(chosen.any()):
+            return
+        net, x, y, keys = run.net, run.x[chosen], run.y[chosen], run.keys[chosen]
+        radii = radii_to_the_end(self.ball, x)
+        for name, points in (
+            ("eps", nested_curve(net, x, y, keys=keys, attack_at=self.at_eps, values=radii)),
+            ("steps", curve(net, x, y, keys=keys, attack_at=self.at_steps, values=STEPS)),
+            ("restarts", curve(net, x, y, keys=keys, attack_at=self.at_restarts, values=RESTARTS)),
+            ("loss", enumerate(loss_along(net, x, y, self.ball))),
+        ):
+            for value, column in points:
+                run.add({f"{name}/{value!r}": column}, chosen)
+
+
+def name_attacks(attacks: Iterable[tuple[str, Attack]]) -> dict[str, Attack]:
+    """``role/name`` of each; where two would be called the same, their loss is said as well.
+
+    Raises:
+        ValueError: if two are still called the same.
+
+    Example:
+        >>> from kafnets.attacks import PGD
+        >>> list(name_attacks([("white", FGSM()), ("white", PGD(steps=2))]))
+        ['white/FGSM-1 Linf eps 8/255 step 10/255', 'white/PGD-2-1 Linf eps 8/255 step 2/255']
+    """
+    listed = [(f"{role}/{label(attack)}", attack) for role, attack in attacks]
+    plain = [name for name, _ in listed]
+    named: dict[str, Attack] = {}
+    for name, attack in listed:
+        full = name if plain.count(name) == 1 else f"{name} {attack.settings()['loss']}"
+        if full in named:
+            raise ValueError(f"two attacks are both {full}; leave one out, or give them different settings")
+        named[full] = attack
+    return named
+
+
+def label(attack: Attack) -> str:
+    """The attack's name, and where its gradients come from if they are not exact.
+
+    Example:
+        >>> from kafnets.attacks import EOT, PGD
+        >>> label(PGD(steps=2, estimator=EOT(20)))
+        'PGD-2-1 Linf eps 8/255 step 2/255, EOT'
+    """
+    exact = isinstance(attack.estimator, Autograd)
+    return str(attack) if exact else f"{attack}, {type(attack.estimator).__name__}"
+
+
+def check_one_ball(attacks: Iterable[Attack]) -> None:
+    """Raise ``ValueError`` unless all attacks share norm and eps > 0: a worst case over different balls is none."""
+    balls = {(type(attack.norm).__name__, attack.eps): str(attack) for attack in attacks}
+    if len(balls) > 1:
+        raise ValueError(f"all attacks must share one norm and one eps, got {'; '.join(balls.values())}")
+    if any(eps == 0 for _, eps in balls):
+        raise ValueError("eps must be > 0: there is nothing to search in a ball of radius 0")
+
+
+@dataclass
+class _Run:
+    """One batch on its way through a study."""
+
+    net: Net
+    x: Tensor
+    y: Tensor
+    keys: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, set[str]] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    seconds: dict[str, float] = field(default_factory=dict)
+    worst: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.worst = self.x.clone()
+
+    def add(self, columns: dict[str, Tensor], chosen: Tensor | None = None) -> None:
+        """Keep columns, of all images or of the ``chosen`` ones."""
+        for name, values in columns.items():
+            if chosen is not None:
+                every = torch.full((len(self.x),), torch.nan, dtype=torch.float64, device=self.x.device)
+                every[chosen] = values.double()
+                values = every
+            self.columns[name] = values
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Keep the time of the body."""
+        start = time.perf_counter()
+        yield
+        if self.x.is_cuda:
+            torch.cuda.synchronize(self.x.device)
+        self.seconds[name] = time.perf_counter() - start
+
+    def attack(self, name: str, attack: Attack, clean: Tensor) -> None:
+        """Attack the network and judge what came out."""
+        x_adv = attack(self.net, self.x, self.y, keys=self.keys)
+        with torch.no_grad():
+            right = is_correct(self.net(x_adv), self.y)
+        fooled = clean & ~right & (self.worst == self.x).flatten(1).all(1)
+        self.worst[fooled] = x_adv[fooled]
+        size = attack.norm.size(x_adv - self.x)
+        beyond = (size > attack.eps * (1 + TOLERANCE)) | (x_adv < 0).flatten(1).any(1) | (x_adv > 1).flatten(1).any(1)
+        self.add({name: clean & right, f"repaired/{name}": right & ~clean, f"outside/{name}": beyond})

@@ -1,0 +1,65 @@
+"""Files of a robustness report besides its tables: the picture, RobustBench's form, and what a stopped test left."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from kafnets.analysis.outcomes import Outcomes
+from kafnets.attacks import Attack
+from kafnets.attacks.base import show_units
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Save a picture so that there is a whole one or none."""
+    part = path.with_name(f".{os.getpid()}.{path.name}")
+    figure.savefig(part)
+    part.replace(path)
+
+
+def robustbench(record: dict[str, Any], ball: Attack, reported: float | None) -> dict[str, Any]:
+    """The claim in RobustBench's words: per cent as text, ``reported`` by the test attack, ``measured`` the worst case.
+
+    Args:
+        record: the finished report.
+        ball: an attack of the report.
+        reported: robust accuracy in [0, 1] under the test attack of the configuration, None if there is none.
+    """
+    return {
+        "name": f"{record['run']['backbone']} {record['run']['activation']}",
+        "dataset": record["data"],
+        "norm": type(ball.norm).__name__,
+        "eps": show_units(ball.eps),
+        "clean_acc": f"{100 * record['clean']['accuracy']:.2f}",
+        "reported": None if reported is None else f"{100 * reported:.2f}",
+        "measured": f"{100 * record['worst_case']['accuracy']:.2f}",
+        "images": record["images"],
+        "checkpoint_sha256": record["checkpoint_sha256"],
+    }
+
+
+def read_resumable(
+    path: str | None, identity: dict[str, Any]
+) -> tuple[Outcomes, dict[str, set[str]], dict[str, float]]:
+    """Outcomes, facts and seconds of an earlier report; empty ones for None.
+
+    Raises:
+        ValueError: if it can't be read, or is of another checkpoint, seed, data or other settings.
+    """
+    if path is None:
+        return Outcomes({"index": torch.empty(0)}), {}, {}
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        outcomes = Outcomes.decode(record["outcomes"])
+        facts = {name: set(values) for name, values in record["facts"].items()}
+        seconds = dict(record["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no robustness.json that can be resumed: {error}") from None
+    # the same file may lie elsewhere now; its hash tells
+    other = [name for name in identity if name != "checkpoint" and record.get(name) != identity[name]]
+    if other:
+        raise ValueError(f"{path} is of another test: it differs in {', '.join(other)}; leave resume out to start anew")
+    return outcomes, facts, seconds

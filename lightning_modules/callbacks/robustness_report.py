@@ -1,0 +1,212 @@
+"""A test that can be believed: many attacks, their worst case, curves, checks, in three files."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+
+from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.robustness_record import plain, robustness_record
+from kafnets.analysis.robustness_study import Measured, RobustnessStudy
+from kafnets.attacks import Attack
+from kafnets.attacks.noise import image_keys
+from kafnets.attacks.transfer import Transfer
+from kafnets.plots import Sheet, plot_robustness
+from lightning_modules.callbacks.robustness_files import read_resumable, robustbench, write_figure
+from lightning_modules.callbacks.robustness_text import markdown, screen
+from lightning_modules.classifier import TEST
+from lightning_modules.files import sha256, write_json, write_whole
+from lightning_modules.load_classifier import load_classifier
+
+SHEET = 8  # images of the contact sheet
+
+
+class RobustnessReport(Callback):
+    """During a test, write ``robustness.json``, ``robustness.md``, ``robustness.png`` and ``robustbench.json``.
+
+    The first two are written anew after every batch, whole or not at all, so an interrupted test keeps the images it
+    has measured; the order of a test set makes any beginning of it a fair sample. Every process measures its own
+    images. Random numbers belong to the image, so the figures depend neither on batches nor on the number of processes.
+
+    Args:
+        white_box, black_box, single_step, noise: see :class:`kafnets.analysis.robustness_study.RobustnessStudy`.
+        curve_images: how many of the images the curves are measured on, >= 1. The images are those of the
+            configuration's own test attack, the first ``test_images``.
+        twin: checkpoint of another network for the same images; ``transfer`` is built on it and tried on this one.
+        transfer: the attack on the twin, with ``early_stop=False``.
+        resume: ``robustness.json`` of an earlier test of the same checkpoint with the same settings, unfinished or of
+            fewer images; what it has measured is not measured again.
+
+    Raises:
+        ValueError: if ``curve_images`` < 1, the attacks do not fit together, one of ``twin`` and ``transfer`` is
+            missing, or (when the test starts) ``resume`` is of another test.
+        FileExistsError: when the test starts, if the run folder has a report already.
+    """
+
+    def __init__(
+        self,
+        *,
+        white_box: list[Attack],
+        black_box: list[Attack] | None = None,
+        single_step: Attack | None = None,
+        noise: Attack | None = None,
+        curve_images: int = 100,
+        twin: str | None = None,
+        transfer: Attack | None = None,
+        resume: str | None = None,
+    ) -> None:
+        if curve_images < 1:
+            raise ValueError(f"curve_images must be >= 1, got {curve_images}; the default is 100")
+        if (twin is None) != (transfer is None):
+            raise ValueError("twin and transfer go together: the attack is built on the twin; give both or neither")
+        read_resumable(resume, {})  # what can't be read at all is refused before there is a run folder
+        on_twin = Transfer(surrogate=load_classifier(twin), attack=transfer) if twin and transfer else None
+        self.study = RobustnessStudy(
+            white_box=white_box, black_box=black_box or (), single_step=single_step, noise=noise, transfer=on_twin
+        )
+        self.curve_images, self.twin, self.resume = curve_images, twin, resume
+        self._on_twin = on_twin
+        self._outcomes = Outcomes.join([])
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Refuse what can't be reported, before any work."""
+        self._outcomes = Outcomes.join([])  # what an earlier test measured is no part of this one
+        self.folder = Path(trainer.log_dir) if trainer.log_dir and trainer.loggers else None
+        if self.folder and (self.folder / "robustness.json").exists():
+            raise FileExistsError(f"{self.folder / 'robustness.json'} is there already; test into another run folder")
+        if self._on_twin:
+            self._on_twin.surrogate.to(pl_module.device)  # type: ignore[attr-defined]
+        self._identity = self._identify(trainer, pl_module)
+        self._outcomes, self._facts, self._seconds = read_resumable(self.resume, self._identity)
+        self._done = {int(index) for index in self._outcomes["index"]}
+        self._sheet: Sheet = []
+        self._begun, self._images_before = time.monotonic(), len(self._outcomes)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure a batch on every process, and write what all have."""
+        index = batch[2]
+        chosen = [i not in self._done and i < (pl_module.test_images or i + 1) for i in index.tolist()]
+        wanted = torch.tensor(chosen, dtype=torch.bool, device=index.device)
+        parts = self._gather(trainer, self._measure(pl_module, *(values[wanted] for values in batch)))
+        if not any(parts):
+            return
+        found = [part for part in parts if part]
+        self._outcomes = Outcomes.join([self._outcomes, *(part[0] for part in found)])
+        for _, facts, seconds in found:
+            for name, values in facts.items():
+                self._facts[name] = self._facts.get(name, set()) | values
+            for name, value in seconds.items():
+                self._seconds[name] = self._seconds.get(name, 0.0) + value
+        if trainer.is_global_zero:
+            self._write(trainer, complete=False)
+            self._say_progress(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Draw what an interrupted test has measured."""
+        if trainer.is_global_zero and len(self._outcomes):
+            self._draw(trainer, self._write(trainer, complete=False))
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the finished report, draw it, and print its gist."""
+        if not trainer.is_global_zero or not len(self._outcomes):
+            return
+        record = self._write(trainer, complete=True)
+        self._draw(trainer, record)
+        if self.folder:
+            reported = pl_module.test_results.get("robust_accuracy")
+            write_json(self.folder / "robustbench.json", robustbench(record, self.study.ball, reported))
+        print(screen(record, str(self.folder)), flush=True)
+        self._outcomes = Outcomes.join([])
+
+    def _measure(self, module: Any, x: Tensor, y: Tensor, index: Tensor) -> Any:
+        if not len(x):
+            return None
+        with torch.autocast(x.device.type, enabled=False):
+            keys = image_keys(index, module.seed, TEST)
+            curves = index < self.curve_images
+            found = self.study.measure(module.net, x, y, index=index, keys=keys, curves=curves)
+            self._keep_pictures(module.net, x, y, found)
+        return found.outcomes, found.facts, found.seconds
+
+    def _keep_pictures(self, net: Any, x: Tensor, y: Tensor, found: Measured) -> None:
+        """The first images that an attack turned."""
+        turned = (found.worst != x).flatten(1).any(1).nonzero().flatten()[: SHEET - len(self._sheet)]
+        if not len(turned):
+            return
+        with torch.no_grad():
+            clean, adversarial = (net(images[turned]).argmax(1).tolist() for images in (x, found.worst))
+        for i, before, after in zip(turned.tolist(), clean, adversarial, strict=True):
+            self._sheet.append((x[i].float().cpu(), found.worst[i].float().cpu(), (int(y[i]), before, after)))
+
+    def _gather(self, trainer: Trainer, part: Any) -> list[Any]:
+        if trainer.world_size == 1:
+            return [part]
+        parts: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, part)
+        return parts
+
+    def _identify(self, trainer: Trainer, module: Any) -> dict[str, Any]:
+        """What two tests must share for their images to be counted together."""
+        checkpoint = trainer.ckpt_path
+        return {
+            "checkpoint": str(checkpoint) if checkpoint else None,
+            "checkpoint_sha256": sha256(Path(checkpoint)) if checkpoint else None,
+            "twin_sha256": sha256(Path(self.twin)) if self.twin else None,
+            "run": module.labels(),
+            "data": type(trainer.datamodule).__name__,  # type: ignore[attr-defined]
+            "seed": module.seed,
+            "dtype": str(next(module.net.parameters()).dtype).removeprefix("torch."),
+            "curve_images": self.curve_images,
+            "settings": plain(self.study.settings()),
+        }
+
+    def _write(self, trainer: Trainer, *, complete: bool) -> dict[str, Any]:
+        wanted = self._images_wanted(trainer)
+        record = {"complete": complete, "images": len(self._outcomes), "images_wanted": wanted} | self._identity
+        record |= {"device": trainer.strategy.root_device.type, "processes": trainer.world_size}
+        record |= {"torch": torch.__version__} | robustness_record(
+            self._outcomes,
+            self._facts,
+            attacks=self.study.attacks,
+            seconds=self._seconds,
+            class_names=self._class_names(trainer),
+        )
+        if self.folder:
+            write_json(self.folder / "robustness.json", record)
+            write_whole(self.folder / "robustness.md", markdown(record))
+        return record
+
+    def _draw(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        if not self.folder:
+            return
+        path = self.folder / "robustness.png"
+        write_figure(path, plot_robustness(record, self._sheet, self._class_names(trainer)))
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(key="robustness", images=[str(path)])
+
+    def _images_wanted(self, trainer: Trainer) -> int:
+        there = len(trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
+        module: Any = trainer.lightning_module
+        return min(module.test_images or there, there)
+
+    def _class_names(self, trainer: Trainer) -> list[str]:
+        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        return list(names or map(str, range(int(self._outcomes["label"].max()) + 1)))
+
+    def _say_progress(self, trainer: Trainer) -> None:
+        done, wanted = len(self._outcomes), self._images_wanted(trainer)
+        pace = (time.monotonic() - self._begun) / max(1, done - self._images_before)
+        left = f"about {pace * (wanted - done) / 60:.1f} min left" if done < wanted else "done"
+        print(f"robustness: {done} of {wanted} images, {left}", flush=True)

@@ -1,0 +1,39 @@
+"""A network out of a checkpoint, ready to be asked: images in [0, 1] in, logits out."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from kafnets.backbones import Backbone
+from lightning_modules.command_line.checkpoints import checkpoint_config, read_checkpoint
+from lightning_modules.command_line.config_files import expand
+
+
+def load_classifier(path: str | Path) -> Backbone:
+    """The network a checkpoint of this project holds, in evaluation mode on the CPU; normalisation is inside.
+
+    The checkpoint carries the configuration it was trained with, so no config file is needed.
+
+    Args:
+        path: a ``.ckpt`` file.
+
+    Returns:
+        A module from images float32 ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``.
+
+    Raises:
+        ValueError: if the file is no such checkpoint, carries no configuration, or does not fit it.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    net = checkpoint_config(checkpoint).get("model", {}).get("net")
+    if not net:
+        raise ValueError(f"{path} carries no configuration, so its network can't be built; give one saved by cli.py")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Backbone, "net")
+    built = parser.instantiate(parser.parse_object({"net": expand(net)})).net
+    stored = checkpoint["state_dict"]
+    weights = {name.removeprefix("net."): value for name, value in stored.items() if name.startswith("net.")}
+    try:
+        built.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network it says it holds: {' '.join(str(error).split())}") from None
+    return built.eval()

@@ -1,0 +1,196 @@
+"""``test --config eval_full.yaml`` as a user types it: files, a twin, comparing two, two processes."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cli
+from kafnets.backbones import KafVGG
+from lightning_modules.compare_reports import compare_reports, main, read_report
+from lightning_modules.load_classifier import load_classifier
+
+ROOT = Path(cli.__file__).parent
+EVAL_FULL = ROOT / "configs" / "eval_full.yaml"
+CHEAP = {"steps": 2, "queries": 3, "restarts": 1, "targets": 2, "classes": 2}
+
+
+@pytest.fixture(scope="module")
+def cheap(tmp_path_factory) -> Path:
+    """The full evaluation with hardly any steps: every attack of it, and the same keys."""
+    config = yaml.safe_load(EVAL_FULL.read_text())
+    (report,) = config["trainer"]["callbacks+"]
+    report["curve_images"] = 2
+    for attack in [*report["white_box"], *report["black_box"], report["noise"]]:
+        attack |= {name: value for name, value in CHEAP.items() if name in attack}
+    path = tmp_path_factory.mktemp("configs") / "cheap.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run_report(cheap: Path, checkpoint: Path, folder: Path, *more: str) -> dict:
+    where = [f"--run.dir={folder}", "--run.name=run", f"--ckpt_path={checkpoint}", "--trainer.accelerator=cpu"]
+    with contextlib.redirect_stdout(None):
+        cli.main(["test", f"--config={cheap}", *where, "--data.eval_batch_size=12", *more])
+    return read_report(folder / "run" / "version_0")
+
+
+@pytest.fixture(scope="module")
+def report(cheap: Path, tiny_run: Path, tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("report")
+    best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
+    return folder / "run" / "version_0", run_report(cheap, best, folder)
+
+
+def test_the_config_is_autoattack_and_what_breaks_kwta():
+    (report,) = yaml.safe_load(EVAL_FULL.read_text())["trainer"]["callbacks+"]
+    white = {attack["class_path"].rpartition(".")[2]: attack for attack in report["white_box"]}
+    assert set(white) == {"PGD", "APGD", "APGDT", "FAB"}
+    assert (white["APGD"]["steps"], white["APGDT"]["targets"], white["FAB"]["classes"]) == (100, 9, 9)
+    square, finite = report["black_box"]
+    assert square["class_path"] == "Square" and square["queries"] == 5000
+    assert finite["estimator"]["class_path"] == "FiniteDifferences"
+    assert finite["estimator"]["sigma"] == pytest.approx(8 / 255, rel=1e-2)
+
+
+def test_the_files_lie_in_the_run_folder(report: tuple[Path, dict], tiny_run: Path):
+    folder, record = report
+    assert {path.name for path in folder.iterdir()} >= {
+        "results.json", "robustness.json", "robustness.md", "robustness.png", "robustbench.json", "config.yaml"
+    }  # fmt: skip
+    assert record["complete"] and record["images"] == 20
+    first = json.loads((tiny_run / "results.json").read_text())
+    assert record["checkpoint_sha256"] == first["checkpoint_sha256"]
+    roles = [name.partition("/")[0] for name in record["attacks"]]
+    assert roles == ["white"] * 4 + ["black"] * 2 + ["single", "noise"]
+    assert all(attack["settings"]["eps"] == 8 / 255 for attack in record["attacks"].values())
+
+
+def test_the_report_s_images_are_those_of_the_test(report: tuple[Path, dict]):
+    folder, record = report
+    results = json.loads((folder / "results.json").read_text())
+    assert results["robust"]["images"] == record["images"]
+
+
+def test_a_twin_is_another_checkpoint(cheap: Path, tiny_run: Path, tmp_path: Path):
+    config = yaml.safe_load(cheap.read_text())
+    (callback,) = config["trainer"]["callbacks+"]
+    callback["twin"] = str(tiny_run / "checkpoints" / "last.ckpt")
+    callback["transfer"] = {"class_path": "PGD", "eps": "8/255", "steps": 2, "early_stop": False}
+    (tmp_path / "twin.yaml").write_text(yaml.safe_dump(config))
+    best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
+    record = run_report(tmp_path / "twin.yaml", best, tmp_path, "--model.test_images=3")
+    assert list(record["attacks"])[-1].startswith("transfer/Transfer of PGD-2-1")
+    statuses = {check["name"]: check["status"] for check in record["checks"]}
+    assert statuses["transfer from a twin is not stronger than white box"] != "not run"
+    assert record["twin_sha256"] and record["images"] == 3
+
+
+def test_a_network_comes_out_of_its_checkpoint(tiny_run: Path):
+    path = tiny_run / "checkpoints" / "last.ckpt"
+    net = load_classifier(path)
+    assert isinstance(net, KafVGG) and not net.training
+    state = torch.load(path, weights_only=True)["state_dict"]
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, state[f"net.{name}"])
+    assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_checkpoint_that_holds_no_network_is_refused(tiny_run: Path, tmp_path: Path):
+    checkpoint = torch.load(tiny_run / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({"state_dict": checkpoint["state_dict"]}, tmp_path / "bare.ckpt")
+    with pytest.raises(ValueError, match="carries no configuration"):
+        load_classifier(tmp_path / "bare.ckpt")
+    del checkpoint["state_dict"]["net.fc.weight"]
+    torch.save(checkpoint, tmp_path / "torn.ckpt")
+    with pytest.raises(ValueError, match=r"does not fit the network it says it holds.*fc\.weight"):
+        load_classifier(tmp_path / "torn.ckpt")
+
+
+def test_two_reports_are_compared_image_by_image(report: tuple[Path, dict], capsys):
+    folder, record = report
+    compared = compare_reports(record, record)
+    assert set(compared) == {"clean", "worst case", *record["attacks"]}
+    assert all(found.difference == 0 and found.p_value == 1 for found in compared.values())
+    other = json.loads(json.dumps(record))
+    other["outcomes"]["clean"] = "0" * 20
+    found = compare_reports(record, other)
+    assert found["clean"].only_a == record["clean"]["right"] and found["worst case"].b == 0
+    main([str(folder), str(folder / "robustness.json")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(compared) and "McNemar exact p = 1" in lines[0]
+
+
+def test_reports_that_cannot_be_paired_are_refused(report: tuple[Path, dict], tmp_path: Path, capsys):
+    folder, record = report
+    with pytest.raises(ValueError, match="differ in data"):
+        compare_reports(record, record | {"data": "CIFAR10"})
+    for attack in (other := json.loads(json.dumps(record)))["attacks"].values():
+        attack["settings"]["eps"] = 0.5
+    with pytest.raises(ValueError, match="differ in eps or norm"):
+        compare_reports(record, other)
+    elsewhere = record | {"outcomes": record["outcomes"] | {"index": list(range(100, 120))}}
+    with pytest.raises(ValueError, match="share no image"):
+        compare_reports(record, elsewhere)
+    for arguments in ([str(folder)], [str(folder), str(tmp_path)]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: ")
+
+
+def test_two_ranks_report_what_one_does(cheap: Path, tiny_run: Path, report: tuple[Path, dict], tmp_path: Path):
+    best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
+    arguments = ["test", f"--config={cheap}", "--config=ddp.yaml", "--trainer.accelerator=cpu", f"--ckpt_path={best}"]
+    arguments += [f"--run.dir={tmp_path}", "--run.name=run", "--data.eval_batch_size=7"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    one, two = report[1], read_report(tmp_path / "run" / "version_0")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for name in one["outcomes"]:
+        if not name.startswith(("loss/", "probe/gain")):  # sums in another order
+            assert one["outcomes"][name] == two["outcomes"][name], name
+    for name in ("clean", "worst_case", "classes", "images", "checkpoint_sha256"):
+        assert one[name] == two[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        (lambda report: report["white_box"][0].update(eps=8), "eps must lie in [0, 1] (images lie in [0, 1]), got 8"),
+        (lambda report: report["white_box"][0].update(steps=0), "steps must be >= 1, got 0"),
+        (lambda report: report["white_box"][0].update(stepz=3), "did you mean steps, step_size?"),
+        (lambda report: report["black_box"][0].update(eps=0.5), "all attacks must share one norm and one eps"),
+        (lambda report: report.update(resume="nowhere.json"), "nowhere.json is no robustness.json that can be resumed"),
+        (lambda report: report.update(twin="nowhere.ckpt"), "twin and transfer go together"),
+    ],
+)
+def test_a_mistake_in_the_evaluation_is_one_short_line(change, answer, cheap, tiny_run, tmp_path, refused):
+    config = yaml.safe_load(cheap.read_text())
+    change(config["trainer"]["callbacks+"][0])
+    (tmp_path / "mistake.yaml").write_text(yaml.safe_dump(config))
+    best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
+    where = [f"--ckpt_path={best}", f"--run.dir={tmp_path / 'runs'}", "--trainer.accelerator=cpu"]
+    line = refused(["test", f"--config={tmp_path / 'mistake.yaml'}", *where])
+    assert answer in line and len(line) < 300
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_full_evaluation_runs(tiny_run: Path, tmp_path: Path):
+    best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
+    record = run_report(EVAL_FULL, best, tmp_path, "--model.test_images=4")
+    assert record["complete"] and {check["status"] for check in record["checks"]} <= {"pass", "warn", "not run"}
