@@ -1,0 +1,198 @@
+"""What PGD-50-10 and AutoAttack cost here and in other libraries, on the same network and images, side by side.
+
+    python benchmarks/attacks.py --weights relu.npz --data cifar10-jpeg.tar.gz --images 50
+    python benchmarks/attacks.py --checkpoint runs/.../best.ckpt --data ... --device cuda --images 1000
+    python benchmarks/attacks.py ... --attacks pgd --rivals kafnets art
+
+Robust accuracies stand beside the times, worst case per image, judged here. The rivals take turns in every round, after
+each has attacked a few images that do not count. ``pip install torchattacks adversarial-robustness-toolbox`` and
+``pip install git+https://github.com/fra31/auto-attack`` for the rivals; those that are missing are named and left out.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from timing import keep_freed_memory, machine, seconds
+from torch import Tensor, nn
+
+from datamodules.image_files import ImageFormat, read_images
+from kafnets.attacks import PGD, AutoAttack
+from kafnets.attacks.noise import image_keys
+from kafnets.backbones import load_thesis
+from kafnets.logits import is_correct
+from lightning_modules.load_classifier import load_classifier
+
+EPS, STEP, STEPS, RESTARTS = 8 / 255, 2 / 255, 50, 10
+Rival = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def ours(net: nn.Module, x: Tensor, y: Tensor, *, attack: Any, batch: int) -> Tensor:
+    keys = image_keys(torch.arange(len(x), device=x.device), 0)
+    parts = zip(x.split(batch), y.split(batch), keys.split(batch), strict=True)
+    return torch.cat([attack(net, images, labels, keys=some) for images, labels, some in parts])
+
+
+def compiled(net: nn.Module, x: Tensor, y: Tensor, *, attack: Any, batch: int) -> Tensor:
+    return ours(torch.compile(net, dynamic=True), x, y, attack=attack, batch=batch)  # compiled once, by the warm-up
+
+
+def worst_of_runs(net: nn.Module, x: Tensor, y: Tensor, run: Rival, restarts: int) -> Tensor:
+    """The restarts of a library that has none: every image again, the worst case of each."""
+    worst = x.clone()
+    for _ in range(restarts):
+        found = run(net, x, y)
+        with torch.no_grad():
+            wrong = ~is_correct(net(found), y)
+        worst[wrong] = found[wrong]
+    return worst
+
+
+def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
+    import torchattacks
+
+    attack = torchattacks.PGD(net, eps=EPS, alpha=STEP, steps=STEPS)
+    run = partial(worst_of_runs, run=lambda net, x, y: attack(x, y), restarts=RESTARTS)
+    return torch.cat([run(net, *part) for part in zip(x.split(batch), y.split(batch), strict=True)])
+
+
+def art_pgd(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    classifier = PyTorchClassifier(
+        net,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(x.shape[1:]),
+        nb_classes=10,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if x.is_cuda else "cpu",
+    )
+    attack = ProjectedGradientDescentPyTorch(
+        classifier, eps=EPS, eps_step=STEP, max_iter=STEPS, num_random_init=RESTARTS, batch_size=batch, verbose=False
+    )
+    return torch.from_numpy(attack.generate(x.cpu().numpy(), y.cpu().numpy())).to(x.device)
+
+
+def torchattacks_autoattack(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
+    import torchattacks
+
+    # its own AutoAttack takes 10 steps where the original takes 100
+    common = {"norm": "Linf", "eps": EPS, "seed": 0, "n_restarts": 1}
+    attack = torchattacks.MultiAttack(
+        [
+            torchattacks.APGD(net, steps=100, loss="ce", **common),
+            torchattacks.APGDT(net, steps=100, n_classes=10, **common),
+            torchattacks.FAB(net, steps=100, multi_targeted=True, n_classes=10, **common),
+            torchattacks.Square(net, n_queries=5000, **common),
+        ]
+    )
+    return torch.cat([attack(*part) for part in zip(x.split(batch), y.split(batch), strict=True)])
+
+
+def original_autoattack(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
+    import autoattack
+
+    attack = autoattack.AutoAttack(
+        net, norm="Linf", eps=EPS, version="standard", seed=0, verbose=False, device=x.device
+    )
+    return attack.run_standard_evaluation(x, y, bs=batch)
+
+
+PGD_50_10 = PGD(eps=EPS, step_size=STEP, steps=STEPS, restarts=RESTARTS)
+STANDARD = AutoAttack("standard", eps=EPS, batch_size=None)
+# the name of the package first
+RIVALS: dict[str, dict[str, Rival]] = {
+    "pgd": {
+        "kafnets": partial(ours, attack=PGD_50_10),
+        "kafnets, compiled network": partial(compiled, attack=PGD_50_10),
+        "torchattacks": torchattacks_pgd,
+        "art": art_pgd,
+    },
+    "autoattack": {
+        "kafnets": partial(ours, attack=STANDARD),
+        "kafnets, compiled network": partial(compiled, attack=STANDARD),
+        "torchattacks": torchattacks_autoattack,
+        "autoattack": original_autoattack,
+    },
+}
+TITLES = {"pgd": f"PGD-{STEPS}-{RESTARTS}", "autoattack": "AutoAttack standard"}
+
+
+def network(options: argparse.Namespace) -> nn.Module:
+    net = load_thesis(options.weights) if options.weights else load_classifier(options.checkpoint)
+    return net.to(options.device).eval().requires_grad_(False)
+
+
+def images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Test images evenly spread over the split, so over the classes."""
+    split = read_images(options.data, ImageFormat(channels=3, size=32, resize=False))["test"]
+    x, y, _ = split[torch.arange(options.images) * len(split) // options.images]
+    return (x / 255).to(options.device), y.to(options.device)
+
+
+def robust(net: nn.Module, found: Tensor, x: Tensor, y: Tensor, batch: int) -> Tensor:
+    """Which images withstand; a perturbation that leaves the ball would not count."""
+    inside = (found - x).flatten(1).abs().amax(1) <= EPS * (1 + 1e-5)
+    with torch.no_grad():
+        right = [is_correct(net(part), labels) for part, labels in zip(found.split(batch), y.split(batch), strict=True)]
+    return torch.cat(right) | ~inside
+
+
+def compare(name: str, net: nn.Module, x: Tensor, y: Tensor, options: argparse.Namespace) -> None:
+    runs = {title: partial(run, batch=options.batch) for title, run in RIVALS[name].items()}
+    for title in list(runs):
+        package = title.partition(",")[0]
+        if package not in options.rivals or find_spec(package) is None:
+            print(f"{TITLES[name]} of {title}: not asked for, or not installed")
+            del runs[title]
+    for run in runs.values():
+        run(net, x[: options.warm_up], y[: options.warm_up])
+    taken: dict[str, list[float]] = {title: [] for title in runs}
+    left: dict[str, Tensor] = {}
+    for _ in range(options.rounds):
+        for title, run in runs.items():
+            found: list[Tensor] = []
+            taken[title].append(seconds(lambda run=run, found=found: found.append(run(net, x, y)), options.device))
+            left[title] = robust(net, found[0], x, y, options.batch)
+    print(f"\n| {TITLES[name]} | seconds | times ours | robust accuracy, % | images that differ from ours |")
+    print("|---" * 5 + "|")
+    for title, times in taken.items():
+        ratio = median(times) / median(taken["kafnets"])
+        share, differ = 100 * left[title].float().mean().item(), int((left[title] != left["kafnets"]).sum())
+        print(f"| {title} | {median(times):.1f} | {ratio:.2f} | {share:.1f} | {differ} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", type=Path, help="a thesis ResNet20, .npz")
+    source.add_argument("--checkpoint", type=Path, help="a checkpoint of ours")
+    parser.add_argument("--data", type=Path, required=True, help="folder or tar of images, {train,test}/<class>/*.jpg")
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--attacks", nargs="+", choices=RIVALS, default=list(RIVALS))
+    parser.add_argument("--rivals", nargs="+", default=["kafnets", "torchattacks", "art", "autoattack"])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--warm_up", type=int, default=2, help="images attacked first, >= 1")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    keep_freed_memory()
+    net, (x, y) = network(options), images(options)
+    clean = robust(net, x, x, y, options.batch).float().mean().item()
+    source = options.weights or options.checkpoint
+    print(f"{machine(options.device)}\n{source.name}, {len(x)} images, clean accuracy {100 * clean:.1f} %")
+    for name in options.attacks:
+        compare(name, net, x, y, options)
+
+
+if __name__ == "__main__":
+    main()
