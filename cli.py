@@ -172,7 +172,13 @@ def main(arguments: list[str] | None = None) -> None:
             trainer_defaults={
                 "use_distributed_sampler": False,  # data modules shard by themselves, without padding
                 "callbacks": [
-                    Throughput(), FiniteLoss(), History(), EpochLines(), Pictures(), Results(), Predictions()
+                    Throughput(),
+                    FiniteLoss(),
+                    History(),
+                    EpochLines(),
+                    Pictures(),
+                    Results(),
+                    Predictions(),
                 ],
             },
             args=resolve(sys.argv[1:] if arguments is None else arguments, [CONFIGS]),

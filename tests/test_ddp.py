@@ -124,9 +124,7 @@ def test_one_rank_measures_what_two_ranks_did(run, best, tmp_path):
 def test_two_ranks_predict_what_one_rank_does(best, tmp_path, folder):
     command_line("predict", *NAMES, *TWO_RANKS, *TINY, f"--run.dir={tmp_path / 'two'}", best, folder=folder)
     main(["predict", *NAMES, *TINY, "--trainer.accelerator=cpu", f"--run.dir={tmp_path / 'one'}", best])
-    one, two = (
-        list(csv.DictReader((only_run(tmp_path / name) / "predictions.csv").open())) for name in ("one", "two")
-    )
+    one, two = (list(csv.DictReader((only_run(tmp_path / name) / "predictions.csv").open())) for name in ("one", "two"))
     assert [int(row["index"]) for row in two] == list(range(359))
     for first, second in zip(one, two, strict=True):
         for column in ("index", "label", "predicted"):

@@ -1,32 +1,39 @@
 """Two networks, or two attacks, judged on the same images: which is better, and could it be chance."""
 
 from dataclasses import dataclass
+from math import exp, fsum, lgamma, log, log1p
 from statistics import NormalDist
 
 from torch import Tensor
 
 
-def binomial_tail(successes: int, trials: int) -> float:
-    """P(X >= successes) for X ~ Binomial(trials, 1/2), summed exactly in integers.
+def binomial_tail(successes: int, trials: int, chance: float = 0.5) -> float:
+    """P(X >= successes) for X ~ Binomial(trials, chance), summed term by term.
 
     Args:
         successes: any integer; at or below 0 the answer is 1.
         trials: >= 0.
+        chance: of a success, in (0, 1).
 
     Raises:
-        ValueError: if ``trials`` is negative.
+        ValueError: if ``trials`` is negative, or ``chance`` lies outside (0, 1).
 
     Example:
-        >>> binomial_tail(2, 3)
-        0.5
+        >>> round(binomial_tail(2, 3), 12), round(binomial_tail(1, 8, 0.02), 3)
+        (0.5, 0.149)
     """
     if trials < 0:
         raise ValueError(f"trials must be >= 0, got {trials}")
-    ways, total = 1, 0
-    for k in range(trials, max(0, successes) - 1, -1):  # from the far end, where there is one way
-        total += ways
-        ways = ways * k // (trials - k + 1)
-    return total / 2**trials
+    if not 0 < chance < 1:
+        raise ValueError(f"chance must lie in (0, 1), got {chance}")
+    if successes <= 0:
+        return 1.0
+    yes, no, ways = log(chance), log1p(-chance), lgamma(trials + 1)
+    terms = (
+        ways - lgamma(k + 1) - lgamma(trials - k + 1) + k * yes + (trials - k) * no
+        for k in range(successes, trials + 1)
+    )
+    return min(1.0, fsum(map(exp, terms)))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

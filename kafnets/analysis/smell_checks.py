@@ -1,7 +1,7 @@
 """Signs that a robust accuracy is not what it seems: named, with their numbers and what to do about them.
 
 Most are from Athalye, Carlini, Wagner (2018, section 3.1) and Carlini et al. (2019, sections 3 to 5). Shares are judged
-by Wilson 95 % intervals and pairs of attacks by the images that one alone broke, so that few images give few alarms: a
+by exact binomial tests and pairs of attacks by the images that one alone broke, so that few images give few alarms: a
 check complains when the data exclude its tolerance, not when the estimate exceeds it.
 """
 
@@ -121,8 +121,7 @@ def _unbounded(outcomes: Outcomes) -> Check:
         return _not_run(name)
     eps, right = list(columns.items())[-1]
     left, total = _counts(right[outcomes["clean"] == 1])
-    low, _ = wilson_interval(left, total)
-    status: Status = "pass" if left == 0 else "fail" if low > UNBOUNDED else "warn"
+    status: Status = "pass" if left == 0 else "fail" if _exceeds(left, total, UNBOUNDED) else "warn"
     numbers = f"{_of(left, total)} images left at eps {float(eps):.4g}"
     return Check(name, status, numbers, "" if left == 0 else STUCK)
 
@@ -135,7 +134,7 @@ def _not_stronger(name: str, outcomes: Outcomes, role: str, advice: str) -> Chec
     alone, missed = int((white & ~other).sum()), int((other & ~white).sum())
     chance = binomial_tail(alone, alone + missed)
     stronger = alone > missed and chance < SIGNIFICANT
-    beyond = wilson_interval(alone, len(outcomes))[0] > BEYOND
+    beyond = _exceeds(alone, len(outcomes), BEYOND)
     bad = stronger or beyond
     numbers = (
         f"broke {_of(alone, len(outcomes))} images that white-box attacks did not, they {missed} that it did not "
@@ -164,7 +163,7 @@ def _converged(name: str, outcomes: Outcomes, kind: str) -> Check:
         return _not_run(name)
     (few, before), (more, after) = columns[-2:]
     gained, total = int(((before == 1) & (after == 0)).sum()), _counts(after)[1]
-    bad = wilson_interval(gained, total)[0] > BEYOND
+    bad = _exceeds(gained, total, BEYOND)
     numbers = f"from {few} to {more} {kind}: {_of(gained, total)} images more"
     return Check(name, "warn" if bad else "pass", numbers, f"not converged: use more {kind}" if bad else "")
 
@@ -176,8 +175,7 @@ def _noise(outcomes: Outcomes) -> Check:
     clean = outcomes["clean"] == 1
     by_noise, total = _counts(outcomes.worst("noise")[clean] == 0)
     by_attack = int((outcomes.worst("white")[clean] == 0).sum())
-    low = wilson_interval(by_noise, total)[0]
-    bad = low > NOISE or (low > BEYOND and by_noise > by_attack / 2)
+    bad = _exceeds(by_noise, total, NOISE) or (_exceeds(by_noise, total, BEYOND) and by_noise > by_attack / 2)
     numbers = f"noise broke {_of(by_noise, total)} images that were right, white-box attacks {by_attack}"
     return Check(name, "warn" if bad else "pass", numbers, NOISY if bad else "")
 
@@ -188,8 +186,8 @@ def _gradients_there(outcomes: Outcomes) -> Check:
         return _not_run(name)
     zero, total = _counts(outcomes["probe/zero_gradient"])
     bad, _ = _counts(outcomes["probe/nonfinite_gradient"])
-    low = wilson_interval(zero, total)[0]
-    status: Status = "fail" if bad or low > 0.1 else "warn" if low > ZERO_GRADIENTS else "pass"
+    broken = bad > 0 or _exceeds(zero, total, 0.1)
+    status: Status = "fail" if broken else "warn" if _exceeds(zero, total, ZERO_GRADIENTS) else "pass"
     numbers = f"zero on {_of(zero, total)}, non-finite on {bad}"
     return Check(name, status, numbers, "" if status == "pass" else SATURATED)
 
@@ -201,7 +199,7 @@ def _gradients_useful(outcomes: Outcomes) -> Check:
     gain = outcomes["probe/gain"]
     useless, total = int((~(gain >= USEFUL_GAIN)).sum()), len(gain)  # no prediction at all is no use either
     known = gain[~gain.isnan()]
-    bad = wilson_interval(useless, total)[0] > USELESS_GRADIENTS
+    bad = _exceeds(useless, total, USELESS_GRADIENTS)
     numbers = f"margin rose by less than half of it on {_of(useless, total)}; median ratio "
     numbers += f"{float(known.median()):.2f}" if len(known) else "-"
     return Check(name, "warn" if bad else "pass", numbers, ROUGH if bad else "")
@@ -215,7 +213,7 @@ def _loss_rises(outcomes: Outcomes) -> Check:
     first, last = (values[outcomes["clean"] == 1] for values in (losses["0"], list(losses.values())[-1]))
     measured = ~first.isnan()
     flat, total = int((~(last > first) & measured).sum()), int(measured.sum())
-    bad = wilson_interval(flat, total)[0] > FLAT_LOSS
+    bad = _exceeds(flat, total, FLAT_LOSS)
     means = " -> ".join(f"{_mean(values):.2f}" for values in (losses["0"], list(losses.values())[-1]))
     advice = "gradients do not lead uphill: check the loss, the step size, and layers without a slope"
     return Check(name, "warn" if bad else "pass", f"not on {_of(flat, total)}; mean {means}", advice if bad else "")
@@ -262,6 +260,11 @@ def _logits(outcomes: Outcomes) -> Check:
 
 def _not_run(name: str) -> Check:
     return Check(name, "not run", "nothing was measured for it")
+
+
+def _exceeds(count: int, total: int, tolerance: float) -> bool:
+    """Whether a share is above its tolerance beyond chance: P(this many or more | tolerance) < 2.5 %, exact."""
+    return binomial_tail(count, total, tolerance) < 0.025
 
 
 def _counts(values: Tensor) -> tuple[int, int]:

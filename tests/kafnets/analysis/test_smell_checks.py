@@ -63,7 +63,8 @@ def test_white_box_attacks_are_judged_by_their_worst_case():
 
 
 @pytest.mark.parametrize(
-    ("left", "total", "status"), [(0, 100, "pass"), (1, 100, "warn"), (3, 100, "fail"), (9, 1000, "warn")]
+    ("left", "total", "status"),
+    [(0, 100, "pass"), (1, 100, "warn"), (3, 100, "warn"), (4, 100, "fail"), (9, 1000, "warn")],
 )
 def test_unbounded(left, total, status):
     columns = {"eps__0.1": ones(total), "eps__1.0": first(left, total)}
