@@ -71,7 +71,9 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise a batch of images."""
-        return (x - self.mean) / self.std
+        x = (x - self.mean) / self.std
+        # on a CPU oneDNN reorders every layer otherwise: attacks and training steps take 10 to 25 % longer
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 class Backbone(nn.Module):

@@ -179,5 +179,5 @@ def test_bad_settings(build, message):
 def test_settings_say_where_gradients_came_from():
     found = PGD(estimator=EOT(5, of=FiniteDifferences(sigma=0.1, samples={0: 2}))).settings()
     assert json.loads(json.dumps(found))["estimator"] == (
-        "EOT(samples=5, of=FiniteDifferences(samples={0: 2}, sigma=0.1, batch_size=1000))"
+        "EOT(samples=5, of=FiniteDifferences(samples={0: 2}, sigma=0.1, batch_size=None))"
     )
