@@ -25,4 +25,5 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --upgrade pip
 	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --no-deps adv-lib  # peers of the attacks in tests; of its dependencies visdom does not build
 	@touch $@

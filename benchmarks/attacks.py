@@ -126,7 +126,7 @@ TITLES = {"pgd": f"PGD-{STEPS}-{RESTARTS}", "autoattack": "AutoAttack standard"}
 
 def network(options: argparse.Namespace) -> nn.Module:
     net = load_thesis(options.weights) if options.weights else load_classifier(options.checkpoint)
-    return net.to(options.device).eval().requires_grad_(False)
+    return net.to(options.device).eval()  # its parameters ask for gradients, as those of any network do
 
 
 def images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:

@@ -193,4 +193,8 @@ def test_a_mistake_in_the_evaluation_is_one_short_line(change, answer, cheap, ti
 def test_the_full_evaluation_runs(tiny_run: Path, tmp_path: Path):
     best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
     record = run_report(EVAL_FULL, best, tmp_path, "--model.test_images=4")
-    assert record["complete"] and {check["status"] for check in record["checks"]} <= {"pass", "warn", "not run"}
+    assert record["complete"] and len(record["attacks"]) == 8
+    for attack in record["attacks"].values():
+        assert record["worst_case"]["right"] <= attack["right"] <= record["clean"]["right"]
+    not_run = {check["name"] for check in record["checks"] if check["status"] == "not run"}
+    assert not_run == {"transfer from a twin is not stronger than white box"}

@@ -15,7 +15,7 @@ from kafnets.attacks.worst import Worst
 from kafnets.logits import check_logits, is_correct
 from kafnets.losses import cross_entropy
 
-__all__ = ["Attack", "Loss", "Net", "at_least_one", "in_input_units", "show_units"]
+__all__ = ["Attack", "Loss", "Net", "at_least_one", "in_input_units", "is_look_due", "show_units"]
 
 
 def in_input_units(name: str, value: float | str) -> float:
@@ -55,6 +55,22 @@ def at_least_one(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be >= 1, got {value}")
     return value
+
+
+# On a GPU the processor runs ahead, and reading a value there makes it wait for all it has asked for.
+STEPS_BETWEEN_LOOKS = {"cuda": 8}
+
+
+def is_look_due(step: int, device: torch.device) -> bool:
+    """Whether a step of an attack, counted from 0, is one at which to read which images are left.
+
+    Every step, where that costs nothing; every eighth on a GPU.
+
+    Example:
+        >>> [step for step in range(17) if is_look_due(step, torch.device("cuda"))]
+        [0, 8, 16]
+    """
+    return step % STEPS_BETWEEN_LOOKS.get(device.type, 1) == 0
 
 
 def _in_words(value: Any) -> Any:
@@ -177,7 +193,7 @@ class Attack(ABC):
         """
         known = self._compares or step > 0  # where images are compared, they were judged before the first step
         found = self.estimator(_checked(net, None if known else labels[0]), loss, x_adv, labels, keys, step)
-        if self._compares:
+        if self._compares and is_look_due(step, x_adv.device):
             # a network that answers but can't be followed would pass for robust; in training the loss is watched
             usable = torch.isfinite(found.grad.flatten(1).abs().amax(1)) | ~is_correct(found.logits, labels[0])
             if not bool(usable.all()):

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Loss, Net, at_least_one, in_input_units, show_units
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, in_input_units, is_look_due, show_units
 from kafnets.attacks.gradients import GradientEstimator
 from kafnets.attacks.norms import Norm
+from kafnets.attacks.worst import rows
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
 
@@ -64,16 +65,20 @@ class PGD(Attack):
         """One descent from one start."""
         x_adv = self.norm.random_start(x, self.eps, keys) if self.random_start else x.clone()
         result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
+        standing = torch.ones_like(y, dtype=torch.bool)
         for step in range(self.steps):
             grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,), keys, step)
             if self.early_stop:
-                standing = is_correct(logits, y).nonzero().flatten()
-                if len(standing) < len(left):
+                standing = standing & is_correct(logits, y)
+                if is_look_due(step, x.device) and not bool(standing.all()):
                     result[left] = x_adv
-                    left, x, y, keys, x_adv, grad = (rows[standing] for rows in (left, x, y, keys, x_adv, grad))
+                    going = standing.nonzero().flatten()
+                    left, x, y, keys, x_adv, grad = (values[going] for values in (left, x, y, keys, x_adv, grad))
+                    standing = standing[going]
                 if len(left) == 0:
                     return result
-            x_adv = self.norm.project(x_adv + self.step_size * self.norm.direction(grad), x, self.eps)
+            moved = self.norm.project(x_adv + self.step_size * self.norm.direction(grad), x, self.eps)
+            x_adv = torch.where(rows(standing, x), moved, x_adv)  # who is fooled stays
         result[left] = x_adv
         return result
 
