@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from lightning_modules.files import sha256, write_json
+from lightning_modules.files import write_json
+from lightning_modules.provenance import provenance
 
 
 def results_record(trainer: Trainer, module: Any) -> dict[str, Any]:
@@ -18,19 +19,8 @@ def results_record(trainer: Trainer, module: Any) -> dict[str, Any]:
         | {"images": int(counted[f"{name}_images"])}
         for name in ("clean", "robust")
     }
-    checkpoint = trainer.ckpt_path
-    return record | {
-        "loss": counted["loss"],
-        "attack": module.test_attack.settings(),
-        "run": module.labels(),
-        "data": type(trainer.datamodule).__name__,  # type: ignore[attr-defined]
-        "seed": module.seed,
-        "dtype": str(next(module.net.parameters()).dtype).removeprefix("torch."),
-        "device": module.device.type,
-        "torch": torch.__version__,
-        "checkpoint": str(checkpoint) if checkpoint else None,
-        "checkpoint_sha256": sha256(Path(checkpoint)) if checkpoint else None,
-    }
+    record |= {"loss": counted["loss"], "attack": module.test_attack.settings()}
+    return record | provenance(trainer, module) | {"device": module.device.type, "torch": torch.__version__}
 
 
 def results_table(record: dict[str, Any], attack: str, folder: str) -> str:

@@ -20,6 +20,7 @@ from lightning_modules.callbacks.robustness_text import markdown, screen
 from lightning_modules.classifier import TEST
 from lightning_modules.files import sha256, write_json, write_whole
 from lightning_modules.load_classifier import load_classifier
+from lightning_modules.provenance import provenance
 
 SHEET = 8  # images of the contact sheet
 
@@ -158,15 +159,8 @@ class RobustnessReport(Callback):
 
     def _identify(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         """What two tests must share for their images to be counted together."""
-        checkpoint = trainer.ckpt_path
-        return {
-            "checkpoint": str(checkpoint) if checkpoint else None,
-            "checkpoint_sha256": sha256(Path(checkpoint)) if checkpoint else None,
+        return provenance(trainer, module) | {
             "twin_sha256": sha256(Path(self.twin)) if self.twin else None,
-            "run": module.labels(),
-            "data": type(trainer.datamodule).__name__,  # type: ignore[attr-defined]
-            "seed": module.seed,
-            "dtype": str(next(module.net.parameters()).dtype).removeprefix("torch."),
             "curve_images": self.curve_images,
             "settings": plain(self.study.settings()),
         }
