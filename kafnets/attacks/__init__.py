@@ -12,6 +12,7 @@ from kafnets.attacks.gradients import EOT, Autograd, FiniteDifferences, Gradient
 from kafnets.attacks.mifgsm import MIFGSM
 from kafnets.attacks.noise_control import GaussianNoise, SphereNoise, UniformNoise
 from kafnets.attacks.norms import L2, Linf, Norm
+from kafnets.attacks.norms_l1 import L1
 from kafnets.attacks.pgd import PGD
 from kafnets.attacks.square import Square
 from kafnets.attacks.suite import AutoAttack, Suite
@@ -25,6 +26,7 @@ __all__ = [
     "EOT",
     "FAB",
     "FGSM",
+    "L1",
     "L2",
     "MIFGSM",
     "PGD",

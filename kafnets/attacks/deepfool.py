@@ -62,8 +62,7 @@ class DeepFool(MinimumNorm):
             gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, classes)
             size = gain(self.norm, w)
             length = torch.where(size > 0, gap.abs() / size.clamp_min(1e-30) + _BEYOND, 0)
-            x_adv = x_adv + (1 + self.overshoot) * per_image(length, x) * self.norm.direction(w)
-            x_adv = x_adv.clamp(0, 1)
+            x_adv = self.norm.step(x_adv, w, (1 + self.overshoot) * per_image(length, x)).clamp(0, 1)
             with torch.no_grad():
                 going = is_correct(net(x_adv), y)
             found.keep(left[~going], x_adv[~going], self.norm.size(x_adv - x)[~going])

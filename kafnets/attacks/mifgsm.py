@@ -68,7 +68,7 @@ class MIFGSM(Attack):
                 left, x, y, keys, x_adv, momentum = (t[going] for t in (left, x, y, keys, x_adv, momentum))
                 if len(left) == 0:
                     return result
-            x_adv = self.norm.project(x_adv + self.step_size * self.norm.direction(momentum), x, self.eps)
+            x_adv = self.norm.project(self.norm.step(x_adv, momentum, self.step_size), x, self.eps)
         result[left] = x_adv
         return result
 

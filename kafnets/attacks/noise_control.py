@@ -28,7 +28,7 @@ class SphereNoise(Attack):
     """A point at distance eps in a random direction, the worst of ``restarts``.
 
     ``project(x + eps direction(N(0, 1)))``: for Linf a random corner of the cube, every pixel up or down by eps; for L2
-    uniform on the sphere. Stronger than :class:`UniformNoise`.
+    uniform on the sphere; for L1 one random pixel. Stronger than :class:`UniformNoise`.
 
     Example:
         >>> import torch

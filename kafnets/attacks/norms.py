@@ -29,7 +29,7 @@ def round_down(value: float, dtype: torch.dtype) -> float:
     return (nearest if nearest.item() <= value else torch.nextafter(nearest, torch.zeros_like(nearest))).item()
 
 
-def _towards(x: Tensor, x_adv: Tensor, limit: Tensor | float) -> Tensor:
+def towards(x: Tensor, x_adv: Tensor, limit: Tensor | float) -> Tensor:
     """``x_adv``, one unit in the last place nearer to ``x`` where rounding took it further away than ``limit``."""
     return torch.where((x_adv - x).abs() > limit, torch.nextafter(x_adv, x), x_adv)
 
@@ -48,6 +48,10 @@ class Norm(ABC):
     @abstractmethod
     def direction(self, grad: Tensor) -> Tensor:
         """The step of size 1 in this norm along which the linearised loss rises fastest; none where ``grad`` is NaN."""
+
+    def step(self, x_adv: Tensor, grad: Tensor, length: Tensor | float) -> Tensor:
+        """Where a step of that length up the gradient leads, before it is projected."""
+        return x_adv + length * self.direction(grad)
 
     @abstractmethod
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
@@ -87,7 +91,7 @@ class Linf(Norm):
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """Clip each pixel to [x - eps, x + eps] and to [0, 1]."""
         eps = round_down(eps, x.dtype)  # 8/255 in float32 is larger than 8/255
-        return _towards(x, torch.clamp(x_adv, (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)), eps)
+        return towards(x, torch.clamp(x_adv, (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)), eps)
 
     def size(self, delta: Tensor) -> Tensor:
         """Largest absolute entry of each perturbation."""
@@ -130,7 +134,7 @@ class L2(Norm):
         length = l2_norm(delta)
         shrunk = torch.where(length > eps * self._INSIDE, delta * (eps * self._INSIDE / length), delta)
         # the sum is rounded: where many entries round away from x, or eps is small, it would leave the ball
-        return _towards(x, (x + shrunk).clamp(0, 1), shrunk.abs())
+        return towards(x, (x + shrunk).clamp(0, 1), shrunk.abs())
 
     def size(self, delta: Tensor) -> Tensor:
         """Euclidean length of each perturbation."""

@@ -5,7 +5,7 @@ from bisect import bisect_left
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Loss, Net, at_least_one
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_look_due
 from kafnets.attacks.noise import image_keys
 from kafnets.attacks.norms import Norm
 from kafnets.attacks.squares import squares_of
@@ -29,7 +29,7 @@ def share_of_the_image(p_init: float, query: int) -> float:
 class Square(Attack):
     """Random search over square-shaped changes, by the network's outputs alone (Andriushchenko et al. 2020).
 
-    From stripes (Linf) or tiles (L2) all over the image, each query tries a change of one square that lies at the
+    From stripes (Linf) or tiles (L2, L1) all over the image, each query tries a change of one square that lies at the
     boundary of the ball, and keeps it if the loss rises or the image is misclassified. Squares shrink as in AutoAttack:
     the schedule is that of 10,000 queries, whatever their number. Each image has squares of its own (the authors'
     share one place a batch), drawn from its key, and one may touch every edge.
@@ -41,7 +41,7 @@ class Square(Attack):
         queries: changes tried a start, >= 1.
         p_init: share of the image that the first squares cover, in (0, 1].
         restarts: starts an image, >= 1.
-        norm: Linf or L2.
+        norm: Linf, L2 or L1.
         early_stop, eval_mode: see :class:`~kafnets.attacks.base.Attack`.
         loss: what to maximise; the margin, as in AutoAttack, or the cross-entropy.
 
@@ -85,7 +85,7 @@ class Square(Attack):
         worst = Worst(start, *self._judge(flat_net, start, y))
         left = torch.arange(len(x), device=x.device)
         for query in range(self.queries):
-            if self.early_stop:
+            if self.early_stop and is_look_due(query, x.device):
                 standing = worst.correct[left].nonzero().flatten()
                 if len(standing) < len(left):
                     left, x, y, keys = (rows[standing] for rows in (left, x, y, keys))

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from kafnets.attacks.noise import image_keys, uniform
-from kafnets.attacks.norms import L2, Linf, Norm, l2_norm
+from kafnets.attacks.norms import L2, Linf, Norm
+from kafnets.attacks.norms_l1 import L1
+from kafnets.attacks.worst import rows as per_image
 
 
 class Squares(ABC):
@@ -24,10 +26,10 @@ class Squares(ABC):
 
 def squares_of(norm: Norm) -> Squares:
     """The changes that belong to a ball; ``ValueError`` where the paper has none."""
-    for ball, squares in ((Linf, LinfSquares), (L2, L2Squares)):
+    for ball, squares in ((Linf, LinfSquares()), (L2, Pyramids(power=2)), (L1, Pyramids(power=1))):
         if isinstance(norm, ball):
-            return squares()
-    raise ValueError(f"the Square attack is defined for Linf and L2, got {norm!r}")
+            return squares
+    raise ValueError(f"the Square attack is defined for Linf, L2 and L1, got {norm!r}")
 
 
 class LinfSquares(Squares):
@@ -49,22 +51,29 @@ class LinfSquares(Squares):
         return torch.where(inside.unsqueeze(1), x + colour, best)
 
 
-class L2Squares(Squares):
-    """Two pyramids side by side, one up and one down, that take their length from another window (section 4.3)."""
+class Pyramids(Squares):
+    """Two pyramids side by side, one up and one down, that take their length from another window.
+
+    With ``power=2`` in L2 (Andriushchenko et al. 2020, section 4.3); with ``power=1`` the same with lengths in L1
+    (after Croce and Hein 2021, arXiv 2103.01208, section 4).
+    """
+
+    def __init__(self, *, power: int) -> None:
+        self.power = power
 
     def start(self, x: Tensor, eps: float, keys: Tensor) -> Tensor:
         """Pyramids on a grid of five by five tiles, scaled to length eps."""
         channels, height, width = x.shape[1:]
         side = max(min(height, width) // 5, 1)
         tiles = (height // side, width // side)
-        pyramids = _pyramids(side, uniform(image_keys(keys, -1), tiles), x.dtype)
+        pyramids = _pyramids(side, uniform(image_keys(keys, -1), tiles), x.dtype, self.power)
         signs = _signs(image_keys(keys, -2), (channels, *tiles)).to(x.dtype)
         # (N, C, rows, columns, 1, 1) times (N, 1, rows, columns, side, side), tiles put side by side
         grid = (signs[..., None, None] * pyramids.unsqueeze(1)).transpose(3, 4)
         grid = grid.reshape(len(x), channels, tiles[0] * side, tiles[1] * side)
         above, left = ((height - grid.shape[2]) // 2, (width - grid.shape[3]) // 2)
         around = (left, width - grid.shape[3] - left, above, height - grid.shape[2] - above)
-        return _scaled(x, torch.nn.functional.pad(grid, around), eps)
+        return self._scaled(x, torch.nn.functional.pad(grid, around), eps)
 
     def change(self, x: Tensor, best: Tensor, eps: float, share: float, keys: Tensor) -> Tensor:
         """One window's perturbation gets a pyramid more and the length of another window, which becomes zero."""
@@ -78,14 +87,30 @@ class L2Squares(Squares):
         here = (number, rows.unsqueeze(2), columns.unsqueeze(1))
         there = (number, other_rows.unsqueeze(2), other_columns.unsqueeze(1))
         old = delta[here]
-        unused = (eps**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
+        unused = (eps**self.power - self._amount(delta, (1, 2, 3))).clamp_min(0)
         rest = delta.clone()
         rest[here], rest[there] = 0, 0
-        held = (delta - rest).square().sum((1, 2), keepdim=True)  # squared length of both windows, in each channel
-        pyramid = _pyramids(side, uniform(image_keys(keys, 0), ()), x.dtype).unsqueeze(-1)
+        held = self._amount(delta - rest, (1, 2))  # by both windows, in each channel
+        pyramid = _pyramids(side, uniform(image_keys(keys, 0), ()), x.dtype, self.power).unsqueeze(-1)
         signs = _signs(image_keys(keys, 1), (1, 1, channels)).to(x.dtype)
-        rest[here] = _unit(pyramid * signs + _unit(old)) * (unused / channels + held).sqrt()
-        return _scaled(x, rest.permute(0, 3, 1, 2), eps)
+        rest[here] = self._unit(pyramid * signs + self._unit(old)) * self._length(unused / channels + held)
+        return self._scaled(x, rest.permute(0, 3, 1, 2), eps)
+
+    def _amount(self, delta: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """The length to its power: what adds up over windows."""
+        return delta.abs().pow(self.power).sum(dims, keepdim=True)
+
+    def _length(self, amount: Tensor) -> Tensor:
+        return amount.pow(1 / self.power)
+
+    def _unit(self, windows: Tensor) -> Tensor:
+        """Windows ``(N, side, side, C)`` scaled to unit length in each channel; those of zeros stay."""
+        length = self._length(self._amount(windows, (1, 2)))
+        return windows / torch.where(length > 0, length, torch.ones_like(length))
+
+    def _scaled(self, x: Tensor, delta: Tensor, eps: float) -> Tensor:
+        length = per_image(self._length(self._amount(delta.flatten(1), (1,))), x)
+        return x + delta * (eps / torch.where(length > 0, length, torch.ones_like(length)))
 
 
 def _signs(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -115,14 +140,14 @@ def _odd_side(share: float, height: int, width: int) -> int:
     return min(side | 1, room if room % 2 else room - 1) if room > 1 else 1
 
 
-def _pyramids(side: int, orientation: Tensor, dtype: torch.dtype) -> Tensor:
+def _pyramids(side: int, orientation: Tensor, dtype: torch.dtype, power: int) -> Tensor:
     """Pyramids of unit length, on their side where ``orientation`` exceeds a half: its shape, then (side, side)."""
-    upright = torch.cat([_half_pyramid(side // 2, side), -_half_pyramid(side - side // 2, side)])
-    upright = (upright / upright.norm()).to(orientation.device, dtype)
+    upright = torch.cat([_half_pyramid(side // 2, side, power), -_half_pyramid(side - side // 2, side, power)])
+    upright = (upright / upright.norm(p=power)).to(orientation.device, dtype)
     return torch.where(orientation[..., None, None] > 0.5, upright.T, upright)
 
 
-def _half_pyramid(height: int, width: int) -> Tensor:
+def _half_pyramid(height: int, width: int, power: int) -> Tensor:
     """Nested rectangles around the centre, the one number m of height 1 / (m + 1)^2, scaled to unit length."""
     middle_row, middle_column = height // 2, width // 2
     rows = (torch.arange(height, dtype=torch.float64) - middle_row).abs()
@@ -130,15 +155,4 @@ def _half_pyramid(height: int, width: int) -> Tensor:
     ring = torch.maximum(rows.unsqueeze(1), columns.unsqueeze(0))
     heights = (1 / torch.arange(1, max(middle_row, middle_column) + 2, dtype=torch.float64).square()).flip(0).cumsum(0)
     pyramid = heights.flip(0)[ring.long()]
-    return pyramid / pyramid.norm() if height else pyramid
-
-
-def _unit(windows: Tensor) -> Tensor:
-    """Windows ``(N, side, side, C)`` scaled to unit length in each channel; those of zeros stay."""
-    length = windows.square().sum((1, 2), keepdim=True).sqrt()
-    return windows / torch.where(length > 0, length, torch.ones_like(length))
-
-
-def _scaled(x: Tensor, delta: Tensor, eps: float) -> Tensor:
-    length = l2_norm(delta)
-    return x + delta * (eps / torch.where(length > 0, length, torch.ones_like(length)))
+    return pyramid / pyramid.norm(p=power) if height else pyramid

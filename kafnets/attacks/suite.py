@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, singledispatch
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,6 +17,7 @@ from kafnets.attacks.fab import FAB
 from kafnets.attacks.gradients import EOT
 from kafnets.attacks.noise import image_keys
 from kafnets.attacks.norms import Linf, Norm
+from kafnets.attacks.norms_l1 import L1
 from kafnets.attacks.square import Square
 from kafnets.attacks.suite_state import StateFile, SuiteState, fingerprint
 from kafnets.attacks.undisturbed import undisturbed
@@ -246,10 +247,23 @@ class _Clock:
         )
 
 
-def _standard(**settings: Any) -> dict[str, Attack]:
+@singledispatch
+def _starts_and_targets(norm: Norm) -> tuple[int, int]:
+    """Starts of APGD-CE and targets of APGD-T in AutoAttack standard."""
+    return 1, 9
+
+
+@_starts_and_targets.register
+def _(norm: L1) -> tuple[int, int]:
+    return 5, 5
+
+
+def _standard(*, norm: Norm, **settings: Any) -> dict[str, Attack]:
+    settings["norm"] = norm
+    starts, targets = _starts_and_targets(norm)
     return {
-        "APGD-CE": APGD(**settings),
-        "APGD-T": APGDT(**settings),
+        "APGD-CE": APGD(restarts=starts, **settings),
+        "APGD-T": APGDT(targets=targets, **settings),
         "FAB-T": FAB(**settings),
         "Square": Square(**settings),
     }
@@ -279,7 +293,8 @@ _VERSIONS = {"standard": _standard, "plus": _plus, "rand": _rand}
 class AutoAttack(Suite):
     """AutoAttack (Croce and Hein 2020): the worst case of attacks whose settings are fixed.
 
-    - ``"standard"``: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5,000 queries);
+    - ``"standard"``: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5,000 queries); in L1, APGD-CE with 5
+      restarts and APGD-T with 5 targets (Croce and Hein 2021);
     - ``"plus"``: APGD-CE and APGD-DLR with 5 restarts, FAB with 5 restarts, Square, APGD-T, FAB-T;
     - ``"rand"``, for networks that answer at random: APGD-CE and APGD-DLR on gradients averaged over 20 evaluations.
 
@@ -288,7 +303,7 @@ class AutoAttack(Suite):
     Args:
         version: which of them.
         eps: radius of the ball in input units, a number or ``"8/255"``.
-        norm: Linf or L2.
+        norm: Linf, L2 or L1.
         eval_mode: see :class:`~kafnets.attacks.base.Attack`.
         batch_size: see :class:`Suite`.
 

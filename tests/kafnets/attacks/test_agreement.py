@@ -1,11 +1,13 @@
 """Image by image, the same is fooled as by an independent implementation of the same attack."""
 
 import math
+import sys
 
 import pytest
 import torch
 
-from kafnets.attacks import APGD, APGDT, L2, PGD, Linf
+from kafnets.attacks import APGD, APGDT, L1, L2, PGD, Linf
+from kafnets.attacks.climbs import Phase, SparseClimb
 from kafnets.attacks.noise import image_keys
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy, dlr
@@ -49,6 +51,47 @@ def test_apgd_targeted(adv_lib, digits, norm, p, eps):
     different, here, there = compare(net, x, y, ours, theirs)
     assert different <= 0.01
     assert abs(here - there) <= 1
+
+
+def test_apgd_in_l1(adv_lib, digits):
+    net, x, y = digits
+    torch.manual_seed(0)
+    theirs = adv_lib.apgd(net, x, y, eps=1.5, norm=1, loss_function="ce", use_large_reps=True, n_restarts=3)
+    ours = APGD(eps=1.5, norm=L1(), restarts=3)(net, x, y, keys=image_keys(torch.arange(len(x))))
+    different, here, there = compare(net, x, y, ours, theirs)
+    assert different <= 0.035
+    assert abs(here - there) <= 5
+
+
+@pytest.mark.parametrize("steps", [10, 40, 75])
+def test_from_the_same_start_a_phase_in_l1_ends_where_theirs_does(adv_lib, digits, steps):
+    class Whole(L1):
+        _INSIDE = 1.0  # leaves nothing for the rounding of norms, as theirs
+
+    net, x, y = digits
+    keys, eps = image_keys(torch.arange(len(x))), 3.0
+    start = SparseClimb.start(Whole(), x, eps, keys)
+    _, ours = APGD(eps=eps, norm=Whole())._ascend(
+        net, cross_entropy, x, (y,), keys, start, Phase(eps, steps), 0, early_stop=False
+    )
+    theirs, _, highest, _ = sys.modules["adv_lib.attacks.auto_pgd"]._apgd(
+        net, x, y, torch.full((len(x),), eps), 1, x_init=start, n_iter=steps, loss_function="ce"
+    )
+    # all but an image or two, for which rounding has decided between pixels that gain as much
+    assert torch.isclose(cross_entropy(net(ours), y), highest, rtol=1e-4).float().mean() > 0.98
+    assert ((ours - theirs).flatten(1).abs().amax(1) < 1e-3).float().mean() > 0.98
+
+
+def test_apgd_targeted_in_l1(adv_lib, digits):
+    net, x, y = digits
+    torch.manual_seed(0)
+    right = robust(net, x, y).nonzero().flatten()[:60]
+    x, y = x[right], y[right]
+    theirs = adv_lib.apgd_targeted(net, x, y, eps=1.5, norm=1, use_large_reps=True)
+    ours = APGDT(eps=1.5, norm=L1())(net, x, y, keys=image_keys(torch.arange(len(x))))
+    different, here, there = compare(net, x, y, ours, theirs)
+    assert different <= 0.05
+    assert abs(here - there) <= 2
 
 
 @pytest.mark.parametrize("eps", [0.08, 0.15])

@@ -1,15 +1,16 @@
 """APGD against checkpoints by hand, an image at a time in plain lists, and optima that can be proved."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from kafnets.attacks import APGD, APGDT, L2, PGD, Linf
-from kafnets.attacks.apgd import checkpoints
+from kafnets.attacks import APGD, APGDT, L1, L2, PGD, Linf
 from kafnets.attacks.apgd_targeted import most_likely_wrong
-from kafnets.attacks.noise import image_keys
+from kafnets.attacks.climbs import MomentumClimb, SparseClimb, checkpoints, way_up
+from kafnets.attacks.noise import image_keys, normal
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy, dlr, margin, targeted_dlr
 
@@ -86,12 +87,13 @@ def test_every_image_goes_the_way_of_the_algorithm(norm, loss):
     y = net(x).argmax(1)
     etas = []
 
-    class Watched(APGD):
-        def _move(self, climb, *, momentum):
-            etas.append(climb.step_size.clone())
-            super()._move(climb, momentum=momentum)
+    class Watched(MomentumClimb):
+        def move(self):
+            etas.append(self.step_size.clone())
+            super().move()
 
-    attack = Watched(eps=eps, steps=steps, norm=norm, loss=loss, early_stop=False)
+    attack = APGD(eps=eps, steps=steps, norm=norm, loss=loss, early_stop=False)
+    attack._climb = Watched
     # without the preference for errors, what is returned is the point of the largest loss
     found = attack.climb(
         lambda x: pad_with_a_winner(net(x)), ignoring_the_winner(loss), x, (torch.full((n,), 5), y), keys
@@ -112,6 +114,110 @@ def ignoring_the_winner(loss):
     return lambda logits, winner, y: loss(logits[:, :-1], y)
 
 
+def sparse_by_hand(net, loss, eps, steps, x, y, start):
+    """The L1 algorithm for one image: the best image of the last phase, and the steps and numbers of pixels moved."""
+
+    def at(point):
+        point = point.clone().requires_grad_()
+        value = loss(net(point), y)
+        return value.item(), torch.autograd.grad(value.sum(), point)[0]
+
+    ball, record, point = L1(), [], start
+    wide = math.floor(0.3 * steps + 1e-9)
+    for radius, phase in ((3 * eps, wide), (2 * eps, wide), (eps, steps - 2 * wide)):
+        point = ball.project(point, x, radius)
+        best_value, grad = at(point)
+        best = (point, grad)
+        before, alpha, every = (point != x).sum().item(), radius, max(int(0.04 * phase), 1)
+        for k in range(1, phase + 1):
+            few = max(math.ceil(before / 1.5 - 1e-9), 1)
+            largest = grad.flatten().abs().topk(few).indices
+            direction = torch.zeros_like(grad).flatten()
+            direction[largest] = grad.flatten()[largest].sign() / few
+            record.append((alpha, few))
+            point = ball.project(point + alpha * direction.reshape(x.shape), x, radius)
+            value, grad = at(point)
+            if value > best_value:
+                best_value, best = value, (point, grad)
+            if k % every == 0:
+                now = (best[0] != x).sum().item()
+                if now / before < 0.95:
+                    alpha, (point, grad) = radius, best
+                else:
+                    alpha = max(alpha / 1.5, radius / 10)
+                before = now
+        point = best[0]
+    return point, record
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, dlr])
+@pytest.mark.parametrize("steps", [10, 60, 190])
+def test_in_l1_every_image_goes_the_way_of_its_own_algorithm(loss, steps):
+    net, n, eps = wavy_net(), 12, 1.0
+    x, keys = torch.rand(n, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(n)
+    y, record = net(x).argmax(1), []
+
+    class Watched(SparseClimb):
+        def move(self):
+            record.append((self.step_size.clone(), (2 * self.changed / 3).ceil().clamp_min(1)))
+            super().move()
+
+    attack = APGD(eps=eps, steps=steps, norm=L1(), loss=loss, early_stop=False)
+    attack._climb = Watched
+    found = attack.climb(
+        lambda x: pad_with_a_winner(net(x)), ignoring_the_winner(loss), x, (torch.full((n,), 5), y), keys
+    )
+    starts = L1().project(x + normal(keys, (8,)).double(), x, 3 * eps)
+    for i in range(n):
+        point, expected = sparse_by_hand(net, loss, eps, steps, x[i : i + 1], y[i : i + 1], starts[i : i + 1])
+        steps_taken = torch.tensor([[alpha[i].item(), few[i].item()] for alpha, few in record])
+        torch.testing.assert_close(steps_taken, torch.tensor(expected))
+        torch.testing.assert_close(found[i], point[0])
+    assert len({few.item() for _, moved in record for few in moved}) > 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 10, 33, 100])
+def test_the_phases_of_l1_share_out_all_steps_and_end_within_eps(steps):
+    phases = SparseClimb.phases(2.0, steps)
+    assert sum(phase.steps for phase in phases) == steps
+    assert [phase.eps for phase in phases] == [6.0, 4.0, 2.0][-len(phases) :]
+    assert min(phase.steps for phase in phases) >= 1
+    assert len(phases) == 1 or phases[-1].steps >= phases[0].steps
+
+
+def test_subclasses_and_other_norms_have_a_way_up():
+    class Mine(L1):
+        pass
+
+    assert way_up(Mine()) is SparseClimb
+    assert way_up(L2()) is way_up(Linf()) is MomentumClimb
+
+
+def test_success_within_a_wider_ball_does_not_count():
+    def net(x):  # wrong beyond an L1 distance of 0.25 alone
+        return torch.stack([0.25 - (x - 0.5).abs().sum(1), 0 * x[:, 0]], 1)
+
+    x, y = torch.full((3, 4), 0.5), torch.zeros(3, dtype=torch.long)
+    for early_stop in (True, False):
+        found = APGD(eps=0.2, steps=20, norm=L1(), early_stop=early_stop)(net, x, y)
+        assert is_correct(net(found), y).all()
+        assert (found - x).abs().sum(1).max() <= 0.2
+    assert not is_correct(net(APGD(eps=0.26, steps=20, norm=L1())(net, x, y)), y).any()
+
+
+def test_every_estimate_has_a_number_of_its_own():
+    numbers = []
+
+    class Watched(APGD):
+        def estimate(self, net, loss, x_adv, labels, keys=None, step=0):
+            numbers.append(step)
+            return super().estimate(net, loss, x_adv, labels, keys, step)
+
+    x, y = torch.rand(2, 6), torch.zeros(2, dtype=torch.long)
+    Watched(eps=0.5, steps=10, norm=L1(), early_stop=False)(lambda x: x, x, y)
+    assert numbers == list(range(13))  # three starts and ten steps
+
+
 def linear(classes=2, size=30, seed=0):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(size, classes, generator=generator) / size**0.5
@@ -119,17 +225,19 @@ def linear(classes=2, size=30, seed=0):
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 def test_optimum_of_a_linear_network(norm, loss):
     weight, net = linear()
     x, y = 0.4 + 0.2 * torch.rand(40, 30), torch.arange(40) % 2
     up = weight[:, 1] - weight[:, 0]
     towards = torch.where(y == 0, 1.0, -1.0).unsqueeze(1) * norm.direction(up.unsqueeze(0))
     found = APGD(eps=0.2, steps=40, norm=norm, loss=loss, early_stop=False)(net, x, y)
-    torch.testing.assert_close(loss(net(found), y), loss(net(x + 0.2 * towards), y), rtol=0, atol=2e-4)
+    # in L1 two pixels that move together end there, although the better of them alone would be best
+    atol = 2e-3 if isinstance(norm, L1) else 2e-4
+    torch.testing.assert_close(loss(net(found), y), loss(net(x + 0.2 * towards), y), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(("norm", "dual"), [(Linf(), 1), (L2(), 2)])
+@pytest.mark.parametrize(("norm", "dual"), [(Linf(), 1), (L2(), 2), (L1(), float("inf"))])
 @pytest.mark.parametrize("targeted", [False, True])
 def test_exactly_the_images_that_can_be_fooled_are(norm, dual, targeted):
     weight, net = linear(classes=6, size=40)
@@ -143,13 +251,38 @@ def test_exactly_the_images_that_can_be_fooled_are(norm, dual, targeted):
         attack = APGDT(eps=eps, steps=20, norm=norm) if targeted else APGD(eps=eps, steps=60, norm=norm, loss=margin)
         robust = is_correct(net(attack(net, x, y)), y)
         assert not bool((~robust & (reach > 1.001 * eps)).any())
-        missed = robust & (reach < 0.999 * eps)
-        # the margin's gradient goes for the leading wrong class alone; a target for each finds them all
-        assert missed.sum() == 0 if targeted else missed.sum() <= 4
+        missed = robust & (reach < (0.97 if isinstance(norm, L1) else 0.999) * eps)
+        # the margin's gradient goes for the leading wrong class alone; a target for each finds them all, but that in
+        # L1 those pixels that moved first sometimes keep the others from moving
+        few = 3 if isinstance(norm, L1) else 0
+        assert missed.sum() <= few if targeted else missed.sum() <= 4 + few
+
+
+def filled_up(x, w, eps):
+    """The image of the ball and the box where ``w . x`` is largest: the largest weights go first, to the box."""
+    x, left = x.clone(), eps
+    for i in w.abs().argsort(descending=True).tolist():
+        move = min(left, (1 - x[i] if w[i] > 0 else x[i]).item())
+        x[i] += move * w[i].sign()
+        left -= move
+    return x
+
+
+def test_optimum_of_a_linear_network_in_l1_where_the_box_stops_pixels():
+    weight = linear()[0].double()
+    x, y = torch.rand(40, 30, dtype=torch.float64), torch.zeros(40, dtype=torch.long)
+    found = APGD(eps=3.0, steps=100, norm=L1(), loss=margin, early_stop=False)(lambda x: (x - 0.5) @ weight, x, y)
+    best = torch.stack([filled_up(image, weight[:, 1] - weight[:, 0], 3.0) for image in x])
+    reached, possible = (margin((images - 0.5) @ weight, y) for images in (found, best))
+    start = margin((x - 0.5) @ weight, y)
+    assert bool((reached <= possible + 1e-9).all())
+    share = (reached - start) / (possible - start)
+    assert share.min() > 0.95
+    assert share.mean() > 0.99
 
 
 @pytest.mark.parametrize("build", [APGD, APGDT])
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 def test_the_gradient_is_followed_uphill_in_one_dimension(build, norm):
     def hill(x):  # class 1 wins between 0.55 and 0.65 alone
         bump = 0.05 - (x[:, 0] - 0.6).abs()

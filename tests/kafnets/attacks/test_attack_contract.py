@@ -17,6 +17,7 @@ from kafnets.attacks import (
     EOT,
     FAB,
     FGSM,
+    L1,
     L2,
     MIFGSM,
     PGD,
@@ -78,7 +79,8 @@ ATTACKS = {
     "noise_sphere": functools.partial(SphereNoise, restarts=5),
     "noise_gaussian": functools.partial(GaussianNoise, restarts=2),
 }
-NORMS = {"linf": (Linf(), 0.1), "l2": (L2(), 0.7)}
+NORMS = {"linf": (Linf(), 0.1), "l2": (L2(), 0.7), "l1": (L1(), 4.0)}
+ONLY_IN = {"cw": ("l2",)}  # all others work in every norm
 
 
 def conv_net(activation):
@@ -153,7 +155,7 @@ def assert_inside(x_adv, x, norm, eps):
         assert norm.size(delta).max().item() <= eps
 
 
-CASES = [(attack, norm) for attack, norm in itertools.product(ATTACKS, NORMS) if (attack, norm) != ("cw", "linf")]
+CASES = [(attack, norm) for attack, norm in itertools.product(ATTACKS, NORMS) if norm in ONLY_IN.get(attack, NORMS)]
 every_attack = pytest.mark.parametrize(("attack", "norm"), CASES)
 early_stop = pytest.mark.parametrize("early_stop", [True, False], ids=["early_stop", "all_steps"])
 eval_mode = pytest.mark.parametrize("eval_mode", [True, False], ids=["eval", "as_found"])

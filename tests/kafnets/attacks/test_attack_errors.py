@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kafnets.attacks import FGSM, L2, PGD, Attack, Linf
+from kafnets.attacks import FGSM, L1, L2, PGD, Attack, Linf
 
 X, Y = torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
 WEIGHT = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -26,6 +26,7 @@ def net(x):
         ({"eps": "8/255/2"}, "eps must be a number or a fraction"),
         ({"eps": -0.1, "norm": L2()}, "eps must be >= 0 and finite, got -0.1"),
         ({"eps": float("inf"), "norm": L2()}, "eps must be >= 0 and finite, got inf"),
+        ({"eps": -0.1, "norm": L1()}, "eps must be >= 0 and finite, got -0.1"),
         ({"restarts": 0}, "restarts must be >= 1, got 0"),
     ],
 )
@@ -122,7 +123,7 @@ class BadGradient(torch.autograd.Function):
 
 
 bad_values = pytest.mark.parametrize("value", [float("nan"), float("inf")])
-norms = pytest.mark.parametrize("norm", [Linf(), L2()])
+norms = pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 
 
 @bad_values

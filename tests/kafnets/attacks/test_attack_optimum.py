@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.attacks import FGSM, L2, PGD, Attack, Linf
+from kafnets.attacks import FGSM, L1, L2, PGD, Attack, Linf
 from kafnets.attacks.noise import image_keys
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
@@ -53,7 +53,26 @@ def test_l2_optimum_of_a_linear_network_away_from_the_box(attack):
     torch.testing.assert_close(attack(net, x, y), x + 0.2 * towards, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("norm", "size"), [(Linf(), lambda w: w.abs().sum()), (L2(), lambda w: w.norm())])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FGSM(eps=0.2, alpha=1.0, random_start=False, early_stop=False, norm=L1()),
+        PGD(eps=0.2, step_size=0.1, steps=40, early_stop=False, norm=L1()),
+        PGD(eps=0.2, step_size=0.1, steps=40, restarts=3, early_stop=False, norm=L1()),
+    ],
+    ids=str,
+)
+def test_l1_optimum_of_a_linear_network_away_from_the_box(attack):
+    w, net = linear()
+    x, y = 0.3 + 0.4 * torch.rand(50, 12), torch.arange(50) % 2
+    steepest = torch.where(w.abs() == w.abs().max(), w.sign(), 0)
+    towards = torch.where(y == 0, -1.0, 1.0).unsqueeze(1) * steepest
+    torch.testing.assert_close(attack(net, x, y), x + 0.2 * towards, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "size"), [(Linf(), lambda w: w.abs().sum()), (L2(), lambda w: w.norm()), (L1(), lambda w: w.abs().max())]
+)
 def test_early_stop_finds_exactly_the_images_that_can_be_fooled(norm, size):
     w = linear(size=400)[0] / 50
     x, y = 0.35 + 0.3 * torch.rand(300, 400), torch.zeros(300, dtype=torch.long)
@@ -180,7 +199,7 @@ def test_more_restarts_are_the_union_of_single_ones():
     assert torch.equal(together, alone)
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 def test_larger_eps_finds_no_less_on_a_linear_network(norm):
     _, net = linear(size=30, scale=5)
     x, keys = torch.rand(300, 30), image_keys(torch.arange(300))

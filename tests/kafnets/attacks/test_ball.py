@@ -7,6 +7,7 @@ import torch
 
 from kafnets.attacks.noise import image_keys
 from kafnets.attacks.norms import L2, Linf, round_down
+from kafnets.attacks.norms_l1 import L1
 
 EPS = [8 / 255, 0.031, 0.1, 0.25, 1 / 255, 1e-3, 1e-5, 3e-8]
 
@@ -51,6 +52,26 @@ def test_l2_ball_is_exact_however_the_norm_is_summed(eps, dtype):
         assert x_adv.max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [*EPS, 0.5, 3.0, 12.0, 200.0])
+def test_l1_ball_is_exact_however_the_norm_is_summed(eps, dtype):
+    x = awkward_images(dtype)
+    for x_adv in candidates(L1(), x, eps):
+        assert (x_adv - x).flatten(1).norm(p=1, dim=1).max().item() <= eps
+        assert L1().size(x_adv - x).max().item() <= eps
+        assert L1().size(x_adv.double() - x.double()).max().item() <= eps
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+
+
+@pytest.mark.parametrize("eps", [1.0, 60.0])
+def test_l1_ball_is_exact_on_large_images(eps):
+    for x in (torch.full((1, 3, 224, 224), 0.3), torch.rand(1, 3, 224, 224)):
+        x_adv = L1().project(x + torch.ones_like(x), x, eps)
+        assert L1().size(x_adv - x).item() <= eps
+        assert L1().size(x_adv.double() - x.double()).item() <= eps
+
+
 @pytest.mark.parametrize("eps", [0.01, 0.25, 0.5])
 def test_l2_ball_is_exact_on_large_images(eps):
     for x in (torch.full((1, 3, 224, 224), 0.3), torch.rand(1, 3, 224, 224)):
@@ -64,23 +85,24 @@ def test_the_balls_are_used_up(eps):
     x = torch.full((4, 3, 32, 32), 0.5)
     assert Linf().size(Linf().project(x + 1, x, eps) - x).min().item() == pytest.approx(eps, rel=1e-5)
     assert L2().size(L2().project(x + torch.randn_like(x), x, eps) - x).min().item() == pytest.approx(eps, rel=1e-3)
+    assert L1().size(L1().project(x + torch.randn_like(x), x, eps) - x).min().item() == pytest.approx(eps, rel=1e-3)
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 def test_points_inside_stay_where_they_are(norm):
     x = 0.2 + 0.6 * torch.rand(10, 3, 8, 8)
     inside = norm.project(norm.random_start(x, 0.1, image_keys(torch.arange(10))), x, 0.1)
     torch.testing.assert_close(norm.project(inside, x, 0.1), inside, rtol=0, atol=2e-7)
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 def test_direction_has_size_one(norm):
     for scale in (1e-38, 1e-30, 1.0, 1e30):
         direction = norm.direction(torch.randn(20, 3, 8, 8) * scale)
         torch.testing.assert_close(norm.size(direction), torch.ones(20))
 
 
-@pytest.mark.parametrize(("norm", "value"), list(itertools.product([Linf(), L2()], [0.0, float("nan")])))
+@pytest.mark.parametrize(("norm", "value"), list(itertools.product([Linf(), L2(), L1()], [0.0, float("nan")])))
 def test_no_direction_without_a_gradient(norm, value):
     assert not norm.direction(torch.full((2, 3), value)).any()
 
@@ -100,6 +122,18 @@ def test_starts_fill_the_l2_ball_evenly():
     share = torch.stack([(offset.norm(dim=1) < r).float().mean() for r in (0.3, 0.5, 0.8)])
     torch.testing.assert_close(share, torch.tensor([0.3, 0.5, 0.8]) ** 3, rtol=0, atol=0.012)
     assert offset.mean(0).abs().max() < 0.015
+
+
+def test_starts_fill_the_l1_ball_evenly():
+    x = torch.full((20000, 3), 0.5)
+    offset = (L1().random_start(x, 0.2, image_keys(torch.arange(20000))) - x) / 0.2
+    share = torch.stack([(offset.abs().sum(1) < r).float().mean() for r in (0.3, 0.5, 0.8)])
+    torch.testing.assert_close(share, torch.tensor([0.3, 0.5, 0.8]) ** 3, rtol=0, atol=0.012)
+    assert offset.mean(0).abs().max() < 0.015
+    # the sizes of two entries add up to less than r with a probability of 1 - (1 - r)^2 (1 + 2 r), whichever they are
+    for pair in itertools.combinations(range(3), 2):
+        near = (offset[:, pair].abs().sum(1) < 0.4).float().mean().item()
+        assert near == pytest.approx(1 - 0.6**2 * 1.8, abs=0.015)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kafnets.attacks import L2, Linf
+from kafnets.attacks import L1, L2, Linf
 from kafnets.attacks.boundaries import gain, likely_wrong_classes, nearest_boundary
 
 WEIGHT = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -19,7 +19,7 @@ def test_likely_wrong_classes():
     assert likely_wrong_classes(logits, torch.tensor([3, 2]), 9).tolist() == [[0, 2, 1], [0, 1, 3]]
 
 
-@pytest.mark.parametrize(("norm", "dual"), [(Linf(), 1), (L2(), 2)])
+@pytest.mark.parametrize(("norm", "dual"), [(Linf(), 1), (L2(), 2), (L1(), float("inf"))])
 def test_the_nearest_of_all_boundaries(norm, dual):
     x = torch.rand(50, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = torch.arange(50) % 4

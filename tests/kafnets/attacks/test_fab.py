@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from kafnets.attacks import L2, Linf
+from kafnets.attacks import L1, L2, Linf
 from kafnets.attacks.fab import FAB
 from kafnets.attacks.noise import image_keys
 from kafnets.logits import is_correct
@@ -49,7 +49,7 @@ def test_an_image_found_within_eps_leaves_the_walk():
     assert counted.count(1) > 10
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 def test_keys_decide_where_a_random_start_lies(norm):
     torch.manual_seed(0)
     weight = torch.randn(6, 20)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.attacks import L2, Linf
+from kafnets.attacks import L1, L2, Linf
 from kafnets.attacks.cw import CW
 from kafnets.attacks.deepfool import DeepFool
 from kafnets.attacks.fab import FAB
@@ -24,8 +24,13 @@ L2S = {
     **{name: functools.partial(attack, norm=L2()) for name, attack in LINF.items()},
     "cw": functools.partial(CW, steps=100, search_steps=6, first_constant=0.1),
 }
+L1S = {
+    "fab_t": functools.partial(FAB, steps=40, norm=L1()),
+    "fab": functools.partial(FAB, steps=40, targeted=False, norm=L1()),
+}
 CASES = [*(pytest.param(a, Linf(), id=f"{n}-linf") for n, a in LINF.items())]
 CASES += [*(pytest.param(a, L2(), id=f"{n}-l2") for n, a in L2S.items())]
+CASES += [*(pytest.param(a, L1(), id=f"{n}-l1") for n, a in L1S.items())]
 every_attack = pytest.mark.parametrize(("attack", "norm"), CASES)
 
 
@@ -48,7 +53,7 @@ def linear(classes, size=12):
 
 def distances(weight, x, y, norm):
     """min over classes of |gap| / ||w||_*."""
-    dual = {Linf: 1, L2: 2}[type(norm)]
+    dual = {Linf: 1, L2: 2, L1: torch.inf}[type(norm)]
     slopes = weight.T[None] - weight.T[y][:, None]
     size = slopes.norm(p=dual, dim=2).clamp_min(1e-12)
     found = (slopes * (x - 0.5)[:, None]).sum(2).abs() / size

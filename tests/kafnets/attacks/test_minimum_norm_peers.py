@@ -4,13 +4,14 @@ import math
 
 import pytest
 
-from kafnets.attacks import L2, Linf
+from kafnets.attacks import L1, L2, Linf
 from kafnets.attacks.cw import CW
 from kafnets.attacks.deepfool import DeepFool
 from kafnets.attacks.fab import FAB
 
 NORMS = {"linf": (Linf(), math.inf), "l2": (L2(), 2)}
 every_norm = pytest.mark.parametrize(("norm", "p"), NORMS.values(), ids=NORMS)
+and_l1 = pytest.mark.parametrize(("norm", "p"), [*NORMS.values(), (L1(), 1)], ids=[*NORMS, "l1"])
 
 
 @pytest.fixture
@@ -37,13 +38,13 @@ def test_deepfool(adv_lib, right, norm, p):
     compare(*right, norm, DeepFool(norm=norm), theirs, tolerance=1e-3, share=1)
 
 
-@every_norm
+@and_l1
 def test_fab(adv_lib, right, norm, p):
     theirs = adv_lib.fab(*right, norm=p, n_iter=30)
     compare(*right, norm, FAB(norm=norm, targeted=False, steps=30), theirs, tolerance=0.01, share=0.95)
 
 
-@every_norm
+@and_l1
 def test_fab_targeted(adv_lib, right, norm, p):
     theirs = adv_lib.fab(*right, norm=p, n_iter=15, targeted_restarts=True)
     compare(*right, norm, FAB(norm=norm, steps=15), theirs, tolerance=0.01, share=0.95)

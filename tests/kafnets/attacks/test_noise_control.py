@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kafnets.attacks import L2, PGD, Linf
+from kafnets.attacks import L1, L2, PGD, Linf
 from kafnets.attacks.noise import image_keys
 from kafnets.attacks.noise_control import GaussianNoise, SphereNoise, UniformNoise
 from kafnets.logits import is_correct
@@ -41,6 +41,20 @@ def test_the_l2_sphere():
     delta = one_draw(SphereNoise(eps=EPS, norm=L2(), early_stop=False))
     torch.testing.assert_close(delta.norm(dim=1), torch.full((N,), EPS, dtype=X.dtype), rtol=1e-4, atol=0)
     assert delta.mean(0).abs().max() < 4 * EPS / (N * SIZE) ** 0.5
+
+
+def test_uniform_in_the_l1_ball():
+    delta = one_draw(UniformNoise(eps=EPS, norm=L1(), early_stop=False))
+    assert ((delta.abs().sum(1) / EPS) ** SIZE).mean().item() == pytest.approx(0.5, abs=0.05)
+    assert delta.abs().mean().item() == pytest.approx(EPS / (SIZE + 1), rel=0.02)
+    assert abs(delta.sign().mean().item()) < 0.03
+
+
+def test_corners_of_the_l1_ball():
+    delta = one_draw(SphereNoise(eps=EPS, norm=L1(), early_stop=False))
+    assert ((delta != 0).sum(1) == 1).all()
+    torch.testing.assert_close(delta.abs().sum(1), torch.full((N,), EPS, dtype=X.dtype), rtol=1e-3, atol=0)
+    assert (delta != 0).any(0).all()
 
 
 def test_gaussian():

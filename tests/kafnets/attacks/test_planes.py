@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import optimize
 
-from kafnets.attacks import L2, Linf, Norm
+from kafnets.attacks import L1, L2, Linf, Norm
 from kafnets.attacks.planes import step_to_plane
 
-NORMS = {"linf": Linf(), "l2": L2()}
+NORMS = {"linf": Linf(), "l2": L2(), "l1": L1()}
 every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 
 
@@ -54,7 +54,16 @@ def l2_by_quadratic_program(x, w, c):
     return found.fun**0.5
 
 
-SOLVERS = {"linf": linf_by_linear_program, "l2": l2_by_quadratic_program}
+def l1_by_linear_program(x, w, c):
+    """min sum(p + q) over d = p - q with p, q >= 0."""
+    found = optimize.linprog(
+        c=np.ones(2 * len(x)), A_eq=[[*w, *-w]], b_eq=[c], bounds=[*((0, v) for v in 1 - x), *((0, v) for v in x)]
+    )
+    assert found.success
+    return found.fun
+
+
+SOLVERS = {"linf": linf_by_linear_program, "l2": l2_by_quadratic_program, "l1": l1_by_linear_program}
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -78,10 +87,11 @@ def test_on_the_plane_and_in_the_box(norm, size):
 @every_norm
 def test_without_the_box_the_known_formulas(norm):
     _, w, _ = problems()
-    x, c = torch.full_like(w, 0.5), 0.1 * w.abs().sum(1)
+    x, c = torch.full_like(w, 0.5), 0.08 * w.abs().sum(1)
     expected = {
         Linf: (c / w.abs().sum(1)).unsqueeze(1) * w.sign(),
         L2: (c / w.square().sum(1)).unsqueeze(1) * w,
+        L1: torch.where(w.abs() == w.abs().amax(1, keepdim=True), c.unsqueeze(1) / w, 0),
     }
     torch.testing.assert_close(step_to_plane(norm, x, w, c), expected[type(norm)])
     torch.testing.assert_close(step_to_plane(norm, x, w, -c), -expected[type(norm)])
@@ -122,9 +132,18 @@ def test_shape_and_dtype_are_those_of_the_images(norm):
     torch.testing.assert_close((w * d).flatten(1).sum(1), torch.tensor([1.0, -2.0, 0.5]), rtol=1e-4, atol=1e-4)
 
 
+def test_in_l1_the_pixels_of_the_largest_weight_go_first_and_what_rounding_leaves_moves_no_other():
+    x, w = torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([[1e-9, -3.0, 2.0, 1.0]])
+    for c, expected in ((1.5, [0, -0.5, 0, 0]), (2.0, [0, -0.5, 0.25, 0]), (-3.0, [0, 0.5, -0.5, -0.5])):
+        assert step_to_plane(L1(), x, w, torch.tensor([c])).tolist() == [expected]
+    tenths = torch.full((1, 11), 0.1, dtype=torch.float64)  # which do not add up to 1 exactly
+    weight = torch.cat([-torch.ones(10, dtype=torch.float64), torch.tensor([-1e-30], dtype=torch.float64)])
+    assert step_to_plane(L1(), tenths, weight.unsqueeze(0), torch.tensor([1.0]))[0, -1] == 0
+
+
 def test_an_unknown_norm_is_named():
     class L7(Norm):
         check_eps = random_start = direction = project = size = None
 
-    with pytest.raises(TypeError, match=r"no way to a plane is known in L7\(\); pass Linf\(\) or L2\(\)"):
+    with pytest.raises(TypeError, match=r"no way to a plane is known in L7\(\); pass Linf\(\), L2\(\) or L1\(\)"):
         step_to_plane(L7(), torch.rand(1, 2), torch.rand(1, 2), torch.ones(1))

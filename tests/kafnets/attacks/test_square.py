@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from kafnets.attacks import L2, Linf, Norm, Square
+from kafnets.attacks import L1, L2, Linf, Norm, Square
 from kafnets.attacks.noise import image_keys
 from kafnets.attacks.square import share_of_the_image
-from kafnets.attacks.squares import L2Squares, LinfSquares, _half_pyramid, _odd_side, _pyramids
+from kafnets.attacks.squares import LinfSquares, Pyramids, _half_pyramid, _odd_side, _pyramids, squares_of
 from kafnets.logits import is_correct
 from kafnets.losses import margin
 
@@ -61,25 +61,30 @@ def test_squares_fall_anywhere_the_edges_included():
     assert first.double().mean().item() == pytest.approx(8, abs=5 * (24 / 200) ** 0.5)
 
 
-def pyramid_in_loops(height, width):
+every_power = pytest.mark.parametrize("power", [1, 2])
+
+
+def pyramid_in_loops(height, width, power):
     """Rectangles that grow by one on each side, the one number m adding 1 / (m + 1)^2."""
     pyramid = torch.zeros(height, width, dtype=torch.float64)
     for m in range(max(height // 2, width // 2) + 1):
         top, left = max(height // 2 - m, 0), max(width // 2 - m, 0)
         pyramid[top : height // 2 + m + 1, left : width // 2 + m + 1] += 1 / (m + 1) ** 2
-    return pyramid / pyramid.norm()
+    return pyramid / pyramid.norm(p=power)
 
 
+@every_power
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (2, 3), (3, 7), (4, 7), (14, 29)])
-def test_pyramids(height, width):
-    torch.testing.assert_close(_half_pyramid(height, width), pyramid_in_loops(height, width))
+def test_pyramids(height, width, power):
+    torch.testing.assert_close(_half_pyramid(height, width, power), pyramid_in_loops(height, width, power))
 
 
+@every_power
 @pytest.mark.parametrize("side", [1, 3, 7])
-def test_a_square_holds_a_pyramid_up_and_one_down_either_way(side):
-    upright, lying = _pyramids(side, torch.tensor([0.1, 0.9]), torch.float64)
+def test_a_square_holds_a_pyramid_up_and_one_down_either_way(side, power):
+    upright, lying = _pyramids(side, torch.tensor([0.1, 0.9]), torch.float64, power)
     assert torch.equal(upright.T, lying)
-    assert upright.norm().item() == pytest.approx(1)
+    assert upright.norm(p=power).item() == pytest.approx(1)
     assert bool((upright[: side // 2] > 0).all())
     assert bool((upright[side // 2 :] < 0).all())
 
@@ -92,9 +97,10 @@ def test_sides_are_odd_and_fit(share, size, expected):
     assert _odd_side(share, size, size) == expected
 
 
-def test_l2_starts_are_tiles_of_length_eps():
-    delta = L2Squares().start(X, 0.5, KEYS) - X
-    torch.testing.assert_close(delta.flatten(1).norm(dim=1), torch.full((200,), 0.5))
+@every_power
+def test_starts_are_tiles_of_length_eps(power):
+    delta = Pyramids(power=power).start(X, 0.5, KEYS) - X
+    torch.testing.assert_close(delta.flatten(1).norm(p=power, dim=1), torch.full((200,), 0.5), rtol=1e-4, atol=0)
     assert not delta[:, :, 0].any()  # 32 = 1 + 5 tiles of 6 + 1
     assert not delta[:, :, :, 31].any()
     assert bool((delta[:, :, 1:31, 1:31] != 0).all())
@@ -102,26 +108,41 @@ def test_l2_starts_are_tiles_of_length_eps():
     assert (tile > 0).sum() == (tile < 0).sum() == 18
 
 
-def test_l2_changes_move_length_into_one_window():
-    best = L2Squares().start(X, 0.5, KEYS)
+@every_power
+@pytest.mark.parametrize("eps", [0.5, 12.0])
+def test_changes_move_length_into_one_window(power, eps):
+    x = X.double()
+    best = Pyramids(power=power).start(x, eps, KEYS)
     for number in range(5):
-        tried = L2Squares().change(X, best, 0.5, 0.05, image_keys(KEYS, number))
-        torch.testing.assert_close((tried - X).flatten(1).norm(dim=1), torch.full((200,), 0.5))
+        tried = Pyramids(power=power).change(x, best, eps, 0.05, image_keys(KEYS, number))
+        torch.testing.assert_close((tried - x).flatten(1).norm(p=power, dim=1), torch.full((200,), eps).double())
         side = _odd_side(0.05, 32, 32)
-        changed = ((tried - best).abs().amax(1) > 1e-5).sum((1, 2))
+        changed = ((tried - best).abs().amax(1) > 1e-8).sum((1, 2))
         assert bool((changed <= 2 * side**2).all())
         assert bool((changed >= side**2 - side).all())
         best = tried
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@every_power
+def test_length_that_the_box_took_goes_to_the_next_window(power):
+    x = X.double()
+    best = x + 0.5 * (Pyramids(power=power).start(x, 0.5, KEYS) - x)
+    tried = Pyramids(power=power).change(x, best, 0.5, 0.05, KEYS)
+    torch.testing.assert_close((tried - x).flatten(1).norm(p=power, dim=1), torch.full((200,), 0.5).double())
+    side = _odd_side(0.05, 32, 32)
+    grown = ((tried - x).abs() > (best - x).abs() + 1e-9).any(1).sum((1, 2))
+    assert bool((grown <= side**2).all())  # the rest of the image keeps what it has
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 @pytest.mark.parametrize("shape", [(3, 7, 9), (1, 1, 5), (2, 1, 1), (1, 40, 3)])
 def test_images_of_any_shape(norm, shape):
     x = torch.rand(20, *shape)
     weight = torch.randn(x[0].numel(), 4, generator=torch.Generator().manual_seed(1))
     y = (x.flatten(1) @ weight).argmax(1)
-    found = Square(eps=0.3, queries=30, norm=norm)(lambda x: x.flatten(1) @ weight, x, y, keys=KEYS[:20])
-    assert norm.size(found - x).max() <= 0.3
+    eps = 6.0 if isinstance(norm, L1) else 0.3
+    found = Square(eps=eps, queries=30, norm=norm)(lambda x: x.flatten(1) @ weight, x, y, keys=KEYS[:20])
+    assert norm.size(found - x).max() <= eps
     assert not is_correct(found.flatten(1) @ weight, y).all()
 
 
@@ -136,7 +157,7 @@ def test_on_a_brightness_threshold_the_linf_optimum_is_found():
     assert robust.all()
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 def test_more_queries_find_no_less_and_the_loss_only_rises(norm):
     weight = torch.randn(3 * 8 * 8, 4, generator=torch.Generator().manual_seed(1)) / 14
     x = 0.3 + 0.4 * torch.rand(150, 3, 8, 8)
@@ -144,7 +165,7 @@ def test_more_queries_find_no_less_and_the_loss_only_rises(norm):
     def net(x):
         return (x - 0.5).flatten(1) @ weight
 
-    y, attack = net(x).argmax(1), {"eps": {"Linf": 0.03, "L2": 0.3}[type(norm).__name__], "norm": norm}
+    y, attack = net(x).argmax(1), {"eps": {"Linf": 0.03, "L2": 0.3, "L1": 3.0}[type(norm).__name__], "norm": norm}
     robust = [is_correct(net(Square(queries=q, **attack)(net, x, y, keys=KEYS[:150])), y) for q in (1, 20, 200)]
     for fewer, more in itertools.pairwise(robust):
         assert not bool((more & ~fewer).any())
@@ -169,6 +190,11 @@ def test_only_outputs_are_asked_for_and_never_a_gradient():
     assert not any(calls)
 
 
+def test_every_ball_has_squares_of_its_own():
+    assert isinstance(squares_of(Linf()), LinfSquares)
+    assert (squares_of(L2()).power, squares_of(L1()).power) == (2, 1)
+
+
 def test_another_ball_has_no_squares():
     class Ball(Norm):
         size = project = direction = random_start = None
@@ -176,7 +202,7 @@ def test_another_ball_has_no_squares():
         def check_eps(self, eps):
             pass
 
-    with pytest.raises(ValueError, match=r"defined for Linf and L2, got Ball\(\)"):
+    with pytest.raises(ValueError, match=r"defined for Linf, L2 and L1, got Ball\(\)"):
         Square(norm=Ball())
 
 

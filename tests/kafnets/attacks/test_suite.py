@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.attacks import APGD, APGDT, FGSM, L2, PGD, Attack, AutoAttack, Linf, Square, Suite
+from kafnets.attacks import APGD, APGDT, FGSM, L1, L2, PGD, Attack, AutoAttack, Linf, Square, Suite
 from kafnets.attacks.fab import FAB
 from kafnets.attacks.gradients import EOT
 from kafnets.attacks.noise import image_keys
@@ -318,3 +318,10 @@ def test_passes_weigh_the_attacks():
     assert passes == {"APGD-CE": 300, "APGD-T": 2700, "FAB-T": 2700, "Square": 5000}
     assert AutoAttack("standard").passes() == sum(passes.values())
     assert isinstance(AutoAttack(), Attack)
+
+
+def test_autoattack_in_l1_takes_more_starts_and_fewer_targets():
+    attacks = AutoAttack("standard", eps=2, norm=L1()).attacks
+    assert (attacks["APGD-CE"].restarts, attacks["APGD-T"].targets, attacks["FAB-T"].classes) == (5, 5, 9)
+    attacks = AutoAttack("standard", eps=0.5, norm=L2()).attacks
+    assert (attacks["APGD-CE"].restarts, attacks["APGD-T"].targets) == (1, 9)
