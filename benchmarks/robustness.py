@@ -20,8 +20,9 @@ from kafnets.backbones import load_thesis
 from lightning_modules.callbacks.robustness_text import per_cent
 
 ROOT = Path(__file__).resolve().parents[1]
-ATTACKS = {"PGD": "white/PGD", "APGD": "white/APGD ", "APGD-T": "white/APGDT ", "FAB-T": "white/FAB-T"}
-ATTACKS |= {"Square": "black/Square", "differences": "black/PGD"}
+# columns, and the role and class of the attack in each
+ATTACKS = {"PGD": ("white", "PGD"), "APGD": ("white", "APGD"), "APGD-T": ("white", "APGDT"), "FAB-T": ("white", "FAB")}
+ATTACKS |= {"Square": ("black", "Square"), "differences": ("black", "PGD")}
 RESNET20 = ["--config=kafresnet20_fast_at.yaml"]
 
 
@@ -57,9 +58,11 @@ def evaluations(options: argparse.Namespace) -> Iterator[Path]:
         yield evaluate(checkpoint, [f"--run.name={checkpoint.parents[2].name}"], options)
 
 
-def cell(record: dict[str, Any], prefix: str) -> str:
-    found = [value for name, value in record["attacks"].items() if name.startswith(prefix)]
-    return f"{100 * found[0]['accuracy']:.1f}" if found else "-"
+def cell(record: dict[str, Any], role: str, attack: str) -> str:
+    for name, found in record["attacks"].items():
+        if name.startswith(f"{role}/") and found["settings"]["attack"] == attack:
+            return f"{100 * found['accuracy']:.1f}"
+    return "-"
 
 
 def row(folder: Path) -> str:
@@ -68,7 +71,7 @@ def row(folder: Path) -> str:
     statuses = [check["status"] for check in record["checks"]]
     said = ", ".join(f"{statuses.count(status)} {status}" for status in ("warn", "fail") if status in statuses)
     cells = [folder.parent.name, str(record["images"]), per_cent(record["clean"])]
-    cells += [cell(record, prefix) for prefix in ATTACKS.values()]
+    cells += [cell(record, *which) for which in ATTACKS.values()]
     cells += [f"**{per_cent(record['worst_case'])}**", said or "pass", str(record["checkpoint_sha256"])[:12]]
     return f"| {' | '.join(cells)} |"
 

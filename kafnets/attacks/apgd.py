@@ -76,6 +76,10 @@ class APGD(Attack):
         """Three a step."""
         return 3 * self.steps * self.restarts
 
+    def __str__(self) -> str:
+        name = type(self).__name__
+        return super().__str__().replace(name, f"{name}-{self.steps}-{self.restarts}")
+
     def climb(self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor) -> Tensor:
         """One ascent of any loss of logits and ``labels``, of which the first are the true classes.
 

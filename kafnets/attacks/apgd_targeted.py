@@ -94,3 +94,6 @@ class APGDT(APGD):
     def passes(self) -> int:
         """Three a step and target."""
         return self.targets * super().passes()
+
+    def __str__(self) -> str:
+        return super().__str__().replace("APGDT", f"APGD-T-{self.targets}")

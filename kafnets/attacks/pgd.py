@@ -15,7 +15,8 @@ class PGD(Attack):
     """Repeat: step along the gradient, project back (Madry et al. 2018, section 2.1).
 
     ``x_0 = x + U(ball)``; ``x_{t+1} = project(x_t + step_size * direction(grad_x sum loss))``, ``steps`` times, from
-    ``restarts`` starts (in L1 along the steepest pixel that can still move). With ``early_stop`` success counts at any iterate, not only at the last.
+    ``restarts`` starts (in L1 along the steepest pixel that can still move). With ``early_stop`` success counts at any
+    iterate, not only at the last.
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.

@@ -100,3 +100,6 @@ class Square(Attack):
     def passes(self) -> int:
         """One a query."""
         return self.queries * self.restarts
+
+    def __str__(self) -> str:
+        return super().__str__().replace("Square", f"Square-{self.queries}-{self.restarts}")
