@@ -135,8 +135,6 @@ class CLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if path:
             check_fits(Path(path), read_checkpoint(Path(path)), self.model)
-        elif self.subcommand != "fit":
-            raise ValueError(f"{self.subcommand} needs --ckpt_path: best, last or a file")
 
 
 def quieten() -> None:

@@ -12,6 +12,7 @@ from lightning_modules.command_line.config_files import expand, load_layers, mer
 from lightning_modules.command_line.run_folder import find_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+ASKING = {"-h", "--help", "--print_config"}  # nothing runs
 
 
 def take(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
@@ -39,6 +40,7 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
 
     Raises:
         ConfigError, ValueError: if a config or a checkpoint can't be found or read.
+        ValueError: if there is no checkpoint where one is needed.
     """
     if not arguments or arguments[0] not in SUBCOMMANDS:
         return list(arguments)
@@ -51,6 +53,8 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     given, flags = take(flags, "--ckpt_path")
     wanted = given[-1] if given else files.get("ckpt_path")
     config = files
+    if not wanted and arguments[0] != "fit" and not ASKING & {flag.partition("=")[0] for flag in flags}:
+        raise ValueError(f"{arguments[0]} needs --ckpt_path: best, last or a file")
     if wanted:
         path = find_checkpoint(wanted, Path(run["dir"]), run["name"])
         config = reduce(merge, layers, checkpoint_config(read_checkpoint(path)))
