@@ -29,6 +29,8 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: labels must lie in [0, 9] for 10 classes, got 10 to 10
     """
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the network must return a tensor of logits, got {type(logits).__name__}")
     if logits.dim() != 2 or len(logits) != len(y):
         raise ValueError(f"the network must return logits ({len(y)}, classes), got shape {tuple(logits.shape)}")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:

@@ -12,9 +12,9 @@ import torch
 
 from kafnets.analysis.comparison import Comparison, compare
 from kafnets.analysis.outcomes import Outcomes
-from kafnets.analysis.robustness_study import ROLES
 
 BALL = ("norm", "eps")
+DATA = ("data", "data_sha256")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
@@ -39,29 +39,31 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> dict[str, 
         first, second: records as :func:`read_report` returns them.
 
     Returns:
-        What is compared, and how it compares.
+        What is compared, and how it compares. The worst case is that of the attacks both have.
 
     Raises:
         ValueError: if the reports are of other data or another ball, or share no image.
     """
-    for name, a, b in (("data", first["data"], second["data"]), ("eps or norm", _ball(first), _ball(second))):
-        if a != b:
-            raise ValueError(f"the reports differ in {name}, so their images can't be paired: {a} and {b}")
+    for what, names in (("data", DATA), ("eps or norm", BALL)):
+        one, other = (_told(record, names) for record in (first, second))
+        if one != other:
+            raise ValueError(f"the reports differ in {what}, so their images can't be paired: {one} and {other}")
     a, b = _shared(Outcomes.decode(first["outcomes"]), Outcomes.decode(second["outcomes"]))
     compared = {"clean": compare(a["clean"] == 1, b["clean"] == 1)}
-    for name in first["attacks"]:
-        if name in second["attacks"]:
-            compared[name] = compare(a[name] == 1, b[name] == 1)
-    return compared | {"worst case": compare(_worst(a), _worst(b))}
+    both = [name for name in first["attacks"] if name in second["attacks"]]
+    compared |= {name: compare(a[name] == 1, b[name] == 1) for name in both}
+    alike = len(both) == len(first["attacks"]) == len(second["attacks"])
+    name = "worst case" if alike else f"worst case of the {len(both)} attacks that both have"
+    return compared | {name: compare(_worst(a, both), _worst(b, both))}
 
 
-def _ball(record: dict[str, Any]) -> list[Any]:
+def _told(record: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     settings = next(iter(record["attacks"].values()))["settings"]
-    return [settings[name] for name in BALL]
+    return [(settings | record).get(name) for name in names]
 
 
-def _worst(outcomes: Outcomes) -> torch.Tensor:
-    return torch.minimum(outcomes["clean"], outcomes.worst(*ROLES)) == 1
+def _worst(outcomes: Outcomes, attacks: list[str]) -> torch.Tensor:
+    return torch.stack([outcomes[name] for name in ("clean", *attacks)]).amin(0) == 1
 
 
 def _shared(a: Outcomes, b: Outcomes) -> tuple[Outcomes, Outcomes]:

@@ -29,7 +29,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON."""
-    write_whole(path, json.dumps(value, indent=2) + "\n")
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sha256(path: Path) -> str:

@@ -127,10 +127,21 @@ def test_two_reports_are_compared_image_by_image(report: tuple[Path, dict], caps
     assert len(lines) == len(compared) and "McNemar exact p = 1" in lines[0]
 
 
+def test_the_worst_case_compared_is_that_of_the_attacks_both_have(report: tuple[Path, dict]):
+    _, record = report
+    fewer = json.loads(json.dumps(record))
+    left_out = next(name for name in fewer["attacks"] if name.startswith("white/APGD-T"))
+    del fewer["attacks"][left_out]
+    compared = compare_reports(record, fewer)
+    assert left_out not in compared and compared["worst case of the 7 attacks that both have"].difference == 0
+
+
 def test_reports_that_cannot_be_paired_are_refused(report: tuple[Path, dict], tmp_path: Path, capsys):
     folder, record = report
     with pytest.raises(ValueError, match="differ in data"):
         compare_reports(record, record | {"data": "CIFAR10"})
+    with pytest.raises(ValueError, match="differ in data"):
+        compare_reports(record, record | {"data_sha256": "of other images"})
     for attack in (other := json.loads(json.dumps(record)))["attacks"].values():
         attack["settings"]["eps"] = 0.5
     with pytest.raises(ValueError, match="differ in eps or norm"):

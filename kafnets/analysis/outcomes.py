@@ -82,7 +82,7 @@ def _encoded(name: str, values: Tensor) -> Any:
         return [int(value) for value in values]
     if bool((values.isnan() | (values == 0) | (values == 1)).all()):
         return "".join("-" if math.isnan(value) else str(int(value)) for value in values.tolist())
-    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.tolist()]
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _decoded(values: Any) -> Tensor:

@@ -59,7 +59,7 @@ def gradients(net: Net, x: Tensor, y: Tensor, attack: Attack) -> dict[str, Tenso
         before = margin(logits, y)
         (uphill,) = torch.autograd.grad(before.sum(), x)
         start = x.detach()
-        moved = attack.norm.project(start + attack.eps / FRACTION * attack.norm.direction(uphill), start, attack.eps)
+        moved = attack.norm.project(attack.norm.step(start, uphill, attack.eps / FRACTION), start, attack.eps)
         predicted = (uphill * (moved - start)).flatten(1).sum(1)
         with torch.no_grad():
             change = margin(net(moved), y) - before
@@ -92,7 +92,7 @@ def loss_along(net: Net, x: Tensor, y: Tensor, attack: Attack, *, steps: int = L
             loss = cross_entropy(net(x_adv), y)
             (uphill,) = torch.autograd.grad(loss.sum(), x_adv)
             losses.append(loss.detach())
-            x_adv = attack.norm.project(x_adv + attack.eps / 4 * attack.norm.direction(uphill), x, attack.eps)
+            x_adv = attack.norm.project(attack.norm.step(x_adv, uphill, attack.eps / 4), x, attack.eps)
         with torch.no_grad():
             losses.append(cross_entropy(net(x_adv), y))
     return torch.stack(losses)

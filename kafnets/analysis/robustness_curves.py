@@ -1,12 +1,13 @@
 """How robust accuracy falls with the radius of the ball, the steps and the restarts of the attack."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import singledispatch
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from kafnets.attacks import PGD, Attack
+from kafnets.attacks import APGD, L1, PGD, Attack, Norm
 from kafnets.logits import is_correct
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
@@ -34,20 +35,30 @@ def radii_to_the_end(attack: Attack, x: Tensor, multiples: Sequence[float] = RAD
     return [*sorted(attack.eps * m for m in multiples if attack.eps * m < largest), largest]
 
 
-def pgd_at_eps(attack: Attack) -> Callable[[float], Attack]:
-    """The default attack of the curve over radii: PGD with 50 steps of eps / 4, in the ball of ``attack``."""
-    return lambda eps: PGD(eps=eps, step_size=eps / 4, steps=50, norm=attack.norm)
+@singledispatch
+def searching(norm: Norm, eps: float, steps: int, restarts: int) -> Attack:
+    """What the default curves are drawn with: PGD with steps of eps / 4; in L1, where those are single pixels, APGD."""
+    return PGD(eps=eps, step_size=eps / 4, steps=steps, restarts=restarts, norm=norm)
 
 
-def pgd_at_steps(attack: Attack) -> Callable[[int], Attack]:
-    """The default attack of the curve over steps: PGD with steps of eps / 4, in the ball of ``attack``."""
-    return lambda steps: PGD(eps=attack.eps, step_size=attack.eps / 4, steps=steps, norm=attack.norm)
+@searching.register
+def _(norm: L1, eps: float, steps: int, restarts: int) -> Attack:
+    return APGD(eps=eps, steps=steps, restarts=restarts, norm=norm)
 
 
-def pgd_at_restarts(attack: Attack) -> Callable[[int], Attack]:
-    """The default attack of the curve over restarts: PGD with 10 steps of eps / 4, in the ball of ``attack``."""
-    eps, norm = attack.eps, attack.norm
-    return lambda restarts: PGD(eps=eps, step_size=eps / 4, steps=10, restarts=restarts, norm=norm)
+def search_at_eps(attack: Attack) -> Callable[[float], Attack]:
+    """The default attack of the curve over radii: 50 steps in the ball of ``attack``."""
+    return lambda eps: searching(attack.norm, eps, 50, 1)
+
+
+def search_at_steps(attack: Attack) -> Callable[[int], Attack]:
+    """The default attack of the curve over steps, in the ball of ``attack``."""
+    return lambda steps: searching(attack.norm, attack.eps, steps, 1)
+
+
+def search_at_restarts(attack: Attack) -> Callable[[int], Attack]:
+    """The default attack of the curve over restarts: 10 steps a start, in the ball of ``attack``."""
+    return lambda restarts: searching(attack.norm, attack.eps, 10, restarts)
 
 
 def withstood(net: Net, x: Tensor, y: Tensor, attack: Attack, keys: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any, TypeAlias
 
 import torch
@@ -120,5 +121,7 @@ def _curves(outcomes: Outcomes) -> dict[str, list[Record]]:
             curves[name] = [{"at": float(at)} | counted(values) for at, values in (points | columns).items()]
     losses = outcomes.named("loss")
     if losses:
-        curves["loss"] = [{"at": float(at), "mean": float(values.nanmean())} for at, values in losses.items()]
+        means = {at: float(values.nanmean()) for at, values in losses.items()}
+        # JSON has no NaN
+        curves["loss"] = [{"at": float(at), "mean": mean if isfinite(mean) else None} for at, mean in means.items()]
     return curves

@@ -16,10 +16,10 @@ from kafnets.analysis.robustness_curves import (
     STEPS,
     curve,
     nested_curve,
-    pgd_at_eps,
-    pgd_at_restarts,
-    pgd_at_steps,
     radii_to_the_end,
+    search_at_eps,
+    search_at_restarts,
+    search_at_steps,
 )
 from kafnets.attacks import FGSM, Attack, Autograd
 from kafnets.logits import check_logits, is_correct
@@ -84,9 +84,9 @@ class RobustnessStudy:
         single_step: Attack | None = None,
         noise: Attack | None = None,
         transfer: Attack | None = None,
-        attack_at_eps: Callable[[Attack], Callable[[float], Attack]] = pgd_at_eps,
-        attack_at_steps: Callable[[Attack], Callable[[int], Attack]] = pgd_at_steps,
-        attack_at_restarts: Callable[[Attack], Callable[[int], Attack]] = pgd_at_restarts,
+        attack_at_eps: Callable[[Attack], Callable[[float], Attack]] = search_at_eps,
+        attack_at_steps: Callable[[Attack], Callable[[int], Attack]] = search_at_steps,
+        attack_at_restarts: Callable[[Attack], Callable[[int], Attack]] = search_at_restarts,
     ) -> None:
         if not white_box:
             raise ValueError("white_box needs at least one attack, such as PGD(steps=50)")
@@ -129,6 +129,8 @@ class RobustnessStudy:
             with torch.no_grad():
                 logits = net(x)
             check_logits(logits, y)
+            for attack in self.attacks.values():
+                attack.check_classes(logits.shape[1])
             clean = is_correct(logits, y)
             run.add({"index": index, "label": y, "predicted": logits.argmax(1), "clean": clean})
             run.facts["training"] = in_training_mode(net)

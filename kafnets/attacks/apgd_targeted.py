@@ -91,6 +91,9 @@ class APGDT(APGD):
             worst.update(left, found, *self._judge(net, found, y[left], known=True))
         return worst.images
 
+    def _losses(self) -> tuple[Callable[..., Tensor], ...]:
+        return (self.loss, self.targeted_loss)
+
     def passes(self) -> int:
         """Three a step and target."""
         return self.targets * super().passes()

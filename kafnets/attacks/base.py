@@ -1,6 +1,7 @@
 """The contract every attack keeps, and the loop over restarts that keeps it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -140,6 +141,7 @@ class Attack(ABC):
         self.eval_mode = eval_mode
         self.loss = loss
         self.estimator = estimator or Autograd()
+        self._unusable: Tensor | None = None  # whether a gradient was met that can't be followed; read now and then
 
     def __call__(self, net: Net, x: Tensor, y: Tensor, *, keys: Tensor | None = None) -> Tensor:
         """Attack a batch.
@@ -193,12 +195,31 @@ class Attack(ABC):
         """
         known = self._compares or step > 0  # where images are compared, they were judged before the first step
         found = self.estimator(_checked(net, None if known else labels[0]), loss, x_adv, labels, keys, step)
-        if self._compares and is_look_due(step, x_adv.device):
+        if self._compares:
             # a network that answers but can't be followed would pass for robust; in training the loss is watched
             usable = torch.isfinite(found.grad.flatten(1).abs().amax(1)) | ~is_correct(found.logits, labels[0])
-            if not bool(usable.all()):
-                raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
+            unusable = ~usable.all()
+            self._unusable = unusable if self._unusable is None else self._unusable | unusable
+            if is_look_due(step, x_adv.device):
+                self._refuse_unusable()
         return found
+
+    def _refuse_unusable(self) -> None:
+        unusable, self._unusable = self._unusable, None
+        if unusable is not None and bool(unusable):
+            raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
+
+    def check_classes(self, classes: int) -> None:
+        """Raise ``ValueError`` if the loss needs more classes than the network has."""
+        needed = max(getattr(loss, "fewest_classes", 2) for loss in self._losses())
+        if classes < needed:
+            raise ValueError(
+                f"{self} needs {needed} classes or more, the network has {classes}; leave it out, and take APGD with "
+                "loss=margin"
+            )
+
+    def _losses(self) -> tuple[Callable[..., Tensor], ...]:
+        return (self.loss,)
 
     def passes(self) -> int:
         """Forward and backward passes that an image takes at most, roughly, a backward one for two: for estimates."""
@@ -222,6 +243,7 @@ class Attack(ABC):
             again = left.repeat(len(attempts))
             starts = torch.cat([image_keys(keys[left], attempt) for attempt in attempts])
             found = self.run(net, x[again], y[again], starts)
+            self._refuse_unusable()
             if not bool(torch.isfinite(found).all()):
                 raise ValueError(f"{self}: an attempt returned images that are not finite")
             judged = (found, *self._judge(net, found, y[again], known=True))

@@ -51,8 +51,8 @@ class MinimumNorm(Attack):
     the robust accuracy at every eps.
 
     With ``early_stop`` an image leaves the search once an error within eps is known, which the answer at eps cannot
-    tell from a longer search. The search itself does not depend on eps, so a larger eps finds no less of what was
-    found within it.
+    tell from a longer search. The search itself does not depend on eps unless it starts at random, so a larger eps
+    finds no less of what was found within it.
 
     A subclass implements :meth:`search`. Arguments as in :class:`~kafnets.attacks.base.Attack`; ``loss`` only decides
     which image to keep of those that do not fool, and stays the cross-entropy.

@@ -132,7 +132,6 @@ class Suite(Attack):
         self._check(x, y, keys)
         keys = image_keys(torch.arange(len(x), device=x.device), 0) if keys is None else keys
         kept = None if state_file is None else StateFile(state_file, self._fingerprint(net, x, y, keys))
-        state = kept.load(x.device) if kept else None
         clock = _Clock(self.attacks, progress or (lambda _: None))
 
         def watch(state: SuiteState, rows: Tensor | None) -> None:
@@ -143,7 +142,7 @@ class Suite(Attack):
 
         with undisturbed(net, eval_mode=self.eval_mode):
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()  # inference tensors can't be differentiated
-            state = state or self._begin(net, x, y)
+            state = (kept.load(x.device) if kept else None) or self._begin(net, x, y)
             self._search(net, x, y, keys, state, watch)
         counts = dict(zip(["clean", *self.attacks], state.counts, strict=True))
         return SuiteResult(state.worst.images, state.worst.correct, counts)
@@ -179,6 +178,9 @@ class Suite(Attack):
     def _begin(self, net: Net, x: Tensor, y: Tensor) -> SuiteState:
         if len(x) == 0:
             return SuiteState(Worst(x, y > 0, y.to(x.dtype)), [0], y > 0)
+        classes = self._answers(net, x[:1], y[:1]).shape[1]
+        for attack in self.attacks.values():
+            attack.check_classes(classes)
         judged: list[tuple[Tensor, Tensor]] = []
         everyone = torch.arange(len(x), device=x.device)
         self._in_batches(everyone, lambda rows: judged.append(self._judge(net, x[rows], y[rows])))

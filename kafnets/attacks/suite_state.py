@@ -50,12 +50,32 @@ def fingerprint(net: nn.Module, x: Tensor, y: Tensor, keys: Tensor, settings: di
         >>> [part for part in a if a[part] != b[part]]
         ['network', 'settings']
     """
-    network = hashlib.sha256(type(net).__qualname__.encode())
-    for name, value in net.state_dict().items():
-        network.update(f"{name} {_digest(value) if isinstance(value, Tensor) else value!r}".encode())
     told = json.dumps(settings, sort_keys=True, default=repr)
-    parts = {"images": _digest(x), "labels": _digest(y), "keys": _digest(keys)}
-    return {"network": network.hexdigest(), **parts, "settings": hashlib.sha256(told.encode()).hexdigest()}
+    parts = {"images": digest(x), "labels": digest(y), "keys": digest(keys)}
+    return {"network": network_digest(net), **parts, "settings": hashlib.sha256(told.encode()).hexdigest()}
+
+
+def network_digest(net: nn.Module) -> str:
+    """SHA-256 of what a network answers by: its modules as they print, parameters, and buffers, saved ones or not.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> before = network_digest(net)
+        >>> _ = net.weight.data.add_(1)
+        >>> before == network_digest(net)
+        False
+    """
+    found = hashlib.sha256(f"{type(net).__qualname__} {net!r}".encode())
+    for name, value in [*net.named_parameters(), *net.named_buffers()]:
+        found.update(f"{name} {digest(value)}".encode())
+    return found.hexdigest()
+
+
+def digest(values: Tensor) -> str:
+    """SHA-256 of a tensor: its dtype, shape and bytes."""
+    described = f"{values.dtype} {tuple(values.shape)}".encode()
+    raw = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(described + raw.tobytes()).hexdigest()
 
 
 class StateFile:
@@ -64,10 +84,15 @@ class StateFile:
     Args:
         path: in a folder that exists.
         run: from :func:`fingerprint`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: dict[str, str]) -> None:
         self.path, self.run = Path(path), run
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {self.path.parent} for the state file {self.path.name}")
 
     def load(self, device: torch.device) -> SuiteState | None:
         """The state in the file, None where there is no file.
@@ -82,9 +107,17 @@ class StateFile:
             kept = torch.load(self.path, map_location=device, weights_only=True)
             run, worst = kept["run"], Worst(kept["images"], kept["correct"], kept["loss"])
             state = SuiteState(worst, kept["counts"], kept["met"])
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+            other = [part for part in self.run if run.get(part) != self.run[part]]
+        except (
+            pickle.UnpicklingError,
+            OSError,
+            RuntimeError,
+            EOFError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise ValueError(f"{self.path} is no state of a suite of attacks; {remedy}") from error
-        other = [part for part in self.run if run.get(part) != self.run[part]]
         if other:
             raise ValueError(f"{self.path} is the state of another run: its {', '.join(other)} differ; {remedy}")
         return state
@@ -99,9 +132,3 @@ class StateFile:
             part.replace(self.path)
         finally:
             part.unlink(missing_ok=True)
-
-
-def _digest(values: Tensor) -> str:
-    described = f"{values.dtype} {tuple(values.shape)}".encode()
-    raw = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(described + raw.tobytes()).hexdigest()

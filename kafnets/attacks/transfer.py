@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kafnets.attacks.base import Attack, Net
+from kafnets.attacks.suite_state import network_digest
 
 
 class Transfer(Attack):
@@ -49,7 +50,8 @@ class Transfer(Attack):
     def settings(self) -> dict[str, Any]:
         """Those of the attack, under ``attack_on_surrogate``, and what the surrogate is."""
         surrogate = getattr(self.surrogate, "__name__", type(self.surrogate).__name__)
-        rest = {"surrogate": surrogate, "attack_on_surrogate": self.attack.settings()}
+        weights = network_digest(self.surrogate) if isinstance(self.surrogate, nn.Module) else None
+        rest = {"surrogate": surrogate, "surrogate_sha256": weights, "attack_on_surrogate": self.attack.settings()}
         return {**super().settings(), "attack": type(self).__name__, **rest}
 
     def __str__(self) -> str:

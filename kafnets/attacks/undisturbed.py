@@ -20,10 +20,11 @@ def _kept_buffers(module: nn.Module) -> tuple[_Buffers, _Buffers, list[Tensor | 
 def undisturbed(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Iterator[None]:
     """Let the body run forward passes of ``net`` that leave no trace.
 
-    The mode of every module and every buffer (batch-norm statistics, step counts) are restored on the way out, also
-    after an exception; a graph built through ``net`` before can still be differentiated. Gradients can be taken
-    inside, even from Lightning's inference mode; those of parameters are the caller's business
-    (:mod:`kafnets.attacks` never asks for them).
+    The mode of every module is restored on the way out, also after an exception, and with it every buffer that a module
+    in training mode may have written (batch-norm statistics, step counts); in evaluation mode networks write none.
+    A graph built through ``net`` before can still be differentiated. Gradients can be taken inside, even from
+    Lightning's inference mode; those of parameters are the caller's business (:mod:`kafnets.attacks` never asks for
+    them).
 
     Args:
         net: the network; a plain function is left alone.

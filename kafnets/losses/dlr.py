@@ -72,3 +72,8 @@ def _largest(logits: Tensor, count: int) -> Tensor:
 def _ratio(difference: Tensor, spread: Tensor) -> Tensor:
     # a spread of zero is replaced before the division: where() after it would leave NaN in the gradient
     return difference / torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+# what an attack asks before it begins
+dlr.fewest_classes = 3  # type: ignore[attr-defined]
+targeted_dlr.fewest_classes = 4  # type: ignore[attr-defined]

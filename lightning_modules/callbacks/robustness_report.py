@@ -82,6 +82,11 @@ class RobustnessReport(Callback):
             self._on_twin.surrogate.to(pl_module.device)  # type: ignore[attr-defined]
         self._identity = self._identify(trainer, pl_module)
         self._outcomes, self._facts, self._seconds = read_resumable(self.resume, self._identity)
+        if len(self._outcomes) > self._images_wanted(trainer):
+            raise ValueError(
+                f"{self.resume} has {len(self._outcomes)} images, this test wants {self._images_wanted(trainer)}; "
+                f"pass --model.test_images={len(self._outcomes)} or more, or leave resume out"
+            )
         self._done = {int(index) for index in self._outcomes["index"]}
         self._sheet: Sheet = []
         self._begun, self._images_before = time.monotonic(), len(self._outcomes)
@@ -122,7 +127,7 @@ class RobustnessReport(Callback):
         """Write the finished report, draw it, and print its gist."""
         if not trainer.is_global_zero or not len(self._outcomes):
             return
-        record = self._write(trainer, complete=True)
+        record = self._write(trainer, complete=len(self._outcomes) >= self._images_wanted(trainer))
         self._draw(trainer, record)
         if self.folder:
             reported = pl_module.test_results.get("robust_accuracy")

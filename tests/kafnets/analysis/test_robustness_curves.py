@@ -6,10 +6,10 @@ import torch
 from kafnets.analysis.robustness_curves import (
     curve,
     nested_curve,
-    pgd_at_eps,
-    pgd_at_restarts,
-    pgd_at_steps,
     radii_to_the_end,
+    search_at_eps,
+    search_at_restarts,
+    search_at_steps,
 )
 from kafnets.attacks import L2, PGD
 from kafnets.logits import is_correct
@@ -30,7 +30,7 @@ def test_accuracy_over_radii_is_the_closed_form(images):
     x, y, keys = images
     radii = radii_to_the_end(PGD(eps=0.1), x, (0.5, 1, 2, 3))
     assert radii == pytest.approx([0.05, 0.1, 0.2, 0.3, 1.0])
-    points = nested_curve(net, x, y, keys=keys, attack_at=pgd_at_eps(PGD(eps=0.1)), values=radii)
+    points = nested_curve(net, x, y, keys=keys, attack_at=search_at_eps(PGD(eps=0.1)), values=radii)
     for eps, right in points:
         assert right.tolist() == [value > 0.5 + eps + 1e-6 for value in x[:, 0, 0, 0].tolist()]
 
@@ -68,12 +68,12 @@ def test_radii_end_where_every_image_is_within(images):
 
 def test_default_attacks_stay_in_the_ball_of_the_study():
     ball = PGD(eps=0.5, norm=L2())
-    for attack in (pgd_at_eps(ball)(0.5), pgd_at_steps(ball)(7), pgd_at_restarts(ball)(3)):
+    for attack in (search_at_eps(ball)(0.5), search_at_steps(ball)(7), search_at_restarts(ball)(3)):
         assert attack.eps == 0.5 and isinstance(attack.norm, L2) and attack.step_size == 0.125
-    assert pgd_at_steps(ball)(7).steps == 7 and pgd_at_restarts(ball)(3).restarts == 3
+    assert search_at_steps(ball)(7).steps == 7 and search_at_restarts(ball)(3).restarts == 3
 
 
 def test_descending_radii_are_refused(images):
     x, y, keys = images
     with pytest.raises(ValueError, match="radii must ascend"):
-        list(nested_curve(net, x, y, keys=keys, attack_at=pgd_at_eps(PGD()), values=[0.2, 0.1]))
+        list(nested_curve(net, x, y, keys=keys, attack_at=search_at_eps(PGD()), values=[0.2, 0.1]))

@@ -43,3 +43,14 @@ def test_a_gradient_that_is_not_finite_is_seen_at_the_first_step(monkeypatch):
     net = lambda x: torch.stack([x.sum(1), (x - x).sum(1).sqrt()], 1)  # noqa: E731
     with pytest.raises(ValueError, match="not finite"):
         PGD(eps=0.1, steps=3)(net, torch.full((2, 3), 0.5), torch.tensor([0, 0]))
+
+
+def test_a_gradient_that_breaks_between_two_looks_is_seen(monkeypatch):
+    monkeypatch.setitem(base.STEPS_BETWEEN_LOOKS, "cpu", 8)
+
+    def net(x):  # its gradient is NaN wherever x is not one half
+        away = (x - 0.5).abs().sum(1)
+        return torch.stack([x.sum(1) + torch.where(away > 0, 0 * (away * 0).sqrt(), 0), 0 * away], 1)
+
+    with pytest.raises(ValueError, match="not finite"):
+        PGD(eps=0.1, steps=4, random_start=False)(net, torch.full((2, 3), 0.5), torch.tensor([0, 0]))

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.attacks import APGD, APGDT, FGSM, L1, L2, PGD, Attack, AutoAttack, Linf, Square, Suite
+from kafnets.attacks import APGD, APGDT, FGSM, L1, L2, PGD, Attack, AutoAttack, Linf, Square, Suite, Transfer
 from kafnets.attacks.fab import FAB
 from kafnets.attacks.gradients import EOT
 from kafnets.attacks.noise import image_keys
+from kafnets.attacks.suite_state import network_digest
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy, dlr
 
@@ -196,9 +197,9 @@ def test_a_file_that_is_no_state_is_refused_and_kept(tmp_path, content):
 
 def test_where_nothing_can_be_written_no_attack_begins(tmp_path):
     net = Counting(NET)
-    with pytest.raises((FileNotFoundError, RuntimeError), match="nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
         some_suite().evaluate(net, X, Y, state_file=tmp_path / "nowhere" / "state.pt")
-    assert net.asked == N
+    assert net.asked == 0
 
 
 def test_a_function_has_no_parameters_to_be_known_by(tmp_path):
@@ -224,7 +225,8 @@ def test_the_largest_batch_that_fits_is_found():
     net = Small()
     result = some_suite(None).evaluate(net, X, Y, keys=KEYS)
     assert 8 in net.sizes  # 60, 30, 15, 8
-    assert sum(net.sizes[:8]) == N  # nobody twice, nobody left out
+    assert net.sizes[0] == 1  # how many classes there are
+    assert sum(net.sizes[1:9]) == N  # nobody twice, nobody left out
     assert torch.equal(result.robust, some_suite().evaluate(NET, X, Y, keys=KEYS).robust)
     with pytest.raises(torch.OutOfMemoryError):
         some_suite(20).evaluate(net, X, Y)
@@ -268,7 +270,10 @@ def test_the_network_comes_back_as_it_was():
         (lambda: some_suite().evaluate(NET, X, Y, keys=KEYS[:1]), r"keys must be one an image, shape \(60,\)"),
         (lambda: some_suite().evaluate(NET, X * 2, Y), "images must be finite and in"),
         (lambda: some_suite().evaluate(NET, X, Y + 4), "labels must lie in"),
-        (lambda: AutoAttack().evaluate(lambda x: NET(x)[:, :3], X, Y % 3), "at least 4 classes, got 3"),
+        (
+            lambda: AutoAttack().evaluate(lambda x: NET(x)[:, :3], X, Y % 3),
+            "needs 4 classes or more, the network has 3",
+        ),
     ],
 )
 def test_bad_settings(build, message):
@@ -325,3 +330,24 @@ def test_autoattack_in_l1_takes_more_starts_and_fewer_targets():
     assert (attacks["APGD-CE"].restarts, attacks["APGD-T"].targets, attacks["FAB-T"].classes) == (5, 5, 9)
     attacks = AutoAttack("standard", eps=0.5, norm=L2()).attacks
     assert (attacks["APGD-CE"].restarts, attacks["APGD-T"].targets) == (1, 9)
+
+
+def test_a_network_is_known_by_all_it_answers_by():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    net.register_buffer("scale", torch.ones(1), persistent=False)
+    others = [nn.Sequential(net[0], nn.Threshold(0.1, 0.0)), nn.Sequential(net[0], nn.ReLU())]
+    others[0].register_buffer("scale", torch.ones(1), persistent=False)
+    others[1].register_buffer("scale", torch.zeros(1), persistent=False)
+    assert len({network_digest(one) for one in (net, *others)}) == 3
+    surrogates = [Transfer(surrogate=nn.Linear(2, 2), attack=FGSM(early_stop=False)) for _ in range(2)]
+    assert surrogates[0].settings() != surrogates[1].settings()
+
+
+def test_resumes_within_inference_mode(tmp_path):
+    file = tmp_path / "state.pt"
+    whole = some_suite(17).evaluate(NET, X, Y)
+    with pytest.raises(Killed):
+        some_suite(17).evaluate(NET, X, Y, state_file=file, progress=kill_after(2))
+    with torch.inference_mode():
+        resumed = some_suite(17).evaluate(NET, X, Y, state_file=file)
+    assert torch.equal(resumed.images, whole.images) and resumed.counts == whole.counts
