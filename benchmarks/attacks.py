@@ -2,7 +2,7 @@
 
     python benchmarks/attacks.py --weights relu.npz --data cifar10-jpeg.tar.gz --images 50
     python benchmarks/attacks.py --checkpoint runs/.../best.ckpt --data ... --device cuda --images 1000
-    python benchmarks/attacks.py ... --attacks pgd --rivals kafnets art
+    python benchmarks/attacks.py ... --attacks pgd --rivals art
 
 Robust accuracies stand beside the times, worst case per image, judged here. The rivals take turns in every round, after
 each has attacked a few images that do not count. ``pip install torchattacks adversarial-robustness-toolbox`` and
@@ -148,7 +148,7 @@ def compare(name: str, net: nn.Module, x: Tensor, y: Tensor, options: argparse.N
     runs = {title: partial(run, batch=options.batch) for title, run in RIVALS[name].items()}
     for title in list(runs):
         package = title.partition(",")[0]
-        if package not in options.rivals or find_spec(package) is None:
+        if package != "kafnets" and (package not in options.rivals or find_spec(package) is None):
             print(f"{TITLES[name]} of {title}: not asked for, or not installed")
             del runs[title]
     for run in runs.values():
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--attacks", nargs="+", choices=RIVALS, default=list(RIVALS))
-    parser.add_argument("--rivals", nargs="+", default=["kafnets", "torchattacks", "art", "autoattack"])
+    parser.add_argument("--rivals", nargs="+", default=["torchattacks", "art", "autoattack"])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--warm_up", type=int, default=2, help="images attacked first, >= 1")
     parser.add_argument("--threads", type=int, default=1)
