@@ -76,6 +76,7 @@ class BPDA(Attack):
             early_stop=attack.early_stop,
             eval_mode=attack.eval_mode,
             loss=attack.loss,
+            estimator=attack.estimator,
         )
         self.attack, self.substitutes = attack, substitutes
 
@@ -100,7 +101,9 @@ class BPDA(Attack):
 
     def settings(self) -> dict[str, Any]:
         """Those of the attack, under ``attack_with_substitutes``, and what is replaced."""
-        rest = {"substitutes": repr(self.substitutes), "attack_with_substitutes": self.attack.settings()}
+        # a function's repr holds an address, by which no later process would know it again
+        substitutes = getattr(self.substitutes, "__qualname__", repr(self.substitutes))
+        rest = {"substitutes": substitutes, "attack_with_substitutes": self.attack.settings()}
         return {**super().settings(), "attack": type(self).__name__, **rest}
 
     def __str__(self) -> str:

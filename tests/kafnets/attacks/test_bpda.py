@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.attacks import L2, PGD
+from kafnets.attacks import EOT, L2, PGD
 from kafnets.attacks.bpda import BPDA, replaced_backward
 from kafnets.attacks.noise import image_keys
 from kafnets.logits import is_correct
@@ -149,3 +149,9 @@ def test_settings_are_those_of_the_attack():
     assert found["attack_with_substitutes"]["steps"] == 50
     assert "quantisers" in found["substitutes"]
     assert str(attack) == f"BPDA {attack.attack}"
+
+
+def test_it_is_judged_as_the_attack_is_and_named_alike_in_every_process():
+    attack = BPDA(attack=PGD(estimator=EOT(3)), substitutes=lambda net: {})
+    assert attack.estimator is attack.attack.estimator
+    assert "0x" not in json.dumps(attack.settings())
