@@ -15,16 +15,15 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from timing import keep_freed_memory, machine, seconds
 from torch import Tensor, nn
 
 from datamodules.image_files import ImageFormat, read_images
-from kafnets.attacks import PGD, AutoAttack
+from kafnets.attacks import PGD, Attack, AutoAttack
 from kafnets.attacks.noise import image_keys
-from kafnets.backbones import load_thesis
+from kafnets.backbones import Fused, load_thesis
 from kafnets.logits import is_correct
 from lightning_modules.load_classifier import load_classifier
 
@@ -32,33 +31,40 @@ EPS, STEP, STEPS, RESTARTS = 8 / 255, 2 / 255, 50, 10
 Rival = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def ours(net: nn.Module, x: Tensor, y: Tensor, *, attack: Any, batch: int) -> Tensor:
+def ours(net: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, batch: int) -> Tensor:
+    """As evaluations here attack: through the fused form of the network."""
+    return plain(Fused(net), x, y, attack=attack, batch=batch)
+
+
+def plain(net: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, batch: int) -> Tensor:
     keys = image_keys(torch.arange(len(x), device=x.device), 0)
     parts = zip(x.split(batch), y.split(batch), keys.split(batch), strict=True)
     return torch.cat([attack(net, images, labels, keys=some) for images, labels, some in parts])
 
 
-def compiled(net: nn.Module, x: Tensor, y: Tensor, *, attack: Any, batch: int) -> Tensor:
-    return ours(torch.compile(net, dynamic=True), x, y, attack=attack, batch=batch)  # compiled once, by the warm-up
-
-
-def worst_of_runs(net: nn.Module, x: Tensor, y: Tensor, run: Rival, restarts: int) -> Tensor:
-    """The restarts of a library that has none: every image again, the worst case of each."""
-    worst = x.clone()
-    for _ in range(restarts):
-        found = run(net, x, y)
-        with torch.no_grad():
-            wrong = ~is_correct(net(found), y)
-        worst[wrong] = found[wrong]
-    return worst
+def compiled(net: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, batch: int) -> Tensor:
+    return plain(torch.compile(net, dynamic=True), x, y, attack=attack, batch=batch)  # compiled once, by the warm-up
 
 
 def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
+    """Restarts as its documentation has them: each on the images that the ones before have left."""
     import torchattacks
 
-    attack = torchattacks.PGD(net, eps=EPS, alpha=STEP, steps=STEPS)
-    run = partial(worst_of_runs, run=lambda net, x, y: attack(x, y), restarts=RESTARTS)
-    return torch.cat([run(net, *part) for part in zip(x.split(batch), y.split(batch), strict=True)])
+    starts = [torchattacks.PGD(net, eps=EPS, alpha=STEP, steps=STEPS) for _ in range(RESTARTS)]
+    attack = torchattacks.MultiAttack(starts)
+    return torch.cat([attack(*part) for part in zip(x.split(batch), y.split(batch), strict=True)])
+
+
+def torchattacks_pgd_in_a_loop(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
+    """Every image in every restart."""
+    import torchattacks
+
+    attack, worst = torchattacks.PGD(net, eps=EPS, alpha=STEP, steps=STEPS), x.clone()
+    for _ in range(RESTARTS):
+        found = torch.cat([attack(*part) for part in zip(x.split(batch), y.split(batch), strict=True)])
+        wrong = ~robust(net, found, x, y, batch)
+        worst[wrong] = found[wrong]
+    return worst
 
 
 def art_pgd(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
@@ -106,18 +112,29 @@ def original_autoattack(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> 
 
 PGD_50_10 = PGD(eps=EPS, step_size=STEP, steps=STEPS, restarts=RESTARTS)
 STANDARD = AutoAttack("standard", eps=EPS, batch_size=None)
+
+
+def fused(net: nn.Module, x: Tensor, y: Tensor, *, rival: Rival, batch: int) -> Tensor:
+    return rival(Fused(net), x, y, batch=batch)
+
+
 # the name of the package first
 RIVALS: dict[str, dict[str, Rival]] = {
     "pgd": {
         "kafnets": partial(ours, attack=PGD_50_10),
+        "kafnets, network as it is": partial(plain, attack=PGD_50_10),
         "kafnets, compiled network": partial(compiled, attack=PGD_50_10),
         "torchattacks": torchattacks_pgd,
+        "torchattacks, fused network": partial(fused, rival=torchattacks_pgd),
+        "torchattacks, a loop over restarts": torchattacks_pgd_in_a_loop,
         "art": art_pgd,
     },
     "autoattack": {
         "kafnets": partial(ours, attack=STANDARD),
+        "kafnets, network as it is": partial(plain, attack=STANDARD),
         "kafnets, compiled network": partial(compiled, attack=STANDARD),
         "torchattacks": torchattacks_autoattack,
+        "torchattacks, fused network": partial(fused, rival=torchattacks_autoattack),
         "autoattack": original_autoattack,
     },
 }
@@ -148,8 +165,9 @@ def compare(name: str, net: nn.Module, x: Tensor, y: Tensor, options: argparse.N
     runs = {title: partial(run, batch=options.batch) for title, run in RIVALS[name].items()}
     for title in list(runs):
         package = title.partition(",")[0]
-        if package != "kafnets" and (package not in options.rivals or find_spec(package) is None):
-            print(f"{TITLES[name]} of {title}: not asked for, or not installed")
+        missing = package != "kafnets" and find_spec(package) is None
+        if missing or title not in ("kafnets", *options.rivals):
+            print(f"{TITLES[name]} of {title}: {'not installed' if missing else 'not asked for'}")
             del runs[title]
     for run in runs.values():
         run(net, x[: options.warm_up], y[: options.warm_up])
@@ -169,6 +187,7 @@ def compare(name: str, net: nn.Module, x: Tensor, y: Tensor, options: argparse.N
 
 
 def main() -> None:
+    rivals = list(dict.fromkeys(title for attack in RIVALS.values() for title in attack if title != "kafnets"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--weights", type=Path, help="a thesis ResNet20, .npz")
@@ -177,7 +196,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--attacks", nargs="+", choices=RIVALS, default=list(RIVALS))
-    parser.add_argument("--rivals", nargs="+", default=["torchattacks", "art", "autoattack"])
+    parser.add_argument("--rivals", nargs="+", default=rivals, choices=rivals)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--warm_up", type=int, default=2, help="images attacked first, >= 1")
     parser.add_argument("--threads", type=int, default=1)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -12,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from kafnets.attacks import PGD, Attack
 from kafnets.attacks.noise import image_keys
-from kafnets.backbones import Backbone
+from kafnets.backbones import Backbone, Fused
 from kafnets.logits import check_logits, is_correct
 from kafnets.losses import cross_entropy
 from kafnets.metrics import RobustAccuracy
@@ -180,6 +181,11 @@ class Classifier(LightningModule):
 
     # --- how it is measured ------------------------------------------------------------------------------------------
 
+    @cached_property
+    def attacked(self) -> Fused:
+        """The network as evaluations attack it; what is found is judged by the network itself."""
+        return Fused(self.net)  # in no list of submodules: checkpoints hold the network once
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation split."""
         self._count(batch, self.val, self.val_attack, self.val_images, VAL)
@@ -214,7 +220,7 @@ class Classifier(LightningModule):
             chosen = slice(None) if images is None else index < images
             x, y, index = x[chosen], y[chosen], index[chosen]
             if len(x):
-                x_adv = attack(self.net, x, y, keys=image_keys(index, self.seed, use))
+                x_adv = attack(self.attacked, x, y, keys=image_keys(index, self.seed, use))
                 counters.robust.update(logits[chosen], self.net(x_adv), y)
 
     def _log_counted(self, stage: str, values: dict[str, float]) -> None:

@@ -44,12 +44,16 @@ class Normalize(nn.Module):
         mean: one value for all channels, or one a channel, in input units.
         std: likewise, > 0.
         in_channels: channels of the images.
+        image_size: their height and width in pixels; None for any.
+        owner: what errors call the network.
 
     Shapes:
         ``(N, in_channels, H, W)`` in [0, 1] to the same shape.
 
     Raises:
-        ValueError: if a length is neither 1 nor ``in_channels``, or a std is not positive.
+        ValueError: if a length is neither 1 nor ``in_channels``, or a std is not positive; (when called) if images have
+            another shape.
+        TypeError: (when called) if images are not floating point.
 
     Example:
         >>> Normalize(0.5, 0.25, in_channels=1)(torch.full((1, 1, 1, 1), 0.75)).item()
@@ -59,7 +63,15 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float], in_channels: int) -> None:
+    def __init__(
+        self,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        in_channels: int,
+        *,
+        image_size: int | None = None,
+        owner: str = "Normalize",
+    ) -> None:
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
             values = torch.as_tensor(value, dtype=torch.float32).flatten()
@@ -68,14 +80,20 @@ class Normalize(nn.Module):
             if name == "std" and not bool((values > 0).all()):
                 raise ValueError(f"std must be > 0, got {value}")
             self.register_buffer(name, values.expand(in_channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+        self.in_channels, self.image_size, self.owner = in_channels, image_size, owner
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise a batch of images."""
-        x = (x - self.mean) / self.std
-        # on a CPU oneDNN reorders every layer otherwise, and an attack step takes 10 to 20 % longer; not in training,
-        # where the compiled KAF, which works along rows of a channel, would lose more than the convolutions gain
-        evaluated = x.device.type == "cpu" and not self.training
-        return x.contiguous(memory_format=torch.channels_last) if evaluated else x
+        """Normalise a batch of images, or say what is wrong with its shape or dtype."""
+        height, width = ("H", "W") if self.image_size is None else (self.image_size,) * 2
+        expected = (self.in_channels, *(size for size in (height, width) if self.image_size is not None))
+        if x.dim() != 4 or x.shape[1 : 1 + len(expected)] != expected:
+            raise ValueError(
+                f"{self.owner} takes images of shape (N, {self.in_channels}, {height}, {width}), got {tuple(x.shape)}; "
+                "reshape them, or build it with their in_channels and image_size"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"{self.owner} takes floating point images in [0, 1], got {x.dtype}; divide bytes by 255")
+        return (x - self.mean) / self.std
 
 
 class Backbone(nn.Module):
@@ -115,7 +133,7 @@ class Backbone(nn.Module):
                 f"got {image_size}; resize the images to {max(step, round(image_size / step) * step)}"
             )
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
-        self.normalize = Normalize(mean, std, in_channels)
+        self.normalize = Normalize(mean, std, in_channels, image_size=image_size, owner=name)
 
     @property
     def label(self) -> str:
@@ -126,20 +144,3 @@ class Backbone(nn.Module):
     def activation_label(self) -> str:
         """The name of its activations, those of the first where they differ."""
         return next((module.label for module in self.modules() if isinstance(module, Activation)), "none")
-
-    def check(self, x: Tensor) -> Tensor:
-        """Return ``x``, or say what is wrong with its shape or dtype.
-
-        Raises:
-            ValueError: if ``x`` is not ``(N, in_channels, image_size, image_size)``.
-            TypeError: if ``x`` is not floating point.
-        """
-        name, size = type(self).__name__, self.image_size
-        if x.dim() != 4 or x.shape[1:] != (self.in_channels, size, size):
-            raise ValueError(
-                f"{name} takes images of shape (N, {self.in_channels}, {size}, {size}), got {tuple(x.shape)}; "
-                "reshape them, or build it with their in_channels and image_size"
-            )
-        if not x.is_floating_point():
-            raise TypeError(f"{name} takes floating point images in [0, 1], got {x.dtype}; divide bytes by 255")
-        return x

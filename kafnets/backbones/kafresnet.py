@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kafnets.activations import KAF
@@ -10,24 +9,7 @@ from kafnets.backbones.base import ActivationFactory, Backbone, build_activation
 from kafnets.backbones.depth import blocks_per_stage
 from kafnets.backbones.init import glorot_uniform, initialise
 from kafnets.backbones.ranges import check_momentum, check_sizes
-
-
-class SameConv2d(nn.Conv2d):
-    """A 3x3 convolution padded like TensorFlow's ``same`` on even sizes.
-
-    Stride 1 pads one pixel all round. Stride 2 pads nothing on top and left and one pixel on bottom and right, so its
-    windows start at pixel 0, where ``padding=1`` would start them at -1.
-
-    Shapes:
-        ``(N, in_channels, H, W)`` to ``(N, out_channels, H/stride, W/stride)``, H and W multiples of ``stride``.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, 3, stride=stride, padding=1 if stride == 1 else 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pad, then convolve."""
-        return super().forward(x if self.stride == (1, 1) else F.pad(x, (0, 1, 0, 1)))
+from kafnets.backbones.same_conv import SameConv2d
 
 
 class KafBlock(nn.Module):
@@ -144,7 +126,7 @@ class KafResNet(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images in [0, 1] to logits."""
-        x = self.act1(self.bn1(self.conv1(self.normalize(self.check(x)))))
+        x = self.act1(self.bn1(self.conv1(self.normalize(x))))
         for name in self.block_names:
             x = getattr(self, name)(x)
         return self.fc(x.mean(dim=(2, 3)))

@@ -91,5 +91,5 @@ class LightNet(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images in [0, 1] to logits."""
-        x = self.block2(self.block1(self.normalize(self.check(x))))
+        x = self.block2(self.block1(self.normalize(x)))
         return self.fc(self.act(self.dense(x.mean(dim=(2, 3)))))

@@ -166,6 +166,6 @@ class ResNet(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images in [0, 1] to logits."""
-        x = self.act1(self.bn1(self.conv1(self.normalize(self.check(x)))))
+        x = self.act1(self.bn1(self.conv1(self.normalize(x))))
         x = self.stage3(self.stage2(self.stage1(x)))
         return self.fc(x.mean(dim=(2, 3)))

@@ -117,7 +117,7 @@ class KafVGG(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images in [0, 1] to logits."""
-        x = self.normalize(self.check(x))
+        x = self.normalize(x)
         x = self.block3(self.block2(self.block1(x)))
         x = self.dropout(self.act(self.dense(self.flatten(x))))
         return self.fc(x)

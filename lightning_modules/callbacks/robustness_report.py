@@ -141,7 +141,9 @@ class RobustnessReport(Callback):
         with torch.autocast(x.device.type, enabled=False):
             keys = image_keys(index, module.seed, TEST)
             curves = index < self.curve_images
-            found = self.study.measure(module.net, x, y, index=index, keys=keys, curves=curves)
+            found = self.study.measure(
+                module.net, x, y, index=index, keys=keys, curves=curves, attacked=module.attacked
+            )
             self._keep_pictures(module.net, x, y, found)
         return found.outcomes, found.facts, found.seconds
 

@@ -127,3 +127,12 @@ def test_evaluation_draws_nothing_from_the_global_random_state(make_module, make
     before = torch.get_rng_state()
     make_trainer().test(module, data, verbose=False)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluations_attack_the_fused_network_which_checkpoints_do_not_hold(make_module, make_data, make_trainer):
+    asked = []
+    module = make_module(standard=True, val_attack=ATTACK, test_attack=ATTACK)
+    assert module.attacked.net is module.net
+    module.attacked.register_forward_hook(lambda net, x, y: asked.append(len(x[0])))
+    make_trainer().test(module, make_data(), verbose=False)
+    assert asked and not [name for name in (*module.state_dict(), *dict(module.named_modules())) if "attacked" in name]

@@ -50,18 +50,6 @@ struct Place {
     int64_t stride;
 };
 
-template <class R>
-static inline Vec<R> read(const R *from) {
-    Vec<R> value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
-template <class R>
-static inline void write(R *to, Vec<R> value) {
-    std::memcpy(to, &value, sizeof value);
-}
-
 // a v, and the values and slopes scaled by a and a v.
 template <class R, bool NEEDED>
 static inline void read_scale(const Place<R> &place, int64_t at, Vec<R> (&scale)[TILE]) {

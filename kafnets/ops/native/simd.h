@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, TILE = 4;  // TILE vectors at a time hide the latency of a multiply-add
 #elif defined(__AVX__)
 constexpr int VECTOR_BYTES = 32, TILE = 2;
@@ -47,7 +49,19 @@ using Vec = typename Simd<R>::V;
 
 template <class R>
 static inline Vec<R> splat(R value) {
-    return Vec<R>{} + value;
+    return value - Vec<R>{};  // not added: -0 + 0 is 0, so that would be computed
+}
+
+template <class R>
+static inline Vec<R> read(const R *from) {
+    Vec<R> value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+template <class R>
+static inline void write(R *to, Vec<R> value) {
+    std::memcpy(to, &value, sizeof value);
 }
 
 // The comparisons are false for NaN, so that a NaN x passes.

@@ -218,3 +218,22 @@ def test_a_network_without_a_gradient_is_refused(honest, digits):
     x, y, index = digits[0][:4], digits[1][:4], torch.arange(4)
     with pytest.raises(ValueError, match="carry no gradient"):
         study().measure(Before(honest, last=lambda z: z.detach()), x, y, index=index, keys=image_keys(index, 0))
+
+
+def test_attacks_ask_what_stands_for_the_network_and_the_network_judges(digits):
+    net = KafVGG(activation=ReLU, width=8, hidden=32, image_size=8, in_channels=1).eval()
+    x, y, index = digits[0][:8], digits[1][:8], torch.arange(8)
+    asked = []
+
+    def blind(images):
+        asked.append(len(images))
+        return 0 * net(images) + F.one_hot(torch.zeros(len(images), dtype=torch.int64), 10)
+
+    study = RobustnessStudy(white_box=[PGD(eps=EPS, steps=1)])
+    settings = {"index": index, "keys": image_keys(index, 0), "curves": index < 0}
+    found = study.measure(net, x, y, attacked=blind, **settings)
+    assert asked
+    assert torch.equal(found.outcomes["predicted"], net(x).argmax(1))
+    (name,) = (name for name in study.attacks if name.startswith("white"))
+    judged = net(study.attacks[name](blind, x, y, keys=settings["keys"])).argmax(1) == y
+    assert torch.equal(found.outcomes[name].bool(), judged & (net(x).argmax(1) == y))

@@ -1,0 +1,330 @@
+"""A network as attacks use it: evaluated on a CPU, with fewer and faster passes over memory."""
+
+import logging
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from kafnets.activations import ReLU
+from kafnets.backbones.same_conv import SameConv2d
+from kafnets.ops import engine
+from kafnets.ops.conv import ConvChain, ConvStep
+
+ADDITIONS = (operator.add, operator.iadd, torch.add)
+_log = logging.getLogger("kafnets")
+AGREEMENT = 1e-3  # of the largest logit: rounding is 1e-6, a misread network is not
+
+
+class Fused(nn.Module):
+    """The same network, two to three times as fast on a CPU: what an attack asks thousands of times.
+
+    Batch norm, additions and ReLU are folded into the convolutions before them, and runs of convolutions go through
+    :class:`kafnets.ops.conv.ConvChain`; the rest are the network's own modules. Logits differ by rounding (about 1e-6
+    of the largest), so judge what an attack finds by ``net`` itself. Where fusing does not apply (on a GPU, in another
+    dtype, in training mode, under autocast, without a C++ compiler), ``net`` answers; so it does if its ``forward``
+    can't be traced, or if logits or gradients disagree on the first image. What has hooks is not folded.
+
+    Parameters, buffers and modules are those of ``net``, other attributes too. Gradients reach the images alone.
+    Changes of the network are noticed where PyTorch counts them, so not those made through ``.data``. ``net`` must
+    compute the same at every call: what its ``forward`` decides in Python is decided once.
+
+    Args:
+        net: any backbone, or another module of convolutions.
+
+    Shapes:
+        Those of ``net``; ``(N, C, H, W)`` in, ``(N, classes)`` out.
+
+    Example:
+        >>> from kafnets.backbones import KafResNet
+        >>> net = KafResNet(depth=8, activation=ReLU, image_size=8).eval()
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> torch.allclose(Fused(net)(x), net(x), atol=1e-5)
+        True
+    """
+
+    net: nn.Module
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.training = net.training
+        self._form: _Form | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to logits."""
+        if not self._applies(x):
+            return self.net(x)
+        if self._form is None or not self._form.is_of(self.net):
+            self._form = _Form(self.net, x[:1])
+        return self._form(x)
+
+    def _applies(self, x: Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and len(x) > 0
+            and engine(x.device) == "native"
+            and not torch.is_autocast_enabled("cpu")
+            and not any(module.training for module in self.net.modules())
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not found here is the network's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is made anew: compiled plans hold addresses."""
+        return Fused, (self.net,)
+
+
+class _Form:
+    """What became of a network as it stood at a moment."""
+
+    def __init__(self, net: nn.Module, x: Tensor) -> None:
+        self.links: list[_Link] = []
+        self.graph: nn.Module = net
+        try:
+            links, graph = _fuse(net)
+            if _agree(graph, net, x):
+                self.links, self.graph = links, graph
+            else:
+                _log.warning("%s is not fused: its fused form does not agree with it", type(net).__name__)
+        except Exception as error:  # what Python code can't be traced shows in a dozen ways
+            _log.info("%s is not fused: %s", type(net).__name__, error)
+        self.state = list(_state(net))
+
+    def is_of(self, net: nn.Module) -> bool:
+        """Whether the network is as it was."""
+        now = list(_state(net))
+        same = (a is c and b == d for (a, b), (c, d) in zip(self.state, now, strict=False))
+        return len(now) == len(self.state) and all(same)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.graph(x)
+
+
+def _agree(graph: nn.Module, net: nn.Module, x: Tensor) -> bool:
+    """Whether logits are the same, and gradients point the same way, but for rounding."""
+    with torch.inference_mode(False), torch.enable_grad():
+        found, expected = (_logits_and_gradient(one, x.detach().clone().requires_grad_(True)) for one in (graph, net))
+    close = AGREEMENT * expected[0].abs().max().item()
+    if not torch.allclose(found[0], expected[0], rtol=0, atol=close, equal_nan=True):
+        return False
+    # not number by number: rounding puts some on the other side of a kink
+    ours, theirs = found[1].flatten().nan_to_num(), expected[1].flatten().nan_to_num()
+    return bool(torch.cosine_similarity(ours, theirs, 0) > 0.99) or torch.equal(ours, theirs)
+
+
+def _logits_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    logits = net(x)
+    return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), x)[0]
+
+
+@dataclass
+class _Link:
+    """A convolution in a traced network and what is folded into it, in order: batch norms, one addition, ReLU."""
+
+    conv: nn.Conv2d
+    nodes: list[fx.Node]
+    norms: list[nn.BatchNorm2d] = field(default_factory=list)
+    addition: fx.Node | None = None
+    norms_before_addition: int = 0
+    relu: nn.Module | None = None
+
+    @property
+    def source(self) -> Any:
+        return self.nodes[0].args[0]
+
+    @property
+    def skip(self) -> fx.Node | None:
+        """What is added; asked of the graph every time, whose other nodes come to be replaced."""
+        if self.addition is None:
+            return None
+        before = self.nodes[self.nodes.index(self.addition) - 1]
+        return next(node for node in self.addition.all_input_nodes if node is not before)
+
+    @property
+    def end(self) -> fx.Node:
+        return self.nodes[-1]
+
+    @torch.no_grad()
+    def step(self, number: dict[fx.Node, int]) -> ConvStep:
+        """What it computes, from values with these numbers."""
+        shift = None if self.conv.bias is None else self.conv.bias.detach().clone()
+        skip, scale = self.skip, None
+        skip_scale: Tensor | None = None
+        for at, norm in enumerate(self.norms):
+            assert norm.running_var is not None and norm.running_mean is not None
+            factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            offset = norm.bias - norm.running_mean * factor
+            scale = factor if scale is None else scale * factor
+            shift = offset if shift is None else torch.addcmul(offset, shift, factor)
+            if skip is not None and at >= self.norms_before_addition:
+                skip_scale = factor if skip_scale is None else skip_scale * factor
+        return ConvStep(
+            source=number[self.source],
+            filters=self.conv.weight.detach().clone(),
+            stride=self.conv.stride[0],
+            padding=_padding(self.conv),
+            scale=scale,
+            shift=shift,
+            skip=None if skip is None else number[skip],
+            skip_scale=skip_scale,
+            relu=self.relu is not None,
+        )
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    return conv.edges if isinstance(conv, SameConv2d) else (int(conv.padding[0]), int(conv.padding[0]))
+
+
+def _state(net: nn.Module) -> Iterator[tuple[Any, int]]:
+    """What a form was made of: modules, tensors and how often each was written, hooks and how many there are."""
+    for module in net.modules():
+        yield module, 0
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            yield tensor, 0 if tensor is None or tensor.is_inference() else tensor._version
+        for hooks in _hooks(module):
+            yield hooks, len(hooks)
+
+
+def _hooks(module: nn.Module) -> tuple[dict, ...]:
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+
+
+class _Tracer(fx.Tracer):
+    """Looks into what holds convolutions, and at nothing else."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d) or not any(isinstance(part, nn.Conv2d) for part in m.modules())
+
+
+class _Chain(nn.Module):
+    def __init__(self, chain: ConvChain) -> None:
+        super().__init__()
+        self.chain = chain
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.chain(*inputs)
+
+
+def _fuse(net: nn.Module) -> tuple[list[_Link], fx.GraphModule]:
+    traced = fx.GraphModule(net, _Tracer().trace(net))
+    for node in list(traced.graph.nodes):
+        if _module(traced, node, nn.Identity | nn.Dropout):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+    links = _links(traced)
+    runs = list(_runs(traced.graph, {link.end: link for link in links}))
+    for number, run in enumerate(runs):
+        _replace(traced, run, f"chain{number}")
+    traced.graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return links, traced
+
+
+def _module(traced: fx.GraphModule, node: fx.Node, kind: Any) -> Any:
+    """The module that a node calls, if it is of a kind."""
+    if node.op != "call_module":
+        return None
+    module = traced.get_submodule(str(node.target))
+    return module if isinstance(module, kind) else None
+
+
+def _links(traced: fx.GraphModule) -> list[_Link]:
+    """The convolutions that a chain computes, each with all that can be folded into it."""
+    links: list[_Link] = []
+    taken: set[fx.Node] = set()
+    for node in traced.graph.nodes:
+        conv = _module(traced, node, nn.Conv2d)
+        if not conv or not _is_understood(conv):
+            continue
+        link = _Link(conv, [node])
+        if link.step({link.source: 0}).suits:
+            while (follower := _only_user(link.end)) and follower not in taken and _fold(traced, link, follower):
+                link.nodes.append(follower)
+            taken.update(link.nodes)
+            links.append(link)
+    return links
+
+
+def _is_understood(conv: nn.Conv2d) -> bool:
+    padding = conv.padding
+    return (
+        type(conv) in (nn.Conv2d, SameConv2d)
+        and not any(_hooks(conv))
+        and conv.kernel_size[0] == conv.kernel_size[1]
+        and conv.stride[0] == conv.stride[1]
+        and not isinstance(padding, str)
+        and padding[0] == padding[1]
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
+    )
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _fold(traced: fx.GraphModule, link: _Link, node: fx.Node) -> bool:
+    """Take into a link what follows it; whether that can be done."""
+    module = _module(traced, node, nn.Module)
+    if link.relu or (module and any(_hooks(module))):
+        return False
+    if isinstance(module, nn.BatchNorm2d) and module.affine and module.running_var is not None:
+        link.norms.append(module)
+    elif isinstance(module, nn.ReLU | ReLU):
+        link.relu = module
+    elif node.target in ADDITIONS and link.addition is None and len(node.all_input_nodes) == len(node.args) == 2:
+        link.addition, link.norms_before_addition = node, len(link.norms)
+    else:
+        return False
+    return True
+
+
+def _runs(graph: fx.Graph, links: dict[fx.Node, _Link]) -> Iterator[list[_Link]]:
+    """Links in runs that become chains: of one size, and of what lies within only its end is needed outside."""
+    run: list[_Link] = []
+    within = {node for link in links.values() for node in link.nodes[:-1]}
+    for node in graph.nodes:
+        link = links.get(node)
+        ends = [other.end for other in run]
+        shrinks = link is not None and link.conv.stride != (1, 1) and link.source in ends
+        if shrinks or (link is None and node not in within and any(end in ends for end in node.all_input_nodes)):
+            yield from _cut(run)
+            run = []
+        if link:
+            run.append(link)
+    yield from _cut(run)
+
+
+def _cut(run: list[_Link]) -> Iterator[list[_Link]]:
+    """Cut behind every link whose output is needed outside of its run."""
+    rest: list[_Link] = []
+    own = {node for link in run for node in link.nodes}
+    for link in run:
+        rest.append(link)
+        if any(user not in own for user in link.end.users) or link is run[-1]:
+            yield rest
+            rest = []
+
+
+def _replace(traced: fx.GraphModule, run: list[_Link], name: str) -> None:
+    """Put a chain in the place of a run."""
+    ends = [link.end for link in run]
+    wanted = [node for link in run for node in (link.source, link.skip) if node is not None and node not in ends]
+    inputs = list(dict.fromkeys(wanted))
+    number = {node: at for at, node in enumerate([*inputs, *ends])}
+    traced.add_submodule(name, _Chain(ConvChain(len(inputs), [link.step(number) for link in run])))
+    with traced.graph.inserting_after(ends[-1]):
+        chain = traced.graph.call_module(name, tuple(inputs))
+    ends[-1].replace_all_uses_with(chain)
+    for node in reversed([node for link in run for node in link.nodes]):
+        traced.graph.erase_node(node)

@@ -1,0 +1,251 @@
+"""Chains of convolutions with what surrounds them in an evaluated network: batch norm, skip connections, ReLU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kafnets.ops.native import conv as native
+from kafnets.ops.native.conv import NONE, Method, Plan, Shape, Step
+
+# Beyond it the weights of a convolution crowd out of the caches what they are multiplied with.
+WINOGRAD_WEIGHTS, DIRECT_WEIGHTS = 128 * 128 * 9, 64 * 64 * 9
+
+
+@dataclass(frozen=True)
+class ConvStep:
+    """``relu(scale conv(source, filters) + shift + skip_scale skip)``.
+
+    Args:
+        source: number of the value that is convolved: inputs of the chain count from 0, then the outputs of its steps.
+        filters: float32 ``(out, in, size, size)``.
+        stride: from one output to the next, in both directions.
+        padding: zeros above and left of an image, and below and right of it.
+        scale, shift, skip_scale: ``(out,)``; None for 1, 0 and 1.
+        skip: number of the value that is added, of the shape of the output; None for none.
+        relu: whether what is negative becomes zero.
+    """
+
+    source: int
+    filters: Tensor
+    stride: int = 1
+    padding: tuple[int, int] = (1, 1)
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    skip: int | None = None
+    skip_scale: Tensor | None = None
+    relu: bool = False
+
+    def size(self, pixels: int) -> int:
+        """Pixels of the output in a direction in which the source has some."""
+        return (pixels + sum(self.padding) - self.filters.shape[-1]) // self.stride + 1
+
+    def plain(self, values: Sequence[Tensor]) -> Tensor:
+        """The step by PyTorch."""
+        scaled = self.filters if self.scale is None else self.filters * self.scale.view(-1, 1, 1, 1)
+        y = F.conv2d(F.pad(values[self.source], self.padding * 2), scaled, self.shift, stride=self.stride)
+        if self.skip is not None:
+            skip = values[self.skip]
+            y = y + (skip if self.skip_scale is None else skip * self.skip_scale.view(-1, 1, 1))
+        return y.relu() if self.relu else y
+
+    def suits_winograd(self, *, turned: bool = False) -> bool:
+        """Whether Winograd's algorithm is built in for it, or (``turned``) for its gradient."""
+        usual = (self.filters.shape[-1], self.stride, self.padding) == (3, 1, (1, 1))
+        channels = self.filters.shape[0 if turned else 1]
+        whole = channels % native.library().conv_lanes() == 0
+        return usual and whole and self.filters.numel() <= WINOGRAD_WEIGHTS
+
+    @property
+    def suits(self) -> bool:
+        """Whether a chain computes it, and faster than PyTorch."""
+        whole = self.filters.shape[0] % native.library().conv_lanes() == 0
+        small = self.filters.shape[-1] ** 2 <= native.MOST_TAPS and self.filters.numel() <= DIRECT_WEIGHTS
+        return whole and (small or self.suits_winograd())
+
+
+class ConvChain:
+    """Several convolutions, differentiable by the inputs alone, in C++ on a CPU.
+
+    A few images go through all steps at a time, so that what lies between the steps stays in the cache. 3x3
+    convolutions of stride 1 take a quarter of the multiplications by Winograd's F(4x4, 3x3) (Lavin and Gray 2016, arXiv
+    1509.09308, section 4.2). Rounds as PyTorch does: both err by about 1e-6 of the largest output. Where a sum is not
+    finite, PyTorch computes the chain.
+
+    Args:
+        inputs: how many there are.
+        steps: in order, each one that :attr:`ConvStep.suits`; tensors in them are constants.
+
+    Raises:
+        BuildError: if there is no C++ library.
+
+    Example:
+        >>> ones = torch.ones(16, 16, 3, 3)
+        >>> steps = [ConvStep(0, ones), ConvStep(1, ones, shift=torch.full((16,), -4095.0), skip=0, relu=True)]
+        >>> ConvChain(1, steps)(torch.ones(1, 16, 2, 2)).round().unique()
+        tensor([2.])
+    """
+
+    def __init__(self, inputs: int, steps: Sequence[ConvStep]) -> None:
+        self.inputs, self.steps = inputs, list(steps)
+        self._there = [_forward_step(step, inputs + at) for at, step in enumerate(self.steps)]
+        self._back, self._gradient_of = _backward_steps(inputs, self.steps)
+        self._gated = [inputs + at for at, step in enumerate(self.steps) if step.relu]
+        self._plans: dict[Any, Plan] = {}
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The output of the last step, ``(N, out, H, W)``, channels_last.
+
+        Args:
+            inputs: float32 ``(N, C, H, W)`` each.
+
+        Raises:
+            ValueError: if they do not fit each other or the steps.
+        """
+        return _Apply.apply(self, *inputs)
+
+    def plain(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The same by PyTorch."""
+        values = list(inputs)
+        for step in self.steps:
+            values.append(step.plain(values))
+        return values[-1]
+
+    def forward(self, inputs: Sequence[Tensor], *, differentiable: bool) -> tuple[Tensor, list[Tensor]] | None:
+        """The output, and what the ReLUs let through, for the gradient; None where a sum is not finite."""
+        shapes = self._shapes(inputs)
+        gated = self._gated if differentiable else []
+        plan = self._plan("there", shapes, {*range(self.inputs), len(shapes) - 1}, gated, self._there)
+        y = _empty(inputs[0], shapes[-1])
+        gates = [_empty(inputs[0], shapes[number], torch.int8) for number in gated]
+        return (y, gates) if plan.run([*map(native.channels_last, inputs), y], gates) else None
+
+    def backward(self, inputs: Sequence[Tensor], gates: Sequence[Tensor], grad: Tensor) -> list[Tensor] | None:
+        """The gradients of the inputs; None where a sum is not finite."""
+        there = self._shapes(inputs)
+        shapes = there + [there[of] for of in self._gradient_of]
+        wanted = {len(there) + at: of for at, of in enumerate(self._gradient_of) if of < self.inputs}
+        plan = self._plan("back", shapes, {len(there), *wanted}, self._gated, self._back)
+        grads = {of: _empty(grad, shapes[number]) for number, of in wanted.items()}
+        finite = plan.run([native.channels_last(grad), *grads.values()], gates)
+        return [grads[of] for of in range(self.inputs)] if finite else None
+
+    def _shapes(self, inputs: Sequence[Tensor]) -> list[Shape]:
+        for x in inputs:
+            if x.dtype != torch.float32 or x.device.type != "cpu" or x.dim() != 4 or len(x) != len(inputs[0]):
+                found = ", ".join(f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in inputs)
+                raise ValueError(f"a chain takes float32 (N, C, H, W) on a CPU, of one N, got {found}")
+        shapes = [Shape(*x.shape[1:]) for x in inputs]
+        for step in self.steps:
+            source = shapes[step.source]
+            shape = Shape(len(step.filters), step.size(source.height), step.size(source.width))
+            if source.channels != step.filters.shape[1] or (step.skip is not None and shapes[step.skip] != shape):
+                raise ValueError(f"{step.filters.shape[1]} channels and a skip of {shape} do not fit {shapes}")
+            shapes.append(shape)
+        return shapes
+
+    def _plan(self, way: str, shapes: list[Shape], held: set[int], gated: list[int], steps: list[Step]) -> Plan:
+        key = (way, len(gated), *shapes)
+        if key not in self._plans:
+            marked = [replace(s, held=at in held, gates=at in gated) for at, s in enumerate(shapes)]
+            self._plans[key] = Plan(marked, steps)
+        return self._plans[key]
+
+
+class _Apply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, chain: ConvChain, *inputs: Tensor) -> Tensor:
+        found = chain.forward(inputs, differentiable=any(ctx.needs_input_grad))
+        ctx.chain, ctx.finite = chain, found is not None
+        y, gates = found or (chain.plain(inputs), [])
+        ctx.save_for_backward(*inputs, *gates)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        chain = ctx.chain
+        inputs, gates = ctx.saved_tensors[: chain.inputs], ctx.saved_tensors[chain.inputs :]
+        grads = chain.backward(inputs, gates, grad) if ctx.finite else None
+        if grads is None:
+            with torch.enable_grad():
+                leaves = [x.detach().requires_grad_(True) for x in inputs]
+                grads = torch.autograd.grad(chain.plain(leaves), leaves, grad)
+        return None, *grads
+
+
+def _empty(like: Tensor, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+    size = (len(like), shape.channels, shape.height, shape.width)
+    return torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
+
+
+def _convolution(step: ConvStep, *, turned: bool) -> Step:
+    """The convolution of a step, or of its gradient."""
+    if step.suits_winograd(turned=turned):
+        return Step(method=Method.WINOGRAD, weights=native.frequencies(step.filters, step.scale, turned=turned))
+    return Step(
+        method=Method.BACK if turned else Method.DIRECT,
+        weights=native.taps(step.filters, step.scale, turned=turned),
+        size=step.filters.shape[-1],
+        stride=step.stride,
+        before=step.padding[0],
+    )
+
+
+def _forward_step(step: ConvStep, target: int) -> Step:
+    return replace(
+        _convolution(step, turned=False),
+        target=target,
+        source=step.source,
+        shift=step.shift,
+        skip=NONE if step.skip is None else step.skip,
+        skip_scale=step.skip_scale,
+        relu=step.relu,
+    )
+
+
+def _backward_steps(inputs: int, steps: list[ConvStep]) -> tuple[list[Step], list[int]]:
+    """From the gradient of the last output to those of the inputs.
+
+    Returns:
+        The steps, which count the values of the chain first, then gradients; and which value each gradient is of.
+    """
+    values = inputs + len(steps)
+    todo: list[Step] = []
+    gradient_of, number = [values - 1], {values - 1: values}
+    skips: dict[int, list[Step]] = {}  # of a value: what is still to be added to its gradient
+
+    def add(of: int, step: Step) -> None:
+        """Take a step, on top of what the gradient of a value is already."""
+        if of in number and step.method is Method.ADD:
+            step.source = number[of]
+        elif of in number:
+            step.skip = number[of]
+        else:
+            number[of] = values + len(gradient_of)
+            gradient_of.append(of)
+        todo.append(replace(step, target=number[of]))
+
+    def add_skips(of: int) -> None:
+        for step in skips.pop(of, []):
+            add(of, step)
+
+    for at in reversed(range(len(steps))):
+        step, of = steps[at], inputs + at
+        add_skips(of)
+        gate = of if step.relu else NONE
+        if step.skip is not None:
+            to_skip = Step(skip=number[of], skip_gate=gate, skip_scale=step.skip_scale)
+            skips.setdefault(step.skip, []).append(to_skip)
+        back = replace(_convolution(step, turned=True), source=number[of], gate=gate)
+        if step.source not in number and skips.get(step.source):  # on the way, instead of one more pass
+            skip = skips[step.source].pop()
+            back = replace(back, skip=skip.skip, skip_gate=skip.skip_gate, skip_scale=skip.skip_scale)
+        add(step.source, back)
+    for of in range(inputs):
+        add_skips(of)
+    return todo, gradient_of

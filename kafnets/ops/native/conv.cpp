@@ -1,0 +1,584 @@
+// Chains of convolutions, with what follows each in an evaluated network: a shift, a skip connection, ReLU.
+//
+// Images are (images, height, width, channels). A few of them go through all steps of a chain at a time, so that what
+// lies between the steps stays in the second-level cache.
+//
+// 3x3 convolutions of stride 1 take a quarter of the multiplications by Winograd's F(4x4, 3x3) (Lavin and Gray 2016): a
+// tile of 4x4 outputs depends on 6x6 inputs; both are transformed, and between the transforms each of 36 frequencies is
+// a matrix product over the channels. The transforms interpolate at 0, +-3/4, +-3/2 and infinity: half the rounding
+// error of the usual 0, +-1, +-2. Other convolutions are sums of matrix products over the taps of their filters.
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <type_traits>
+
+#include "simd.h"
+
+namespace {
+
+using V = Vec<float>;
+constexpr int LANES = Simd<float>::lanes;
+constexpr int FREQUENCIES = 36;
+constexpr int64_t LINE = 16;  // floats of a cache line, between frequencies: powers of two would share cache sets
+#if defined(__AVX512F__)
+constexpr int ROWS = 12, FEW_ROWS = 6;  // places of a product whose sums stay in registers, and at its end
+#else
+constexpr int ROWS = 6, FEW_ROWS = 3;
+#endif
+constexpr int64_t BLOCK_BYTES = 320 << 10;  // of transformed tiles
+constexpr int64_t CHUNK_PIXELS = 1024;       // of the smallest images in a chain that go through it together
+constexpr int MOST_TAPS = 25;
+#define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < count; k++)
+#define INLINE inline __attribute__((always_inline))
+
+constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
+
+static INLINE void transform_input(const V (&d)[6], V (&v)[6]) {
+    const V p0 = d[2] - BB * d[0], p1 = d[3] - BB * d[1], p2 = d[4] - BB * d[2], p3 = d[5] - BB * d[3];
+    const V q1 = d[3] - AA * d[1], q2 = d[4] - AA * d[2];
+    v[0] = p2 - AA * p0;
+    v[1] = p2 + A * p1;
+    v[2] = p2 - A * p1;
+    v[3] = q2 + B * q1;
+    v[4] = q2 - B * q1;
+    v[5] = p3 - AA * p1;
+}
+
+static INLINE void transform_output(const V (&m)[6], V (&y)[4]) {
+    const V sum_a = m[1] + m[2], sum_b = m[3] + m[4], gap_a = m[1] - m[2], gap_b = m[3] - m[4];
+    y[0] = m[0] + sum_a + sum_b;
+    y[1] = A * gap_a + B * gap_b;
+    y[2] = AA * sum_a + BB * sum_b;
+    y[3] = (A * AA) * gap_a + ((B * BB) * gap_b + m[5]);
+}
+
+// One double for every lane: filters are transformed before they are rounded.
+typedef double Wide __attribute__((vector_size(8 * LANES)));
+
+// Toom and Cook's matrix for the filter.
+static INLINE void transform_filter(const Wide (&w)[3], Wide (&u)[6]) {
+    constexpr double a = A, b = B, aa = a * a, bb = b * b;
+    constexpr double at_a = 1 / (2 * aa * (aa - bb)), at_b = 1 / (2 * bb * (bb - aa));
+    u[0] = w[0] * (1 / (aa * bb));
+    u[1] = (w[0] + a * w[1] + aa * w[2]) * at_a;
+    u[2] = (w[0] - a * w[1] + aa * w[2]) * at_a;
+    u[3] = (w[0] + b * w[1] + bb * w[2]) * at_b;
+    u[4] = (w[0] - b * w[1] + bb * w[2]) * at_b;
+    u[5] = w[2];
+}
+
+// What ReLU lets through, a byte a number: all its bits, or none. NaN passes, as in PyTorch.
+typedef int8_t Gate __attribute__((vector_size(LANES)));
+using Mask = typename Simd<float>::I;
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// The compiler would go through eight scalars.
+static INLINE void write_gate(int8_t *to, V value) {
+    const __m256i passed = (__m256i) ~(value <= V{});
+    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(passed), _mm256_extracti128_si256(passed, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(halves, halves));
+}
+
+static INLINE V gated(V value, const int8_t *from) {
+    const __m256i passed = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from)));
+    return (V)_mm256_and_si256(passed, (__m256i)value);
+}
+#else
+static INLINE void write_gate(int8_t *to, V value) {
+    const Gate gate = __builtin_convertvector(~(value <= V{}), Gate);
+    std::memcpy(to, &gate, sizeof gate);
+}
+
+static INLINE V gated(V value, const int8_t *from) {
+    Gate gate;
+    std::memcpy(&gate, from, sizeof gate);
+    return __builtin_convertvector(gate, Mask) ? value : V{};
+}
+#endif
+
+// R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are `step`
+// apart, u is (in, out).
+template <int R, int C>
+__attribute__((noinline)) static void multiply(int taps, const float *const *v, int64_t step, int64_t in,
+                                               const float *const *u, int64_t out, float *m) {
+    V sum[R][C] = {};
+    for (int tap = 0; tap < taps; tap++) {
+        const float *from[R / 3], *weights = u[tap];  // every third row: an address reaches the two after it
+        EACH(r, R / 3) from[r] = v[tap] + 3 * r * step;
+        for (int64_t k = 0; k < in; k++, weights += out) {
+            V row[C];
+            EACH(c, C) row[c] = read<float>(weights + c * LANES);
+            EACH(r, R) {
+                const V value = splat<float>(from[r / 3][r % 3 * step]);
+                EACH(c, C) sum[r][c] += value * row[c];
+            }
+            EACH(r, R / 3) from[r]++;
+        }
+    }
+    EACH(r, R) EACH(c, C) write<float>(m + r * out + c * LANES, sum[r][c]);
+}
+
+// `count` places, rounded up to FEW_ROWS, times all output channels: m is (count, out).
+static void products(int taps, const float *const *v, int64_t step, int64_t in, const float *const *u, int64_t out,
+                     int64_t count, float *m) {
+    const float *places[MOST_TAPS], *columns[MOST_TAPS];
+    for (int64_t o = 0; o < out; o += 2 * LANES) {
+        const bool two = out - o >= 2 * LANES;
+        for (int tap = 0; tap < taps; tap++) columns[tap] = u[tap] + o;
+        for (int64_t t = 0; t < count;) {
+            const bool few = count - t <= FEW_ROWS;
+            const auto work = two ? few ? multiply<FEW_ROWS, 2> : multiply<ROWS, 2>
+                                  : few ? multiply<FEW_ROWS, 1> : multiply<ROWS, 1>;
+            for (int tap = 0; tap < taps; tap++) places[tap] = v[tap] + t * step;
+            work(taps, places, step, in, columns, out, m + t * out + o);
+            t += few ? FEW_ROWS : ROWS;
+        }
+    }
+}
+
+// A vector of channels of 6x6 pixels, those of columns [begin, end); rows and gates point at their first column.
+template <bool EDGE, bool GATED>
+static INLINE void tile_in(const float *const (&rows)[6], const int8_t *const (&gates)[6], int64_t pixel, int begin,
+                           int end, float *to, int64_t step) {
+    V half[6][6];
+    EACH(j, 6) {
+        V d[6] = {}, columns[6];
+        if (!EDGE || (j >= begin && j < end)) {
+            EACH(i, 6) d[i] = read<float>(rows[i] + j * pixel);
+            if constexpr (GATED) EACH(i, 6) d[i] = gated(d[i], gates[i] + j * pixel);
+        }
+        transform_input(d, columns);
+        EACH(i, 6) half[i][j] = columns[i];
+    }
+    EACH(i, 6) {
+        V done[6];
+        transform_input(half[i], done);
+        EACH(j, 6) write<float>(to + (i * 6 + j) * step, done[j]);
+    }
+}
+
+// A vector of channels of 4x4 sums: the first half of their transform, by rows.
+static INLINE void half_out(const float *from, int64_t step, V (&half)[4][6]) {
+    EACH(j, 6) {
+        V columns[6], rows[4];
+        EACH(i, 6) columns[i] = read<float>(from + (i * 6 + j) * step);
+        transform_output(columns, rows);
+        EACH(i, 4) half[i][j] = rows[i];
+    }
+}
+
+}  // namespace
+
+extern "C" {
+// Mirrored by kafnets/ops/native/conv.py.
+struct Value {
+    float *data;   // (images, height, width, channels), or null:
+    int8_t *gate;  // likewise: what ReLU let through; null where nobody asks
+    int32_t slot;  // without data: kept for the images at hand alone, in a buffer of this number
+    int32_t channels, height, width;
+};
+
+enum Method : int32_t { ADD, WINOGRAD, DIRECT, BACK };
+
+// target = relu(conv(source) + shift + skip_scale skip); source and skip count where the gates of other values let them
+// through. -1 and null: none. ADD leaves the convolution out: source is added as it is. BACK takes the gradient of a
+// convolution's outputs to that of its inputs.
+struct Step {
+    int32_t source, gate, skip, skip_gate, target, relu;
+    Method method;
+    int32_t size, stride, before;     // of DIRECT and BACK: of the filter, and zeros above and left of the image
+    const float *weights;             // of conv_weights, or (size, size, source's channels, target's, filled to vectors)
+    const float *shift, *skip_scale;  // (target's channels)
+};
+
+struct Chain {
+    int64_t images;
+    const Value *values;
+    const Step *steps;
+    int32_t length, slots, threads;
+};
+}
+
+namespace {
+
+class Buffer {
+public:
+    float *room(int64_t floats) {
+        if (floats > size) {
+            data.reset(static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)));
+            std::fill(data.get(), data.get() + floats, 0.0f);
+            size = floats;
+        }
+        return data.get();
+    }
+
+private:
+    struct Free {
+        void operator()(float *p) const { std::free(p); }
+    };
+    std::unique_ptr<float, Free> data;
+    int64_t size = 0;
+};
+
+// Kept from call to call: fresh memory costs more than it is used for.
+struct Scratch {
+    Buffer v, m, zeros, padded, slots;
+};
+thread_local Scratch scratch;
+
+// As many channels in whole vectors.
+constexpr int64_t fill(int64_t channels) { return (channels + LANES - 1) / LANES * LANES; }
+
+// A step on a few images: what it reads and writes.
+struct Job {
+    const float *x, *skip;
+    const int8_t *gate, *skip_gate;
+    float *y;
+    int8_t *passed;
+    const Step &step;
+    const Value &source, &target;
+
+    // What is left to do with a vector of sums, at a place in y.
+    template <bool SKIP, bool GATED, bool RELU>
+    INLINE void finish(V value, V scale, int64_t at) const {
+        if constexpr (SKIP) {
+            V other = read<float>(skip + at);
+            if constexpr (GATED) other = gated(other, skip_gate + at);
+            value += scale * other;
+        }
+        if constexpr (RELU) {
+            if (passed) write_gate(passed + at, value);
+            value = value < V{} ? V{} : value;
+        }
+        write<float>(y + at, value);
+    }
+
+    // Call `work` with what finish() has to be told, known to the compiler.
+    template <class Work>
+    void specialised(Work work) const {
+        using Yes = std::true_type;
+        using No = std::false_type;
+        if (!skip && !step.relu) work(No{}, No{}, No{});
+        if (!skip && step.relu) work(No{}, No{}, Yes{});
+        if (skip && !skip_gate && !step.relu) work(Yes{}, No{}, No{});
+        if (skip && !skip_gate && step.relu) work(Yes{}, No{}, Yes{});
+        if (skip && skip_gate && !step.relu) work(Yes{}, Yes{}, No{});
+        if (skip && skip_gate && step.relu) work(Yes{}, Yes{}, Yes{});
+    }
+
+    // The same for a single number, its shift included.
+    void finish_one(float value, int64_t ch, int64_t at) const {
+        if (step.shift) value += step.shift[ch];
+        if (skip && !(skip_gate && !skip_gate[at]))
+            value += (step.skip_scale ? step.skip_scale[ch] : 1) * skip[at];
+        if (step.relu && passed) passed[at] = value <= 0 ? 0 : -1;
+        y[at] = step.relu && value < 0 ? 0 : value;
+    }
+
+    V shift(int64_t ch) const { return step.shift ? read<float>(step.shift + ch) : V{}; }
+    V scale(int64_t ch) const { return step.skip_scale ? read<float>(step.skip_scale + ch) : splat<float>(1); }
+};
+
+// ------------------------------------------------------------------------------------------------------------ Winograd
+
+// Where a tile of 4x4 outputs begins.
+struct Corner {
+    int64_t image, row, column;
+};
+
+class Winograd {
+public:
+    explicit Winograd(const Job &job)
+        : job(job), height(job.target.height), width(job.target.width), in(job.source.channels),
+          out(job.target.channels), filled(fill(out)), down((height + 3) / 4), across((width + 3) / 4),
+          block(tiles_together()), v_step(block * in + LINE), m_step(block * filled + LINE) {}
+
+    // Returns whether the sums are finite.
+    bool run(int64_t images) const {
+        float *const v = scratch.v.room(FREQUENCIES * v_step), *const m = scratch.m.room(FREQUENCIES * m_step);
+        const float *const zeros = scratch.zeros.room(6 * in);
+        const int64_t tiles = images * down * across;
+        V rest{};
+        for (int64_t first = 0; first < tiles; first += block) {
+            const int64_t count = std::min(block, tiles - first);
+            for (int64_t t = 0; t < count; t++) take_in(corner(first + t), v + t * in, zeros);
+            for (int f = 0; f < FREQUENCIES; f++) {
+                const float *const from = v + f * v_step, *const weights = job.step.weights + f * in * filled;
+                products(1, &from, in, in, &weights, filled, count, m + f * m_step);
+            }
+            job.specialised([&](auto skip, auto gated, auto relu) {
+                for (int64_t t = 0; t < count; t++)
+                    put_out<skip(), gated(), relu()>(corner(first + t), m + t * filled, rest);
+            });
+        }
+        return total<float>(rest) == 0;
+    }
+
+private:
+    Corner corner(int64_t t) const { return {t / (down * across), t / across % down * 4, t % across * 4}; }
+
+    // A multiple of ROWS: a product may write past the last tile.
+    int64_t tiles_together() const {
+        const int64_t fit = BLOCK_BYTES / (FREQUENCIES * int64_t(sizeof(float)) * (in + filled));
+        return std::max<int64_t>(fit / ROWS, 1) * ROWS;
+    }
+
+    void take_in(Corner corner, float *to, const float *zeros) const {
+        const float *rows[6];
+        const int8_t *gates[6];
+        const int64_t column = corner.column - 1;
+        for (int i = 0; i < 6; i++) {
+            const int64_t row = corner.row - 1 + i, at = ((corner.image * height + row) * width + column) * in;
+            const bool inside = row >= 0 && row < height;
+            rows[i] = inside ? job.x + at : zeros;
+            gates[i] = inside && job.gate ? job.gate + at : reinterpret_cast<const int8_t *>(zeros);
+        }
+        const int begin = column < 0, end = int(std::min<int64_t>(6, width - column));
+        const auto each = [&](auto transform) {
+            for (int64_t ch = 0; ch < in; ch += LANES) {
+                transform(to + ch);
+                for (int i = 0; i < 6; i++) rows[i] += LANES, gates[i] += LANES;
+            }
+        };
+        const bool edge = begin > 0 || end < 6;
+        if (!edge && !job.gate) each([&](float *to) { tile_in<false, false>(rows, gates, in, 0, 6, to, v_step); });
+        if (!edge && job.gate) each([&](float *to) { tile_in<false, true>(rows, gates, in, 0, 6, to, v_step); });
+        if (edge && !job.gate) each([&](float *to) { tile_in<true, false>(rows, gates, in, begin, end, to, v_step); });
+        if (edge && job.gate) each([&](float *to) { tile_in<true, true>(rows, gates, in, begin, end, to, v_step); });
+    }
+
+    template <bool SKIP, bool GATED, bool RELU>
+    void put_out(Corner corner, const float *from, V &rest) const {
+        const int rows = int(std::min<int64_t>(4, height - corner.row));
+        const int columns = int(std::min<int64_t>(4, width - corner.column));
+        const int64_t pixel = out, line = width * pixel;
+        const int64_t start = ((corner.image * height + corner.row) * width + corner.column) * pixel;
+        const Job j = job;
+        V bad = rest;
+        for (int64_t ch = 0; ch < pixel; ch += LANES) {
+            V half[4][6];
+            half_out(from + ch, m_step, half);
+            const bool part = ch + LANES > pixel;
+            const V shift = part ? V{} : j.shift(ch), scale = part ? V{} : j.scale(ch);
+            for (int i = 0; i < rows; i++) {
+                V sums[4];
+                transform_output(half[i], sums);
+                EACH(k, 4) bad += sums[k] * 0.0f;  // NaN from anything that is not finite
+                const int64_t at = start + i * line + ch;
+                if (part) {
+                    for (int k = 0; k < columns; k++)
+                        for (int64_t l = ch; l < pixel; l++) j.finish_one(sums[k][l - ch], l, at + k * pixel + l - ch);
+                } else if (columns == 4) {
+                    EACH(k, 4) j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
+                } else {
+                    for (int k = 0; k < columns; k++) j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
+                }
+            }
+        }
+        rest = bad;
+    }
+
+    const Job &job;
+    const int64_t height, width, in, out, filled, down, across, block, v_step, m_step;
+};
+
+// ---------------------------------------------------------------------------------------- sums over the taps of a filter
+
+class Direct {
+public:
+    explicit Direct(const Job &job)
+        : job(job), size(job.step.size), stride(job.step.stride), before(job.step.before), in(job.source.channels),
+          out(job.target.channels), filled(fill(out)) {}
+
+    void forward(int64_t images) const {
+        const int64_t height = (job.target.height - 1) * stride + size, width = (job.target.width - 1) * stride + size;
+        for (int64_t n = 0; n < images; n++) {
+            const float *padded = pad(n, height, width, before);
+            for (int64_t row = 0; row < job.target.height; row++) {
+                Taps taps{};
+                for (int64_t i = 0; i < size; i++)
+                    for (int64_t j = 0; j < size; j++) {
+                        taps.v[taps.count] = padded + ((row * stride + i) * width + j) * in;
+                        taps.u[taps.count++] = weights(i, j);
+                    }
+                sum(taps, stride * in, n, row, 0, 1, job.target.width);
+            }
+        }
+    }
+
+    // Inputs whose rows and columns leave the same remainders are reached by the same taps, from outputs side by side.
+    void back(int64_t images) const {
+        const int64_t reach = (size - 1) / stride;  // outputs before the one at an input that it goes into
+        const int64_t height = (job.target.height - 1 + before) / stride + 1 + reach;
+        const int64_t width = (job.target.width - 1 + before) / stride + 1 + reach;
+        for (int64_t n = 0; n < images; n++) {
+            const float *padded = pad(n, height, width, reach);
+            for (int64_t row = 0; row < job.target.height; row++)
+                for (int64_t first = 0; first < std::min<int64_t>(stride, job.target.width); first++) {
+                    Taps taps{};
+                    for (int64_t i = (row + before) % stride; i < size; i += stride)
+                        for (int64_t j = (first + before) % stride; j < size; j += stride) {
+                            const int64_t y = (row + before - i) / stride + reach, x = (first + before - j) / stride + reach;
+                            taps.v[taps.count] = padded + (y * width + x) * in;
+                            taps.u[taps.count++] = weights(i, j);
+                        }
+                    sum(taps, in, n, row, first, stride, (job.target.width - first + stride - 1) / stride);
+                }
+        }
+    }
+
+private:
+    struct Taps {
+        const float *v[MOST_TAPS], *u[MOST_TAPS];
+        int count;
+    };
+
+    const float *weights(int64_t i, int64_t j) const { return job.step.weights + (i * size + j) * in * filled; }
+
+    // An image within zeros, its gate applied; a product may read past the last place.
+    const float *pad(int64_t n, int64_t height, int64_t width, int64_t edge) const {
+        float *const to = scratch.padded.room((height * width + 2 * ROWS * stride + width) * in);
+        const int64_t line = job.source.width * in, inside = std::min(width - edge, int64_t(job.source.width)) * in;
+        for (int64_t row = 0; row < height; row++) {
+            float *const at = to + row * width * in;
+            const int64_t source = row - edge;
+            if (source < 0 || source >= job.source.height) {
+                std::fill(at, at + width * in, 0.0f);
+                continue;
+            }
+            const float *const from = job.x + (n * job.source.height + source) * line;
+            const int8_t *const gate = job.gate ? job.gate + (n * job.source.height + source) * line : nullptr;
+            std::fill(at, at + edge * in, 0.0f);
+            for (int64_t i = 0; i < inside; i++) at[edge * in + i] = gate && !gate[i] ? 0.0f : from[i];
+            std::fill(at + edge * in + inside, at + width * in, 0.0f);
+        }
+        return to;
+    }
+
+    // Outputs of a row: `count` of them, from the column `first` on, `apart`.
+    void sum(const Taps &taps, int64_t step, int64_t n, int64_t row, int64_t first, int64_t apart, int64_t count) const {
+        float *const sums = scratch.m.room((count + ROWS) * filled);
+        products(taps.count, taps.v, step, in, taps.u, filled, count, sums);
+        const int64_t at = ((n * job.target.height + row) * job.target.width + first) * out;
+        if (out == filled) {
+            job.specialised([&](auto skip, auto gated, auto relu) {
+                for (int64_t ch = 0; ch < out; ch += LANES) {
+                    const V shift = job.shift(ch), scale = job.scale(ch);
+                    for (int64_t p = 0; p < count; p++)
+                        job.finish<skip(), gated(), relu()>(read<float>(sums + p * out + ch) + shift, scale, at + p * apart * out + ch);
+                }
+            });
+        } else if (!job.step.shift && !job.skip && !job.step.relu) {
+            for (int64_t p = 0; p < count; p++)
+                for (int64_t ch = 0; ch < out; ch++) job.y[at + p * apart * out + ch] = sums[p * filled + ch];
+        } else {
+            for (int64_t p = 0; p < count; p++)
+                for (int64_t ch = 0; ch < out; ch++) job.finish_one(sums[p * filled + ch], ch, at + p * apart * out + ch);
+        }
+    }
+
+    const Job &job;
+    const int64_t size, stride, before, in, out, filled;
+};
+
+// ------------------------------------------------------------------------------------------------------------- chains
+
+// channels: a multiple of LANES.
+void add(const Job &job, int64_t images) {
+    const int64_t channels = job.target.channels, end = images * job.target.height * job.target.width * channels;
+    for (int64_t ch = 0; ch < channels; ch += LANES)
+        for (int64_t at = ch; at < end; at += channels) {
+            V value = read<float>(job.skip + at);
+            if (job.skip_gate) value = gated(value, job.skip_gate + at);
+            value *= job.scale(ch);
+            write<float>(job.y + at, job.x ? value + read<float>(job.x + at) : value);
+        }
+}
+
+bool run(const Job &job, int64_t images) {
+    switch (job.step.method) {
+        case ADD: add(job, images); return true;
+        case WINOGRAD: return Winograd(job).run(images);
+        case DIRECT: Direct(job).forward(images); return true;
+        case BACK: Direct(job).back(images); return true;
+    }
+    return false;
+}
+
+int64_t size_of(const Value &value) { return int64_t(value.channels) * value.height * value.width; }
+
+// All steps for images [first, last), at most `room`.
+bool run(const Chain &chain, int64_t first, int64_t last, int64_t room) {
+    int64_t slot = 0;
+    for (int i = 0; i < chain.length; i++) slot = std::max(slot, size_of(chain.values[chain.steps[i].target]) * room);
+    float *const slots = scratch.slots.room(chain.slots * slot);
+    const auto data = [&](int32_t value) -> float * {
+        if (value < 0) return nullptr;
+        const Value &v = chain.values[value];
+        return v.data ? v.data + first * size_of(v) : slots + v.slot * slot;
+    };
+    const auto gate = [&](int32_t value) -> int8_t * {
+        if (value < 0 || !chain.values[value].gate) return nullptr;
+        return chain.values[value].gate + first * size_of(chain.values[value]);
+    };
+    bool finite = true;
+    for (int i = 0; i < chain.length; i++) {
+        const Step &s = chain.steps[i];
+        const Value &target = chain.values[s.target], &source = s.source < 0 ? target : chain.values[s.source];
+        const Job job{data(s.source), data(s.skip), gate(s.gate), gate(s.skip_gate), data(s.target), gate(s.target),
+                      s, source, target};
+        finite = run(job, last - first) && finite;
+    }
+    return finite;
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t conv_lanes() { return LANES; }
+
+// Filters (out, in, 3, 3), each output channel times its scale (null: 1), as frequencies (36, in, out); or `turned`,
+// (36, out, in) of the filters rotated by half a turn, which take the gradient of the outputs to that of the inputs.
+// Columns of the result: a multiple of conv_lanes().
+void conv_weights(const float *filters, const float *scale, int64_t out, int64_t in, int32_t turned, float *u) {
+    const int64_t rows = turned ? out : in, columns = turned ? in : out;
+    const int64_t row_step = turned ? in * 9 : 9, column_step = turned ? 9 : in * 9;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t first = 0; first < columns; first += LANES) {
+            Wide w[3][3], half[3][6];
+            double given[9][LANES];
+            const float *from = filters + r * row_step + first * column_step;
+            for (int l = 0; l < LANES; l++) {
+                const double factor = !scale ? 1 : turned ? scale[r] : scale[first + l];
+                EACH(k, 9) given[k][l] = factor * from[l * column_step + (turned ? 8 - k : k)];
+            }
+            EACH(j, 3) {
+                EACH(i, 3) std::memcpy(&w[j][i], given[3 * i + j], sizeof(Wide));
+                transform_filter(w[j], half[j]);
+            }
+            EACH(i, 6) {
+                const Wide row[3] = {half[0][i], half[1][i], half[2][i]};
+                Wide done[6];
+                transform_filter(row, done);
+                EACH(j, 6) write<float>(u + ((i * 6 + j) * rows + r) * columns + first, __builtin_convertvector(done[j], V));
+            }
+        }
+}
+
+// Returns 0 where a sum is not finite: then Winograd's transforms have mixed what convolutions keep apart.
+int32_t conv_run(const Chain *chain) {
+    int64_t pixels = chain->values[chain->steps[0].target].height * chain->values[chain->steps[0].target].width;
+    for (int i = 0; i < chain->length; i++) {
+        const Value &target = chain->values[chain->steps[i].target];
+        pixels = std::min<int64_t>(pixels, target.height * target.width);
+    }
+    const int64_t room = std::max<int64_t>(CHUNK_PIXELS / pixels, 1);
+    int finite = 1;
+#pragma omp parallel for schedule(dynamic) num_threads(chain->threads) if (chain->threads > 1) reduction(&& : finite)
+    for (int64_t first = 0; first < chain->images; first += room)
+        finite = run(*chain, first, std::min(first + room, chain->images), room) && finite;
+    return finite;
+}
+
+}  // extern "C"

@@ -1,0 +1,196 @@
+"""Chains of convolutions by native/conv.cpp."""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kafnets.ops.native.build import BuildError, load
+
+FREQUENCIES, MOST_TAPS = 36, 25
+NONE = -1  # for the number of a value
+
+
+class Method(IntEnum):
+    """How a step convolves, and with which weights."""
+
+    ADD = 0  # not at all: the source is added as it is
+    WINOGRAD = 1  # 3x3, stride 1, a zero all round; `frequencies`
+    DIRECT = 2  # `taps`
+    BACK = 3  # from the gradient of a convolution's outputs to that of its inputs; `taps`, turned
+
+
+class _Value(ctypes.Structure):
+    _fields_ = (
+        ("data", c_void_p),
+        ("gate", c_void_p),
+        *((name, c_int32) for name in ("slot", "channels", "height", "width")),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("source", "gate", "skip", "skip_gate", "target", "relu")),
+        *((name, c_int32) for name in ("method", "size", "stride", "before")),
+        *((name, c_void_p) for name in ("weights", "shift", "skip_scale")),
+    )
+
+
+class _Chain(ctypes.Structure):
+    _fields_ = (
+        ("images", c_int64),
+        *((name, c_void_p) for name in ("values", "steps")),
+        *((name, c_int32) for name in ("length", "slots", "threads")),
+    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the images that a value is made of.
+
+    Attributes:
+        channels, height, width: their size.
+        held: whether a tensor holds them; otherwise they are kept for the images at hand alone.
+        gates: whether another tensor holds what ReLU let through.
+    """
+
+    channels: int
+    height: int
+    width: int
+    held: bool = True
+    gates: bool = False
+
+
+@dataclass
+class Step:
+    """``target = relu(conv(source) + shift + skip_scale skip)``, by numbers of values.
+
+    What has a gate counts where the ReLU of that value let it through. The filter has ``size`` x ``size`` taps; above
+    and left of the image lie ``before`` zeros.
+    """
+
+    target: int = NONE
+    source: int = NONE
+    gate: int = NONE
+    skip: int = NONE
+    skip_gate: int = NONE
+    method: Method = Method.ADD
+    size: int = 0
+    stride: int = 1
+    before: int = 0
+    weights: Tensor | None = None
+    shift: Tensor | None = None
+    skip_scale: Tensor | None = None
+    relu: bool = False
+
+
+@cache
+def library(march: str = "native") -> ctypes.CDLL:
+    """The compiled library, once it has convolved as PyTorch does.
+
+    Raises:
+        BuildError: if there is none, or its values are wrong.
+    """
+    found = load("conv", march)
+    found.conv_weights.argtypes = (c_void_p, c_void_p, c_int64, c_int64, c_int32, c_void_p)
+    x, filters = torch.linspace(-1, 1, 16 * 30).cos().reshape(1, 16, 5, 6), torch.linspace(0, 9, 2304).sin()
+    filters, y = filters.reshape(16, 16, 3, 3), channels_last(torch.zeros_like(x))
+    step = Step(target=1, source=0, method=Method.WINOGRAD, weights=frequencies(filters, turned=False, lib=found))
+    plan = Plan([Shape(16, 5, 6)] * 2, [step], lib=found)
+    if not plan.run([channels_last(x), y]) or not torch.allclose(y, F.conv2d(x, filters, padding=1), atol=1e-4):
+        raise BuildError("its convolutions are wrong: is the compiler sound? CXX names another")
+    return found
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x`` in the memory layout of a value."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def frequencies(
+    filters: Tensor, scale: Tensor | None = None, *, turned: bool, lib: ctypes.CDLL | None = None
+) -> Tensor:
+    """Filters ``(out, in, 3, 3)``, times ``scale`` ``(out,)``, transformed: ``(36, in, out)``.
+
+    ``turned``: those that take the gradient of the outputs to that of the inputs, ``(36, out, in)``. The last dimension
+    is filled up to whole vectors.
+    """
+    lib = lib or library()
+    short = -filters.shape[1 if turned else 0] % lib.conv_lanes()
+    filters = F.pad(filters, (0, 0, 0, 0, 0, short) if turned else (0, 0, 0, 0, 0, 0, 0, short)).contiguous()
+    scale = None if scale is None else F.pad(scale, (0, 0 if turned else short)).contiguous()
+    outputs, inputs = filters.shape[:2]
+    weights = torch.empty((FREQUENCIES, outputs, inputs) if turned else (FREQUENCIES, inputs, outputs))
+    lib.conv_weights(filters.data_ptr(), _at(scale), outputs, inputs, int(turned), weights.data_ptr())
+    return weights
+
+
+def taps(filters: Tensor, scale: Tensor | None = None, *, turned: bool, lib: ctypes.CDLL | None = None) -> Tensor:
+    """Filters ``(out, in, size, size)``, times ``scale``, as ``(size, size, in, out)``.
+
+    ``turned``: as ``(size, size, out, in)``. The last dimension is filled up to whole vectors.
+    """
+    scaled = filters if scale is None else filters * scale.view(-1, 1, 1, 1)
+    weights = scaled.permute(2, 3, 0, 1) if turned else scaled.permute(2, 3, 1, 0)
+    return F.pad(weights, (0, -weights.shape[-1] % (lib or library()).conv_lanes())).contiguous()
+
+
+class Plan:
+    """Steps that are taken again and again, on other images each time.
+
+    Args:
+        shapes: of the values, by number.
+        steps: in order.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], steps: Sequence[Step], *, lib: ctypes.CDLL | None = None) -> None:
+        self.lib, self.kept = lib or library(), list(steps)  # their tensors have to outlive the plan
+        slots = _slots(shapes, steps)
+        self.held = [number for number, shape in enumerate(shapes) if shape.held]
+        self.gates = [number for number, shape in enumerate(shapes) if shape.gates]
+        self.values = (_Value * len(shapes))(
+            *(_Value(None, None, slot, s.channels, s.height, s.width) for slot, s in zip(slots, shapes, strict=True))
+        )
+        names = [name for name, *_ in _Step._fields_]
+        self.steps = (_Step * len(steps))(*(_Step(*(_at(getattr(step, name)) for name in names)) for step in steps))
+        self.chain = _Chain(0, ctypes.addressof(self.values), ctypes.addressof(self.steps), len(steps), max(slots) + 1)
+
+    def run(self, tensors: Sequence[Tensor], gates: Sequence[Tensor] = ()) -> bool:
+        """Take the steps. Returns whether all sums are finite: if not, what was computed is worth nothing.
+
+        Args:
+            tensors: float32 ``(N, C, H, W)``, channels_last, for the values that are held, in order.
+            gates: int8, likewise, for the values whose gates are; -1 where a number passed, 0 where it did not.
+        """
+        for number, tensor in zip(self.gates, gates, strict=True):
+            self.values[number].gate = tensor.data_ptr()
+        for number, tensor in zip(self.held, tensors, strict=True):
+            self.values[number].data = tensor.data_ptr()
+        self.chain.images, self.chain.threads = len(tensors[0]), torch.get_num_threads()
+        return bool(self.lib.conv_run(ctypes.byref(self.chain)))
+
+
+def _slots(shapes: Sequence[Shape], steps: Sequence[Step]) -> list[int]:
+    """A buffer for each value that no tensor holds, by number, used again once nobody reads it any more."""
+    last: dict[int, int] = {}
+    for at, step in enumerate(steps):
+        last |= dict.fromkeys((step.source, step.skip, step.target), at)
+    slots, free, count = [NONE] * len(shapes), list[int](), 0
+    for at, step in enumerate(steps):
+        if not shapes[step.target].held and slots[step.target] == NONE:
+            if not free:
+                free, count = [count], count + 1
+            slots[step.target] = free.pop()
+        done = {value for value in (step.source, step.skip, step.target) if value != NONE and last[value] == at}
+        free += [slots[value] for value in done if slots[value] != NONE]
+    return slots
+
+
+def _at(value: Tensor | int | None) -> int | None:
+    return value.data_ptr() if isinstance(value, Tensor) else value

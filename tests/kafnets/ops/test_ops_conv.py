@@ -1,0 +1,209 @@
+"""Chains of convolutions against PyTorch's in double precision."""
+
+import math
+import platform
+
+import pytest
+import torch
+
+from kafnets.ops import dispatch
+from kafnets.ops.conv import ConvChain, ConvStep
+from kafnets.ops.native import conv as native
+
+if reason := dispatch._no_native():
+    pytest.skip(reason, allow_module_level=True)
+
+# in, out, size, stride, padding, height, width
+CONVOLUTIONS = {
+    "winograd": (16, 16, 3, 1, (1, 1), 8, 8),
+    "winograd, tiles cut off": (32, 16, 3, 1, (1, 1), 5, 7),
+    "winograd, many blocks": (16, 48, 3, 1, (1, 1), 33, 30),
+    "winograd, a pixel": (16, 16, 3, 1, (1, 1), 1, 1),
+    "winograd back only": (3, 16, 3, 1, (1, 1), 9, 8),
+    "stride 2 as TensorFlow pads": (16, 32, 3, 2, (0, 1), 8, 8),
+    "stride 2": (16, 32, 3, 2, (1, 1), 9, 7),
+    "stride 3": (16, 16, 3, 3, (1, 1), 11, 10),
+    "a tap": (16, 32, 1, 1, (0, 0), 5, 6),
+    "a tap in four": (16, 32, 1, 2, (0, 0), 8, 6),
+    "5x5": (16, 16, 5, 1, (2, 2), 9, 9),
+    "odd channels": (5, 16, 3, 2, (1, 0), 9, 8),
+    "no padding": (16, 16, 3, 1, (0, 0), 7, 6),
+}
+
+
+def whole(*shape, scale=3):
+    """Whole numbers: sums of their products are exact, so that half of one tells ReLU's sides apart beyond rounding."""
+    return torch.randint(-scale, scale + 1, shape).float()
+
+
+def steps_of(name, *, folded):
+    inputs, outputs, size, stride, padding, height, width = CONVOLUTIONS[name]
+    step = ConvStep(0, whole(outputs, inputs, size, size), stride, padding)
+    if not folded:
+        return [step], [whole(5, inputs, height, width)]
+    scale, skip_scale = (torch.tensor([1.0, 2.0, -1.0, 4.0]).repeat(outputs // 4) for _ in range(2))
+    shift = whole(outputs) + 0.5
+    step = ConvStep(0, step.filters, stride, padding, scale, shift, skip=1, skip_scale=skip_scale, relu=True)
+    skip = whole(5, outputs, step.size(height), step.size(width))
+    return [step], [whole(5, inputs, height, width), skip]
+
+
+def in_double(steps):
+    def double(value):
+        return value.double() if isinstance(value, torch.Tensor) else value
+
+    return [ConvStep(**{name: double(value) for name, value in vars(step).items()}) for step in steps]
+
+
+def gradients(run, inputs, weights):
+    leaves = [x.detach().requires_grad_(True) for x in inputs]
+    y = run(leaves)
+    return y.detach(), torch.autograd.grad((y * weights.to(y.dtype)).sum(), leaves)
+
+
+def agrees(steps, inputs, tolerance=3e-6):
+    chain = ConvChain(len(inputs), steps)
+    exact = ConvChain(len(inputs), steps)
+    exact.steps = in_double(steps)
+    with torch.no_grad():
+        weights = torch.randn_like(chain(*inputs))
+    y, grads = gradients(lambda x: chain(*x), inputs, weights)
+    expected, expected_grads = gradients(exact.plain, [x.double() for x in inputs], weights)
+    with torch.no_grad():
+        assert torch.equal(chain(*inputs), y)
+    for found, wanted in zip((y, *grads), (expected, *expected_grads), strict=True):
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() <= tolerance * max(wanted.abs().max(), 1e-30)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_step_agrees_with_pytorch_in_double_precision(name, folded):
+    torch.manual_seed(0)
+    agrees(*steps_of(name, folded=folded))
+
+
+def residual_chain():
+    """Blocks: one that halves the image on two paths, others with identities; and a step that reads a value again."""
+    torch.manual_seed(0)
+
+    def step(source, inputs, **settings):
+        return ConvStep(source, torch.randn(32, inputs, 3, 3) / (9 * inputs) ** 0.5, shift=torch.randn(32), **settings)
+
+    shrink = {"stride": 2, "padding": (0, 1)}
+    steps = [
+        step(0, 16, relu=True, **shrink),  # 2
+        step(0, 16, **shrink),  # 3
+        step(2, 32, skip=3, skip_scale=torch.rand(32), relu=True),  # 4
+        step(4, 32, relu=True),  # 5
+        step(5, 32, skip=4, relu=True),  # 6
+        step(6, 32, scale=torch.rand(32)),  # 7
+        step(7, 32, skip=6, skip_scale=-torch.rand(32)),  # 8
+        step(4, 32, skip=8),  # 9
+        step(9, 32, skip=1, relu=True),
+    ]
+    return steps, [torch.randn(7, 16, 12, 10), torch.randn(7, 32, 6, 5)]
+
+
+def test_a_chain_with_skips_agrees_with_pytorch_in_double_precision():
+    agrees(*residual_chain())
+
+
+def test_neither_batch_nor_threads_change_a_bit():
+    steps, inputs = residual_chain()
+    chain, threads = ConvChain(2, steps), torch.get_num_threads()
+    weights = torch.randn(7, 32, 6, 5)
+    every = gradients(lambda x: chain(*x), inputs, weights)
+    try:
+        torch.set_num_threads(3)
+        threaded = gradients(lambda x: chain(*x), inputs, weights)
+    finally:
+        torch.set_num_threads(threads)
+    single = gradients(lambda x: chain(*x), [x[3:4] for x in inputs], weights[3:4])
+    for a, b, c in zip((every[0], *every[1]), (threaded[0], *threaded[1]), (single[0], *single[1]), strict=True):
+        assert torch.equal(a, b) and torch.equal(a[3:4], c)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
+def test_what_is_not_finite_is_as_pytorch_has_it(value):
+    steps, inputs = residual_chain()
+    chain = ConvChain(2, steps)
+    inputs[0][2, 5, 3, 4] = value
+    with torch.no_grad():
+        assert torch.equal(chain(*inputs).nan_to_num(), chain.plain(inputs).nan_to_num())
+    weights = torch.randn(7, 32, 6, 5)
+    found, expected = (gradients(run, inputs, weights)[1] for run in (lambda x: chain(*x), chain.plain))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def test_a_gradient_that_is_not_finite_is_as_pytorch_has_it():
+    steps, inputs = residual_chain()
+    chain, weights = ConvChain(2, steps), torch.zeros(7, 32, 6, 5)
+    weights[1, 2, 3, 4] = math.inf
+    found, expected = (gradients(run, inputs, weights)[1] for run in (lambda x: chain(*x), chain.plain))
+    assert not expected[0].isfinite().all()
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.isfinite(), b.isfinite())
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e30, 1e35])
+def test_small_and_large_numbers(scale):
+    steps, inputs = steps_of("winograd", folded=False)
+    agrees(steps, [x * scale for x in inputs], tolerance=1e-5 if scale > 1e-38 else 1e-3)
+
+
+def test_relu_at_zero_passes_no_gradient():
+    x = torch.zeros(1, 16, 4, 4, requires_grad=True)
+    ConvChain(1, [ConvStep(0, torch.ones(16, 16, 3, 3), relu=True)])(x).sum().backward()
+    assert not x.grad.any()
+
+
+def test_no_images():
+    steps, inputs = residual_chain()
+    assert ConvChain(2, steps)(*(x[:0] for x in inputs)).shape == (0, 32, 6, 5)
+
+
+def test_other_sizes_of_images_take_turns():
+    steps, inputs = steps_of("winograd", folded=False)
+    chain = ConvChain(1, steps)
+    small, large = inputs[0], whole(2, 16, 20, 12)
+    first = chain(small)
+    torch.testing.assert_close(chain(large), chain.plain([large]), rtol=0, atol=1e-3)
+    assert torch.equal(chain(small), first)
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    steps, (x, skip) = residual_chain()
+    chain = ConvChain(2, steps)
+    for wrong in ([x.double(), skip], [x[:3], skip], [x[0], skip], [x, skip[:, :, :1, :1]], [x[:, :5], skip]):
+        with pytest.raises(ValueError, match=r"takes float32|do not fit"):
+            chain(*wrong)
+
+
+def test_second_derivatives_are_refused():
+    steps, inputs = steps_of("winograd", folded=False)
+    x = inputs[0].requires_grad_(True)
+    (grad,) = torch.autograd.grad(ConvChain(1, steps)(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_a_library_that_convolves_wrongly_is_refused(monkeypatch):
+    weights = native.frequencies
+    monkeypatch.setattr(native, "frequencies", lambda *a, **k: 1.01 * weights(*a, **k))
+    with pytest.raises(native.BuildError, match="convolutions are wrong"):
+        native.library.__wrapped__()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("march", ["x86-64-v3", "x86-64"])
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_older_processors(name, folded, march, monkeypatch):
+    if platform.machine() != "x86_64":
+        pytest.skip("x86-64 is needed")
+    library = native.library(march)
+    monkeypatch.setattr(native, "library", lambda: library)
+    torch.manual_seed(0)
+    agrees(*steps_of(name, folded=folded))
