@@ -96,8 +96,8 @@ static INLINE V gated(V value, const int8_t *from) {
 }
 #endif
 
-// R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are `step`
-// apart, u is (in, out).
+// R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
+// `step` apart, u is (in, out).
 template <int R, int C>
 __attribute__((noinline)) static void multiply(int taps, const float *const *v, int64_t step, int64_t in,
                                                const float *const *u, int64_t out, float *m) {
@@ -186,8 +186,8 @@ enum Method : int32_t { ADD, WINOGRAD, DIRECT, BACK };
 struct Step {
     int32_t source, gate, skip, skip_gate, target, relu;
     Method method;
-    int32_t size, stride, before;     // of DIRECT and BACK: of the filter, and zeros above and left of the image
-    const float *weights;             // of conv_weights, or (size, size, source's channels, target's, filled to vectors)
+    int32_t size, stride, before;  // of DIRECT and BACK: of the filter, and zeros above and left of the image
+    const float *weights;  // of conv_weights, or (size, size, source's channels, target's in whole vectors)
     const float *shift, *skip_scale;  // (target's channels)
 };
 
@@ -371,7 +371,8 @@ private:
                 } else if (columns == 4) {
                     EACH(k, 4) j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
                 } else {
-                    for (int k = 0; k < columns; k++) j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
+                    for (int k = 0; k < columns; k++)
+                        j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
                 }
             }
         }
@@ -382,7 +383,7 @@ private:
     const int64_t height, width, in, out, filled, down, across, block, v_step, m_step;
 };
 
-// ---------------------------------------------------------------------------------------- sums over the taps of a filter
+// -------------------------------------------------------------------------------------------- sums over taps of filters
 
 class Direct {
 public:
@@ -418,8 +419,8 @@ public:
                     Taps taps{};
                     for (int64_t i = (row + before) % stride; i < size; i += stride)
                         for (int64_t j = (first + before) % stride; j < size; j += stride) {
-                            const int64_t y = (row + before - i) / stride + reach, x = (first + before - j) / stride + reach;
-                            taps.v[taps.count] = padded + (y * width + x) * in;
+                            const int64_t y = (row + before - i) / stride, x = (first + before - j) / stride;
+                            taps.v[taps.count] = padded + ((y + reach) * width + x + reach) * in;
                             taps.u[taps.count++] = weights(i, j);
                         }
                     sum(taps, in, n, row, first, stride, (job.target.width - first + stride - 1) / stride);
@@ -456,7 +457,8 @@ private:
     }
 
     // Outputs of a row: `count` of them, from the column `first` on, `apart`.
-    void sum(const Taps &taps, int64_t step, int64_t n, int64_t row, int64_t first, int64_t apart, int64_t count) const {
+    void sum(const Taps &taps, int64_t step, int64_t n, int64_t row, int64_t first, int64_t apart,
+             int64_t count) const {
         float *const sums = scratch.m.room((count + ROWS) * filled);
         products(taps.count, taps.v, step, in, taps.u, filled, count, sums);
         const int64_t at = ((n * job.target.height + row) * job.target.width + first) * out;
@@ -464,16 +466,16 @@ private:
             job.specialised([&](auto skip, auto gated, auto relu) {
                 for (int64_t ch = 0; ch < out; ch += LANES) {
                     const V shift = job.shift(ch), scale = job.scale(ch);
-                    for (int64_t p = 0; p < count; p++)
-                        job.finish<skip(), gated(), relu()>(read<float>(sums + p * out + ch) + shift, scale, at + p * apart * out + ch);
+                    for (int64_t p = 0; p < count; p++) {
+                        const V value = read<float>(sums + p * out + ch) + shift;
+                        job.finish<skip(), gated(), relu()>(value, scale, at + p * apart * out + ch);
+                    }
                 }
             });
-        } else if (!job.step.shift && !job.skip && !job.step.relu) {
-            for (int64_t p = 0; p < count; p++)
-                for (int64_t ch = 0; ch < out; ch++) job.y[at + p * apart * out + ch] = sums[p * filled + ch];
         } else {
             for (int64_t p = 0; p < count; p++)
-                for (int64_t ch = 0; ch < out; ch++) job.finish_one(sums[p * filled + ch], ch, at + p * apart * out + ch);
+                for (int64_t ch = 0; ch < out; ch++)
+                    job.finish_one(sums[p * filled + ch], ch, at + p * apart * out + ch);
         }
     }
 
@@ -561,7 +563,10 @@ void conv_weights(const float *filters, const float *scale, int64_t out, int64_t
                 const Wide row[3] = {half[0][i], half[1][i], half[2][i]};
                 Wide done[6];
                 transform_filter(row, done);
-                EACH(j, 6) write<float>(u + ((i * 6 + j) * rows + r) * columns + first, __builtin_convertvector(done[j], V));
+                EACH(j, 6) {
+                    float *const to = u + ((i * 6 + j) * rows + r) * columns + first;
+                    write<float>(to, __builtin_convertvector(done[j], V));
+                }
             }
         }
 }

