@@ -110,12 +110,12 @@ def original_autoattack(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> 
     return attack.run_standard_evaluation(x, y, bs=batch)
 
 
-PGD_50_10 = PGD(eps=EPS, step_size=STEP, steps=STEPS, restarts=RESTARTS)
-STANDARD = AutoAttack("standard", eps=EPS, batch_size=None)
-
-
 def fused(net: nn.Module, x: Tensor, y: Tensor, *, rival: Rival, batch: int) -> Tensor:
     return rival(Fused(net), x, y, batch=batch)
+
+
+PGD_50_10 = PGD(eps=EPS, step_size=STEP, steps=STEPS, restarts=RESTARTS)
+STANDARD = AutoAttack("standard", eps=EPS, batch_size=None)
 
 
 # the name of the package first

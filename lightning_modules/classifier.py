@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -106,6 +105,7 @@ class Classifier(LightningModule):
         self.inputs: Tensor | None = None
         self.test_results: dict[str, float] = {}
         self._peak_lrs: list[float] = []
+        self._fused: list[Fused] = []
 
     # --- what is trained ---------------------------------------------------------------------------------------------
 
@@ -181,10 +181,12 @@ class Classifier(LightningModule):
 
     # --- how it is measured ------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def attacked(self) -> Fused:
         """The network as evaluations attack it; what is found is judged by the network itself."""
-        return Fused(self.net)  # in no list of submodules: checkpoints hold the network once
+        if not self._fused or self._fused[0].net is not self.net:
+            self._fused = [Fused(self.net)]  # in a list, which is none of submodules: checkpoints hold the network once
+        return self._fused[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation split."""

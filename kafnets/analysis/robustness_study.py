@@ -128,8 +128,8 @@ class RobustnessStudy:
             index: what tells an image from the others of its set, int64 ``(N,)``.
             keys: of the images, int64 ``(N,)``, from :func:`kafnets.attacks.noise.image_keys`.
             curves: bool ``(N,)``, the images that the curves and the climb of the loss are measured on; all by default.
-            attacked: what attacks ask in its place, up to rounding the same but faster
-                (:class:`kafnets.backbones.Fused`); they are judged by ``net`` in any case.
+            attacked: what attacks and curves ask in its place, up to rounding the same but faster
+                (:class:`kafnets.backbones.Fused`); ``net`` judges what the attacks find.
 
         Raises:
             ValueError: as any attack does, for images, labels or networks that can't be attacked.

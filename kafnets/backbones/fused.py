@@ -2,6 +2,7 @@
 
 import logging
 import operator
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,9 @@ from kafnets.backbones.same_conv import SameConv2d
 from kafnets.ops import engine
 from kafnets.ops.conv import ConvChain, ConvStep
 
-ADDITIONS = (operator.add, operator.iadd, torch.add)
 _log = logging.getLogger("kafnets")
+_building = threading.RLock()  # while a network is traced, calls of modules are not what they are otherwise
+ADDITIONS = (operator.add, operator.iadd, torch.add)
 AGREEMENT = 1e-3  # of the largest logit: rounding is 1e-6, a misread network is not
 
 
@@ -23,14 +25,15 @@ class Fused(nn.Module):
     """The same network, two to three times as fast on a CPU: what an attack asks thousands of times.
 
     Batch norm, additions and ReLU are folded into the convolutions before them, and runs of convolutions go through
-    :class:`kafnets.ops.conv.ConvChain`; the rest are the network's own modules. Logits differ by rounding (about 1e-6
-    of the largest), so judge what an attack finds by ``net`` itself. Where fusing does not apply (on a GPU, in another
-    dtype, in training mode, under autocast, without a C++ compiler), ``net`` answers; so it does if its ``forward``
-    can't be traced, or if logits or gradients disagree on the first image. What has hooks is not folded.
+    :class:`kafnets.ops.conv.ConvChain`; the rest are the network's own modules. Logits and gradients differ by
+    rounding, about 1e-6 of the largest (where one is exactly zero, too), so judge what an attack finds by ``net``
+    itself. Where fusing does not apply (on a GPU, in another dtype, in training mode, under autocast, without a C++
+    compiler), ``net`` answers; so it does if its ``forward`` can't be traced or answers at random, if it has hooks
+    (those of activations and other leaves are as good as ever), or if logits or gradients disagree on the first image.
 
-    Parameters, buffers and modules are those of ``net``, other attributes too. Gradients reach the images alone.
-    Changes of the network are noticed where PyTorch counts them, so not those made through ``.data``. ``net`` must
-    compute the same at every call: what its ``forward`` decides in Python is decided once.
+    Parameters, buffers and modules are those of ``net``, other attributes too. Gradients reach the images alone. Any
+    change of what is folded is noticed. ``net`` must compute the same at every call: what its ``forward`` decides in
+    Python is decided once.
 
     Args:
         net: any backbone, or another module of convolutions.
@@ -58,9 +61,10 @@ class Fused(nn.Module):
         """Images to logits."""
         if not self._applies(x):
             return self.net(x)
-        if self._form is None or not self._form.is_of(self.net):
-            self._form = _Form(self.net, x[:1])
-        return self._form(x)
+        with _building:
+            if self._form is None or not self._form.is_of(self.net):
+                self._form = _Form(self.net, x[:1])
+        return self._form.graph(x)
 
     def _applies(self, x: Tensor) -> bool:
         return (
@@ -77,6 +81,8 @@ class Fused(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # how to be copied, and the like, is not
+                raise
             return getattr(super().__getattr__("net"), name)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,34 +91,67 @@ class Fused(nn.Module):
 
 
 class _Form:
-    """What became of a network as it stood at a moment."""
+    """What became of a network as it stood at a moment; the network itself where nothing could be made of it."""
 
     def __init__(self, net: nn.Module, x: Tensor) -> None:
+        with torch.no_grad():
+            once, again = net(x), net(x)  # what is wrong with the images is said here
         self.links: list[_Link] = []
         self.graph: nn.Module = net
         try:
-            links, graph = _fuse(net)
-            if _agree(graph, net, x):
-                self.links, self.graph = links, graph
-            else:
-                _log.warning("%s is not fused: its fused form does not agree with it", type(net).__name__)
+            if not torch.equal(once.nan_to_num(), again.nan_to_num()):
+                raise ValueError("it answers at random")
+            with torch.inference_mode(False):
+                links, graph = _fuse(net)
+                if _agree(graph, net, x):
+                    self.links, self.graph = links, graph
+                else:
+                    _log.warning("%s is not fused: its fused form does not agree with it", type(net).__name__)
         except Exception as error:  # what Python code can't be traced shows in a dozen ways
             _log.info("%s is not fused: %s", type(net).__name__, error)
-        self.state = list(_state(net))
+        self.modules = list(_modules_and_hooks(net))
+        self.folded = [_kept(value) for value in _folded(self.links)]
 
     def is_of(self, net: nn.Module) -> bool:
         """Whether the network is as it was."""
-        now = list(_state(net))
-        same = (a is c and b == d for (a, b), (c, d) in zip(self.state, now, strict=False))
-        return len(now) == len(self.state) and all(same)
+        now, folded = list(_modules_and_hooks(net)), _folded(self.links)
+        return now == self.modules and all(map(_same, self.folded, folded))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.graph(x)
+
+def _modules_and_hooks(net: nn.Module) -> Iterator[tuple[int, list[Any]]]:
+    for module in net.modules():
+        yield id(module), _hooks(module)
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    every = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return [hook for hooks in every for hook in hooks.values()]
+
+
+def _folded(links: list["_Link"]) -> list[Tensor | float | None]:
+    """All that the constants of a form are made of."""
+    found: list[Tensor | float | None] = []
+    for link in links:
+        found += [link.conv.weight, link.conv.bias]
+        for norm in link.norms:
+            found += [norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps]
+    return found
+
+
+def _kept(value: Tensor | float | None) -> Tensor | float | None:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _same(before: Tensor | float | None, now: Tensor | float | None) -> bool:
+    if isinstance(before, Tensor) and isinstance(now, Tensor):
+        # by value: neither writes through .data nor those of fused optimizers count as versions
+        return (before.dtype, before.device) == (now.dtype, now.device) and torch.equal(before, now)
+    return before == now
 
 
 def _agree(graph: nn.Module, net: nn.Module, x: Tensor) -> bool:
     """Whether logits are the same, and gradients point the same way, but for rounding."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         found, expected = (_logits_and_gradient(one, x.detach().clone().requires_grad_(True)) for one in (graph, net))
     close = AGREEMENT * expected[0].abs().max().item()
     if not torch.allclose(found[0], expected[0], rtol=0, atol=close, equal_nan=True):
@@ -137,7 +176,7 @@ class _Link:
     norms: list[nn.BatchNorm2d] = field(default_factory=list)
     addition: fx.Node | None = None
     norms_before_addition: int = 0
-    relu: nn.Module | None = None
+    relu: bool = False
 
     @property
     def source(self) -> Any:
@@ -178,7 +217,7 @@ class _Link:
             shift=shift,
             skip=None if skip is None else number[skip],
             skip_scale=skip_scale,
-            relu=self.relu is not None,
+            relu=self.relu,
         )
 
 
@@ -186,25 +225,15 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int]:
     return conv.edges if isinstance(conv, SameConv2d) else (int(conv.padding[0]), int(conv.padding[0]))
 
 
-def _state(net: nn.Module) -> Iterator[tuple[Any, int]]:
-    """What a form was made of: modules, tensors and how often each was written, hooks and how many there are."""
-    for module in net.modules():
-        yield module, 0
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            yield tensor, 0 if tensor is None or tensor.is_inference() else tensor._version
-        for hooks in _hooks(module):
-            yield hooks, len(hooks)
-
-
-def _hooks(module: nn.Module) -> tuple[dict, ...]:
-    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-
-
 class _Tracer(fx.Tracer):
     """Looks into what holds convolutions, and at nothing else."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d) or not any(isinstance(part, nn.Conv2d) for part in m.modules())
+        return _is_leaf(m)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) or not any(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
 class _Chain(nn.Module):
@@ -217,9 +246,12 @@ class _Chain(nn.Module):
 
 
 def _fuse(net: nn.Module) -> tuple[list[_Link], fx.GraphModule]:
+    if any(_hooks(module) and not _is_leaf(module) for module in net.modules()):
+        raise ValueError("it has hooks")
     traced = fx.GraphModule(net, _Tracer().trace(net))
     for node in list(traced.graph.nodes):
-        if _module(traced, node, nn.Identity | nn.Dropout):
+        module = _module(traced, node)
+        if type(module) in (nn.Identity, nn.Dropout) and not _hooks(module):
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
     links = _links(traced)
@@ -232,12 +264,9 @@ def _fuse(net: nn.Module) -> tuple[list[_Link], fx.GraphModule]:
     return links, traced
 
 
-def _module(traced: fx.GraphModule, node: fx.Node, kind: Any) -> Any:
-    """The module that a node calls, if it is of a kind."""
-    if node.op != "call_module":
-        return None
-    module = traced.get_submodule(str(node.target))
-    return module if isinstance(module, kind) else None
+def _module(traced: fx.GraphModule, node: fx.Node) -> Any:
+    """The module that a node calls."""
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _links(traced: fx.GraphModule) -> list[_Link]:
@@ -245,8 +274,8 @@ def _links(traced: fx.GraphModule) -> list[_Link]:
     links: list[_Link] = []
     taken: set[fx.Node] = set()
     for node in traced.graph.nodes:
-        conv = _module(traced, node, nn.Conv2d)
-        if not conv or not _is_understood(conv):
+        conv = _module(traced, node)
+        if not _is_understood(conv):
             continue
         link = _Link(conv, [node])
         if link.step({link.source: 0}).suits:
@@ -257,15 +286,15 @@ def _links(traced: fx.GraphModule) -> list[_Link]:
     return links
 
 
-def _is_understood(conv: nn.Conv2d) -> bool:
-    padding = conv.padding
+def _is_understood(conv: Any) -> bool:
+    """Whether it is a convolution, and one that :class:`ConvStep` can say; subclasses may do anything."""
     return (
         type(conv) in (nn.Conv2d, SameConv2d)
-        and not any(_hooks(conv))
+        and not _hooks(conv)
         and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.stride[0] == conv.stride[1]
-        and not isinstance(padding, str)
-        and padding[0] == padding[1]
+        and not isinstance(conv.padding, str)
+        and conv.padding[0] == conv.padding[1]
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
     )
 
@@ -276,14 +305,16 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def _fold(traced: fx.GraphModule, link: _Link, node: fx.Node) -> bool:
     """Take into a link what follows it; whether that can be done."""
-    module = _module(traced, node, nn.Module)
-    if link.relu or (module and any(_hooks(module))):
+    module = _module(traced, node)
+    if link.relu or (module and _hooks(module)):
         return False
-    if isinstance(module, nn.BatchNorm2d) and module.affine and module.running_var is not None:
+    if type(module) is nn.BatchNorm2d and module.affine and module.running_var is not None:
         link.norms.append(module)
-    elif isinstance(module, nn.ReLU | ReLU):
-        link.relu = module
+    elif type(module) in (nn.ReLU, ReLU):
+        link.relu = True
     elif node.target in ADDITIONS and link.addition is None and len(node.all_input_nodes) == len(node.args) == 2:
+        if node.kwargs:
+            return False
         link.addition, link.norms_before_addition = node, len(link.norms)
     else:
         return False
@@ -307,14 +338,15 @@ def _runs(graph: fx.Graph, links: dict[fx.Node, _Link]) -> Iterator[list[_Link]]
 
 
 def _cut(run: list[_Link]) -> Iterator[list[_Link]]:
-    """Cut behind every link whose output is needed outside of its run."""
-    rest: list[_Link] = []
+    """Cut behind every link whose output is needed outside of its piece."""
     own = {node for link in run for node in link.nodes}
-    for link in run:
-        rest.append(link)
-        if any(user not in own for user in link.end.users) or link is run[-1]:
-            yield rest
-            rest = []
+    for at, link in enumerate(run[:-1], start=1):
+        if any(user not in own for user in link.end.users):
+            yield from _cut(run[:at])
+            yield from _cut(run[at:])
+            return
+    if run:
+        yield run
 
 
 def _replace(traced: fx.GraphModule, run: list[_Link], name: str) -> None:

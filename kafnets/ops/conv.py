@@ -44,10 +44,14 @@ class ConvStep:
         """Pixels of the output in a direction in which the source has some."""
         return (pixels + sum(self.padding) - self.filters.shape[-1]) // self.stride + 1
 
+    @property
+    def scaled(self) -> Tensor:
+        """The filters, times their scales."""
+        return self.filters if self.scale is None else self.filters * self.scale.view(-1, 1, 1, 1)
+
     def plain(self, values: Sequence[Tensor]) -> Tensor:
         """The step by PyTorch."""
-        scaled = self.filters if self.scale is None else self.filters * self.scale.view(-1, 1, 1, 1)
-        y = F.conv2d(F.pad(values[self.source], self.padding * 2), scaled, self.shift, stride=self.stride)
+        y = F.conv2d(F.pad(values[self.source], self.padding * 2), self.scaled, self.shift, stride=self.stride)
         if self.skip is not None:
             skip = values[self.skip]
             y = y + (skip if self.skip_scale is None else skip * self.skip_scale.view(-1, 1, 1))
@@ -63,6 +67,8 @@ class ConvStep:
     @property
     def suits(self) -> bool:
         """Whether a chain computes it, and faster than PyTorch."""
+        if self.filters.dtype != torch.float32 or self.filters.device.type != "cpu":
+            return False
         whole = self.filters.shape[0] % native.library().conv_lanes() == 0
         small = self.filters.shape[-1] ** 2 <= native.MOST_TAPS and self.filters.numel() <= DIRECT_WEIGHTS
         return whole and (small or self.suits_winograd())
@@ -82,6 +88,7 @@ class ConvChain:
 
     Raises:
         BuildError: if there is no C++ library.
+        ValueError: if a step does not suit, or nothing reads an input.
 
     Example:
         >>> ones = torch.ones(16, 16, 3, 3)
@@ -91,6 +98,10 @@ class ConvChain:
     """
 
     def __init__(self, inputs: int, steps: Sequence[ConvStep]) -> None:
+        if unfit := [step.filters.shape for step in steps if not step.suits]:
+            raise ValueError(f"a chain has no way to convolve with filters {[tuple(shape) for shape in unfit]}")
+        if unread := set(range(inputs)) - {value for step in steps for value in (step.source, step.skip)}:
+            raise ValueError(f"no step reads inputs {sorted(unread)} of a chain")
         self.inputs, self.steps = inputs, list(steps)
         self._there = [_forward_step(step, inputs + at) for at, step in enumerate(self.steps)]
         self._back, self._gradient_of = _backward_steps(inputs, self.steps)
@@ -143,6 +154,10 @@ class ConvChain:
         for step in self.steps:
             source = shapes[step.source]
             shape = Shape(len(step.filters), step.size(source.height), step.size(source.width))
+            if min(shape.height, shape.width) < 1:
+                raise ValueError(
+                    f"images of {source.height} x {source.width} pixels are too small for {step.filters.shape}"
+                )
             if source.channels != step.filters.shape[1] or (step.skip is not None and shapes[step.skip] != shape):
                 raise ValueError(f"{step.filters.shape[1]} channels and a skip of {shape} do not fit {shapes}")
             shapes.append(shape)
@@ -189,7 +204,7 @@ def _convolution(step: ConvStep, *, turned: bool) -> Step:
         return Step(method=Method.WINOGRAD, weights=native.frequencies(step.filters, step.scale, turned=turned))
     return Step(
         method=Method.BACK if turned else Method.DIRECT,
-        weights=native.taps(step.filters, step.scale, turned=turned),
+        weights=native.taps(step.scaled, turned=turned),
         size=step.filters.shape[-1],
         stride=step.stride,
         before=step.padding[0],

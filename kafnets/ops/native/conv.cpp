@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <type_traits>
 
 #include "simd.h"
@@ -205,8 +206,10 @@ class Buffer {
 public:
     float *room(int64_t floats) {
         if (floats > size) {
+            size = 0;
             data.reset(static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)));
-            std::fill(data.get(), data.get() + floats, 0.0f);
+            if (!data) throw std::bad_alloc();
+            std::fill(data.get(), data.get() + floats, 0.0f);  // `zeros` stay so
             size = floats;
         }
         return data.get();
@@ -571,7 +574,8 @@ void conv_weights(const float *filters, const float *scale, int64_t out, int64_t
         }
 }
 
-// Returns 0 where a sum is not finite: then Winograd's transforms have mixed what convolutions keep apart.
+// Returns 0 where a sum is not finite, since Winograd's transforms have mixed what convolutions keep apart; and where
+// memory is short.
 int32_t conv_run(const Chain *chain) {
     int64_t pixels = chain->values[chain->steps[0].target].height * chain->values[chain->steps[0].target].width;
     for (int i = 0; i < chain->length; i++) {
@@ -581,8 +585,13 @@ int32_t conv_run(const Chain *chain) {
     const int64_t room = std::max<int64_t>(CHUNK_PIXELS / pixels, 1);
     int finite = 1;
 #pragma omp parallel for schedule(dynamic) num_threads(chain->threads) if (chain->threads > 1) reduction(&& : finite)
-    for (int64_t first = 0; first < chain->images; first += room)
-        finite = run(*chain, first, std::min(first + room, chain->images), room) && finite;
+    for (int64_t first = 0; first < chain->images; first += room) {
+        try {
+            finite = run(*chain, first, std::min(first + room, chain->images), room) && finite;
+        } catch (const std::bad_alloc &) {
+            finite = 0;
+        }
+    }
     return finite;
 }
 

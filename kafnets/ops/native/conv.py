@@ -131,13 +131,12 @@ def frequencies(
     return weights
 
 
-def taps(filters: Tensor, scale: Tensor | None = None, *, turned: bool, lib: ctypes.CDLL | None = None) -> Tensor:
-    """Filters ``(out, in, size, size)``, times ``scale``, as ``(size, size, in, out)``.
+def taps(filters: Tensor, *, turned: bool, lib: ctypes.CDLL | None = None) -> Tensor:
+    """Filters ``(out, in, size, size)`` as ``(size, size, in, out)``.
 
     ``turned``: as ``(size, size, out, in)``. The last dimension is filled up to whole vectors.
     """
-    scaled = filters if scale is None else filters * scale.view(-1, 1, 1, 1)
-    weights = scaled.permute(2, 3, 0, 1) if turned else scaled.permute(2, 3, 1, 0)
+    weights = filters.permute(2, 3, 0, 1) if turned else filters.permute(2, 3, 1, 0)
     return F.pad(weights, (0, -weights.shape[-1] % (lib or library()).conv_lanes())).contiguous()
 
 
@@ -159,21 +158,23 @@ class Plan:
         )
         names = [name for name, *_ in _Step._fields_]
         self.steps = (_Step * len(steps))(*(_Step(*(_at(getattr(step, name)) for name in names)) for step in steps))
-        self.chain = _Chain(0, ctypes.addressof(self.values), ctypes.addressof(self.steps), len(steps), max(slots) + 1)
+        self.slots = max(slots) + 1
 
     def run(self, tensors: Sequence[Tensor], gates: Sequence[Tensor] = ()) -> bool:
-        """Take the steps. Returns whether all sums are finite: if not, what was computed is worth nothing.
+        """Take the steps. Returns False where a sum is not finite or memory is short: what was computed is worthless.
 
         Args:
             tensors: float32 ``(N, C, H, W)``, channels_last, for the values that are held, in order.
             gates: int8, likewise, for the values whose gates are; -1 where a number passed, 0 where it did not.
         """
+        values = type(self.values).from_buffer_copy(self.values)  # other threads may take the steps meanwhile
         for number, tensor in zip(self.gates, gates, strict=True):
-            self.values[number].gate = tensor.data_ptr()
+            values[number].gate = tensor.data_ptr()
         for number, tensor in zip(self.held, tensors, strict=True):
-            self.values[number].data = tensor.data_ptr()
-        self.chain.images, self.chain.threads = len(tensors[0]), torch.get_num_threads()
-        return bool(self.lib.conv_run(ctypes.byref(self.chain)))
+            values[number].data = tensor.data_ptr()
+        chain = _Chain(len(tensors[0]), ctypes.addressof(values), ctypes.addressof(self.steps))
+        chain.length, chain.slots, chain.threads = len(self.steps), self.slots, torch.get_num_threads()
+        return bool(self.lib.conv_run(ctypes.byref(chain)))
 
 
 def _slots(shapes: Sequence[Shape], steps: Sequence[Step]) -> list[int]:

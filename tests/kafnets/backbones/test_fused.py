@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_it_stands_for_the_network(net, images):
     assert (fused.depth, fused.label, fused.training) == (8, net.label, False)
     with pytest.raises(AttributeError, match="breadth"):
         _ = fused.breadth
-    fused(images).sum()
+    fused(images)
     before = copy.deepcopy(net.state_dict())
     logits_and_gradient(fused, images)
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -118,6 +119,9 @@ def test_copies_are_on_their_own(copied, net, images):
 
 CHANGES = {
     "a step of an optimizer": lambda net: torch.optim.SGD(net.parameters(), lr=1.0).step(),
+    "one that counts no version": lambda net: torch.optim.SGD(net.parameters(), lr=1.0, fused=True).step(),
+    "a write through data": lambda net: net.block1_1.conv_a.weight.data.mul_(2),
+    "an eps": lambda net: setattr(net.bn1, "eps", 1.0),
     "a state dict": lambda net: net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()}),
     "a batch in training mode": lambda net: (net.train()(torch.rand(4, 3, 8, 8)), net.eval()),
     "another parameter": lambda net: setattr(net.block1_1.conv_a, "weight", nn.Parameter(torch.rand(16, 16, 3, 3))),
@@ -149,6 +153,46 @@ def test_replaced_backward_passes_are_seen(net, images):
     assert torch.equal(logits_and_gradient(fused, images)[1], plain[1])
 
 
+def test_hooks_of_blocks_leave_the_network_unfused(net, images):
+    fused = Fused(net)
+    expected = fused(images)
+    for module, register in ((net.block1_1, "register_forward_hook"), (net, "register_forward_pre_hook")):
+        seen = []
+        handle = getattr(module, register)(lambda module, x, y=None, seen=seen: seen.append(type(x[0])))
+        assert torch.equal(fused(images), net(images)) and not is_fused(fused)
+        assert set(seen) == {torch.Tensor}
+        handle.remove()
+    assert torch.equal(fused(images), expected) and is_fused(fused)
+
+
+def test_a_refused_batch_is_no_reason_to_stop(net, images):
+    fused = Fused(net)
+    with pytest.raises(ValueError, match="takes images of shape"):
+        fused(images[..., :4])
+    fused(images)
+    assert is_fused(fused)
+
+
+def test_inference_mode_does_not_stick(net, images):
+    fused = Fused(net)
+    with torch.inference_mode():
+        expected = fused(images)
+    images[2] = torch.nan
+    found, _ = logits_and_gradient(fused, images)
+    torch.testing.assert_close(found[:2], expected[:2])
+    assert found[2].isnan().all() and is_fused(fused)
+
+
+def test_threads_do_not_disturb_each_other(net, images):
+    fused = Fused(net)
+    batches = [images + 0.01 * number for number in range(8)]
+    expected = [logits_and_gradient(fused, batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda batch: logits_and_gradient(fused, batch), batches * 20))
+    for at, pair in enumerate(found):
+        assert all(map(torch.equal, pair, expected[at % 8]))
+
+
 def in_training(net, x):
     return net.train(), x
 
@@ -157,11 +201,17 @@ def in_double(net, x):
     return net.double(), x.double()
 
 
+def with_other_weights(net, x):
+    net.normalize.register_forward_hook(lambda module, x, y: y.bfloat16())
+    net.fc.register_forward_hook(lambda module, x, y: y.float())
+    return net.bfloat16(), x
+
+
 def without_images(net, x):
     return net, x[:0]
 
 
-@pytest.mark.parametrize("circumstance", [in_training, in_double, without_images])
+@pytest.mark.parametrize("circumstance", [in_training, in_double, with_other_weights, without_images])
 def test_elsewhere_the_network_answers(circumstance, net, images):
     net, images = circumstance(net, images)
     fused = Fused(net)
@@ -206,7 +256,7 @@ class Counting(Branching):
         return self.conv(x).mean((2, 3)) * self.calls
 
 
-@pytest.mark.parametrize(("kind", "said"), [(Branching, "symbolically traced"), (Counting, "does not agree with it")])
+@pytest.mark.parametrize(("kind", "said"), [(Branching, "symbolically traced"), (Counting, "answers at random")])
 def test_what_cannot_be_fused_is_left_as_it_is(kind, said, images, caplog):
     torch.manual_seed(0)
     net = kind().eval()
@@ -258,6 +308,45 @@ class Offset(Strange):
         return (self.convs[7](self.convs[0](x)) + self.offset).mean((2, 3))
 
 
+class Scaled(Strange):
+    """Adds a multiple, and reads a value in two places."""
+
+    def forward(self, x):
+        a = self.convs[7](self.convs[0](x))
+        b = self.last(a)
+        c = torch.add(self.convs[7](b), a, alpha=0.5)
+        return (b + c).mean((2, 3)) + b.amax((2, 3))
+
+
+class Clipped(ReLU):
+    """What ReLU is not."""
+
+    def forward(self, x):
+        return super().forward(x).clamp_max(0.1)
+
+
+def test_additions_of_multiples_and_values_read_twice(images):
+    torch.manual_seed(0)
+    net = trained(Scaled())
+    fused = Fused(net)
+    for one, other in zip(logits_and_gradient(fused, images), logits_and_gradient(net, images), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert [link.addition is None for link in fused._form.links] == [True] * 3
+
+
+def test_subclasses_are_not_what_they_derive_from(net, images):
+    net.act1 = Clipped(16).eval()
+    fused = Fused(net)
+    torch.testing.assert_close(fused(10 * images), net(10 * images), rtol=1e-4, atol=1e-4)
+    assert is_fused(fused) and not any(node.name == "act1" for link in fused._form.links for node in link.nodes)
+
+
+def test_noise_is_drawn_anew(net, images):
+    net.normalize.register_forward_hook(lambda module, x, y: y + 0.01 * torch.rand_like(y))
+    fused = Fused(net)
+    assert not torch.equal(fused(images), fused(images)) and not is_fused(fused)
+
+
 def test_an_addition_of_another_shape_is_no_skip(images):
     torch.manual_seed(0)
     net = trained(Offset())
@@ -278,7 +367,8 @@ def test_a_wrong_gradient_is_not_trusted(net, images, monkeypatch, caplog):
     right = ConvChain.backward
     monkeypatch.setattr(ConvChain, "backward", lambda *given: [-grad for grad in right(*given)])
     fused = Fused(net)
-    assert torch.equal(fused(images), net(images)) and not is_fused(fused)
+    with caplog.at_level("WARNING", "kafnets"):
+        assert torch.equal(fused(images), net(images)) and not is_fused(fused)
     assert "does not agree with it" in caplog.text
 
 

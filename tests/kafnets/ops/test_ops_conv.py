@@ -181,6 +181,17 @@ def test_inputs_that_do_not_fit_are_refused():
             chain(*wrong)
 
 
+def test_steps_that_do_not_fit_are_refused():
+    wide, half = torch.rand(16, 16, 7, 7), torch.rand(16, 16, 3, 3).bfloat16()
+    for filters in (wide, half, torch.rand(7, 16, 3, 3), torch.rand(512, 512, 3, 3)):
+        with pytest.raises(ValueError, match="no way to convolve"):
+            ConvChain(1, [ConvStep(0, filters)])
+    with pytest.raises(ValueError, match=r"no step reads inputs \[1\]"):
+        ConvChain(2, [ConvStep(0, wide[..., :3, :3])])
+    with pytest.raises(ValueError, match="too small"):
+        ConvChain(1, [ConvStep(0, wide[..., :5, :5], padding=(0, 0))])(torch.rand(1, 16, 4, 4))
+
+
 def test_second_derivatives_are_refused():
     steps, inputs = steps_of("winograd", folded=False)
     x = inputs[0].requires_grad_(True)
