@@ -275,7 +275,8 @@ def _plus(**settings: Any) -> dict[str, Attack]:
     return {
         "APGD-CE": APGD(restarts=5, **settings),
         "APGD-DLR": APGD(restarts=5, loss=dlr, **settings),
-        "FAB": FAB(targeted=False, restarts=5, random_start=True, **settings),
+        "FAB": FAB(targeted=False, **settings),
+        "FAB again": FAB(targeted=False, restarts=4, random_start=True, **settings),
         "Square": Square(**settings),
         "APGD-T": APGDT(**settings),
         "FAB-T": FAB(**settings),
@@ -297,7 +298,8 @@ class AutoAttack(Suite):
 
     - ``"standard"``: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5,000 queries); in L1, APGD-CE with 5
       restarts and APGD-T with 5 targets (Croce and Hein 2021);
-    - ``"plus"``: APGD-CE and APGD-DLR with 5 restarts, FAB with 5 restarts, Square, APGD-T, FAB-T;
+    - ``"plus"``: APGD-CE and APGD-DLR with 5 restarts, FAB from the image and from 4 random starts, Square, APGD-T,
+      FAB-T;
     - ``"rand"``, for networks that answer at random: APGD-CE and APGD-DLR on gradients averaged over 20 evaluations.
 
     APGD and FAB take 100 steps. The targeted attacks need 4 classes or more.

@@ -89,12 +89,6 @@ class ConvChain:
     Raises:
         BuildError: if there is no C++ library.
         ValueError: if a step does not suit, or nothing reads an input.
-
-    Example:
-        >>> ones = torch.ones(16, 16, 3, 3)
-        >>> steps = [ConvStep(0, ones), ConvStep(1, ones, shift=torch.full((16,), -4095.0), skip=0, relu=True)]
-        >>> ConvChain(1, steps)(torch.ones(1, 16, 2, 2)).round().unique()
-        tensor([2.])
     """
 
     def __init__(self, inputs: int, steps: Sequence[ConvStep]) -> None:

@@ -290,8 +290,9 @@ def test_the_versions_are_those_of_the_paper():
     assert all(attack.restarts == 1 for attack in standard.values())
     assert [standard[name].steps for name in ("APGD-CE", "APGD-T", "FAB-T")] == [100] * 3
     assert (standard["APGD-T"].targets, standard["FAB-T"].classes, standard["Square"].queries) == (9, 9, 5000)
-    assert [*plus] == ["APGD-CE", "APGD-DLR", "FAB", "Square", "APGD-T", "FAB-T"]
-    assert [attack.restarts for attack in plus.values()] == [5, 5, 5, 1, 1, 1]
+    assert [*plus] == ["APGD-CE", "APGD-DLR", "FAB", "FAB again", "Square", "APGD-T", "FAB-T"]
+    assert [attack.restarts for attack in plus.values()] == [5, 5, 1, 4, 1, 1, 1]
+    assert (plus["FAB"].random_start, plus["FAB again"].random_start) == (False, True)
     assert (plus["APGD-DLR"].loss, plus["FAB"].targeted, plus["FAB-T"].targeted) == (dlr, False, True)
     assert [*rand] == ["APGD-CE", "APGD-DLR"]
     assert all(isinstance(attack.estimator, EOT) and attack.estimator.samples == 20 for attack in rand.values())
