@@ -18,15 +18,15 @@ from kafnets.ops.conv import ConvChain, ConvStep
 _log = logging.getLogger("kafnets")
 _building = threading.RLock()  # while a network is traced, calls of modules are not what they are otherwise
 ADDITIONS = (operator.add, operator.iadd, torch.add)
-AGREEMENT = 1e-3  # of the largest logit: rounding is 1e-6, a misread network is not
+AGREEMENT = 1e-3  # of the largest logit: rounding is a few 1e-6, a misread network is not
 
 
 class Fused(nn.Module):
-    """The same network, two to three times as fast on a CPU: what an attack asks thousands of times.
+    """The same network, about twice as fast on a CPU: what an attack asks thousands of times.
 
     Batch norm, additions and ReLU are folded into the convolutions before them, and runs of convolutions go through
     :class:`kafnets.ops.conv.ConvChain`; the rest are the network's own modules. Logits and gradients differ by
-    rounding, about 1e-6 of the largest (where one is exactly zero, too), so judge what an attack finds by ``net``
+    rounding, a few 1e-6 of the largest (where one is exactly zero, too), so judge what an attack finds by ``net``
     itself. Where fusing does not apply (on a GPU, in another dtype, in training mode, under autocast, without a C++
     compiler), ``net`` answers; so it does if its ``forward`` can't be traced or answers at random, if it has hooks
     (those of activations and other leaves are as good as ever), or if logits or gradients disagree on the first image.
