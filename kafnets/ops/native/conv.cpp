@@ -72,8 +72,18 @@ static INLINE void transform_filter(const Wide (&w)[3], Wide (&u)[6]) {
 typedef int8_t Gate __attribute__((vector_size(LANES)));
 using Mask = typename Simd<float>::I;
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
-// The compiler would go through eight scalars.
+// The compiler would go through single numbers.
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+static INLINE void write_gate(int8_t *to, V value) {
+    const __mmask16 passed = _mm512_cmp_ps_mask((__m512)value, _mm512_setzero_ps(), _CMP_NLE_UQ);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm_movm_epi8(passed));
+}
+
+static INLINE V gated(V value, const int8_t *from) {
+    const __mmask16 passed = _mm_movepi8_mask(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+    return (V)_mm512_maskz_mov_ps(passed, (__m512)value);
+}
+#elif defined(__AVX2__) && !defined(__AVX512F__)
 static INLINE void write_gate(int8_t *to, V value) {
     const __m256i passed = (__m256i) ~(value <= V{});
     const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(passed), _mm256_extracti128_si256(passed, 1));
@@ -326,7 +336,7 @@ private:
         return std::max<int64_t>(fit / ROWS, 1) * ROWS;
     }
 
-    void take_in(Corner corner, float *to, const float *zeros) const {
+    void take_in(const Corner &corner, float *to, const float *zeros) const {
         const float *rows[6];
         const int8_t *gates[6];
         const int64_t column = corner.column - 1;
@@ -351,7 +361,7 @@ private:
     }
 
     template <bool SKIP, bool GATED, bool RELU>
-    void put_out(Corner corner, const float *from, V &rest) const {
+    void put_out(const Corner &corner, const float *from, V &rest) const {
         const int rows = int(std::min<int64_t>(4, height - corner.row));
         const int columns = int(std::min<int64_t>(4, width - corner.column));
         const int64_t pixel = out, line = width * pixel;
@@ -453,7 +463,8 @@ private:
             const float *const from = job.x + (n * job.source.height + source) * line;
             const int8_t *const gate = job.gate ? job.gate + (n * job.source.height + source) * line : nullptr;
             std::fill(at, at + edge * in, 0.0f);
-            for (int64_t i = 0; i < inside; i++) at[edge * in + i] = gate && !gate[i] ? 0.0f : from[i];
+            if (!gate) std::copy(from, from + inside, at + edge * in);
+            for (int64_t i = 0; gate && i < inside; i += LANES) write<float>(at + edge * in + i, gated(read<float>(from + i), gate + i));
             std::fill(at + edge * in + inside, at + width * in, 0.0f);
         }
         return to;
