@@ -22,12 +22,13 @@ constexpr int LANES = Simd<float>::lanes;
 constexpr int FREQUENCIES = 36;
 constexpr int64_t LINE = 16;  // floats of a cache line, between frequencies: powers of two would share cache sets
 #if defined(__AVX512F__)
-constexpr int ROWS = 12, FEW_ROWS = 6;  // places of a product whose sums stay in registers, and at its end
+constexpr int ROWS = 12, SOME_ROWS = 9, FEW_ROWS = 6;  // places whose sums stay in registers; fewer at the end
 #else
-constexpr int ROWS = 6, FEW_ROWS = 3;
+constexpr int ROWS = 6, SOME_ROWS = 3, FEW_ROWS = 3;
 #endif
 constexpr int64_t BLOCK_BYTES = 320 << 10;  // of transformed tiles
 constexpr int64_t CHUNK_PIXELS = 1024;       // of the smallest images in a chain that go through it together
+constexpr int64_t AHEAD = 1024;              // weights that are fetched before they are needed
 constexpr int MOST_TAPS = 25;
 #define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < count; k++)
 #define INLINE inline __attribute__((always_inline))
@@ -108,7 +109,7 @@ static INLINE V gated(V value, const int8_t *from) {
 #endif
 
 // R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
-// `step` apart, u is (in, out).
+// `step` apart; u is (in, C vectors).
 template <int R, int C>
 __attribute__((noinline)) static void multiply(int taps, const float *const *v, int64_t step, int64_t in,
                                                const float *const *u, int64_t out, float *m) {
@@ -116,7 +117,8 @@ __attribute__((noinline)) static void multiply(int taps, const float *const *v, 
     for (int tap = 0; tap < taps; tap++) {
         const float *from[R / 3], *weights = u[tap];  // every third row: an address reaches the two after it
         EACH(r, R / 3) from[r] = v[tap] + 3 * r * step;
-        for (int64_t k = 0; k < in; k++, weights += out) {
+        for (int64_t k = 0; k < in; k++, weights += C * LANES) {
+            EACH(c, C) __builtin_prefetch(weights + AHEAD + c * LANES);
             V row[C];
             EACH(c, C) row[c] = read<float>(weights + c * LANES);
             EACH(r, R) {
@@ -129,20 +131,24 @@ __attribute__((noinline)) static void multiply(int taps, const float *const *v, 
     EACH(r, R) EACH(c, C) write<float>(m + r * out + c * LANES, sum[r][c]);
 }
 
-// `count` places, rounded up to FEW_ROWS, times all output channels: m is (count, out).
+// `count` places, rounded up to FEW_ROWS, times all output channels: m is (count, out). u is (in, 2 vectors) for every
+// two vectors of output channels, (in, 1 vector) for the last of an odd number.
 static void products(int taps, const float *const *v, int64_t step, int64_t in, const float *const *u, int64_t out,
                      int64_t count, float *m) {
     const float *places[MOST_TAPS], *columns[MOST_TAPS];
     for (int64_t o = 0; o < out; o += 2 * LANES) {
         const bool two = out - o >= 2 * LANES;
-        for (int tap = 0; tap < taps; tap++) columns[tap] = u[tap] + o;
+        for (int tap = 0; tap < taps; tap++) columns[tap] = u[tap] + o * in;
         for (int64_t t = 0; t < count;) {
-            const bool few = count - t <= FEW_ROWS;
-            const auto work = two ? few ? multiply<FEW_ROWS, 2> : multiply<ROWS, 2>
-                                  : few ? multiply<FEW_ROWS, 1> : multiply<ROWS, 1>;
-            for (int tap = 0; tap < taps; tap++) places[tap] = v[tap] + t * step;
-            work(taps, places, step, in, columns, out, m + t * out + o);
-            t += few ? FEW_ROWS : ROWS;
+            const auto next = [&](auto rows) {
+                for (int tap = 0; tap < taps; tap++) places[tap] = v[tap] + t * step;
+                const auto work = two ? multiply<rows(), 2> : multiply<rows(), 1>;
+                work(taps, places, step, in, columns, out, m + t * out + o);
+                t += rows();
+            };
+            if (count - t > SOME_ROWS) next(std::integral_constant<int, ROWS>{});
+            else if (count - t > FEW_ROWS) next(std::integral_constant<int, SOME_ROWS>{});
+            else next(std::integral_constant<int, FEW_ROWS>{});
         }
     }
 }
@@ -198,7 +204,7 @@ struct Step {
     int32_t source, gate, skip, skip_gate, target, relu;
     Method method;
     int32_t size, stride, before;  // of DIRECT and BACK: of the filter, and zeros above and left of the image
-    const float *weights;  // of conv_weights, or (size, size, source's channels, target's in whole vectors)
+    const float *weights;  // a matrix, as products() reads them, for every frequency or tap
     const float *shift, *skip_scale;  // (target's channels)
 };
 
@@ -464,7 +470,8 @@ private:
             const int8_t *const gate = job.gate ? job.gate + (n * job.source.height + source) * line : nullptr;
             std::fill(at, at + edge * in, 0.0f);
             if (!gate) std::copy(from, from + inside, at + edge * in);
-            for (int64_t i = 0; gate && i < inside; i += LANES) write<float>(at + edge * in + i, gated(read<float>(from + i), gate + i));
+            for (int64_t i = 0; gate && i < inside; i += LANES)
+                write<float>(at + edge * in + i, gated(read<float>(from + i), gate + i));
             std::fill(at + edge * in + inside, at + width * in, 0.0f);
         }
         return to;

@@ -119,7 +119,7 @@ def frequencies(
     """Filters ``(out, in, 3, 3)``, times ``scale`` ``(out,)``, transformed: ``(36, in, out)``.
 
     ``turned``: those that take the gradient of the outputs to that of the inputs, ``(36, out, in)``. The last dimension
-    is filled up to whole vectors.
+    is filled up to whole vectors, of which matrices hold two at a time.
     """
     lib = lib or library()
     short = -filters.shape[1 if turned else 0] % lib.conv_lanes()
@@ -128,16 +128,23 @@ def frequencies(
     outputs, inputs = filters.shape[:2]
     weights = torch.empty((FREQUENCIES, outputs, inputs) if turned else (FREQUENCIES, inputs, outputs))
     lib.conv_weights(filters.data_ptr(), _at(scale), outputs, inputs, int(turned), weights.data_ptr())
-    return weights
+    return _columns(weights, lib)
 
 
 def taps(filters: Tensor, *, turned: bool, lib: ctypes.CDLL | None = None) -> Tensor:
     """Filters ``(out, in, size, size)`` as ``(size, size, in, out)``.
 
-    ``turned``: as ``(size, size, out, in)``. The last dimension is filled up to whole vectors.
+    ``turned``: as ``(size, size, out, in)``. Otherwise as of :func:`frequencies`.
     """
     weights = filters.permute(2, 3, 0, 1) if turned else filters.permute(2, 3, 1, 0)
-    return F.pad(weights, (0, -weights.shape[-1] % (lib or library()).conv_lanes())).contiguous()
+    lib = lib or library()
+    return _columns(F.pad(weights, (0, -weights.shape[-1] % lib.conv_lanes())), lib)
+
+
+def _columns(weights: Tensor, lib: ctypes.CDLL) -> Tensor:
+    """Matrices ``(..., in, out)`` in the order in which products read them: two vectors of columns at a time."""
+    parts = [part.flatten(-2) for part in weights.split(2 * lib.conv_lanes(), dim=-1)]
+    return torch.cat(parts, dim=-1).reshape(weights.shape)
 
 
 class Plan:
