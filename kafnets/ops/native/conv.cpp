@@ -410,17 +410,14 @@ public:
         : job(job), size(job.step.size), stride(job.step.stride), before(job.step.before), in(job.source.channels),
           out(job.target.channels), filled(fill(out)) {}
 
+    // A row of taps lies side by side in an image, and so do its weights: it is one tap of more channels.
     void forward(int64_t images) const {
         const int64_t height = (job.target.height - 1) * stride + size, width = (job.target.width - 1) * stride + size;
         for (int64_t n = 0; n < images; n++) {
             const float *padded = pad(n, height, width, before);
             for (int64_t row = 0; row < job.target.height; row++) {
-                Taps taps{};
-                for (int64_t i = 0; i < size; i++)
-                    for (int64_t j = 0; j < size; j++) {
-                        taps.v[taps.count] = padded + ((row * stride + i) * width + j) * in;
-                        taps.u[taps.count++] = weights(i, j);
-                    }
+                Taps taps{size * in};
+                for (int64_t i = 0; i < size; i++) taps.add(padded + (row * stride + i) * width * in, weights(i, 0));
                 sum(taps, stride * in, n, row, 0, 1, job.target.width);
             }
         }
@@ -435,12 +432,11 @@ public:
             const float *padded = pad(n, height, width, reach);
             for (int64_t row = 0; row < job.target.height; row++)
                 for (int64_t first = 0; first < std::min<int64_t>(stride, job.target.width); first++) {
-                    Taps taps{};
+                    Taps taps{in};
                     for (int64_t i = (row + before) % stride; i < size; i += stride)
                         for (int64_t j = (first + before) % stride; j < size; j += stride) {
                             const int64_t y = (row + before - i) / stride, x = (first + before - j) / stride;
-                            taps.v[taps.count] = padded + ((y + reach) * width + x + reach) * in;
-                            taps.u[taps.count++] = weights(i, j);
+                            taps.add(padded + ((y + reach) * width + x + reach) * in, weights(i, j));
                         }
                     sum(taps, in, n, row, first, stride, (job.target.width - first + stride - 1) / stride);
                 }
@@ -449,8 +445,11 @@ public:
 
 private:
     struct Taps {
+        const int64_t channels;
+        int count = 0;
         const float *v[MOST_TAPS], *u[MOST_TAPS];
-        int count;
+
+        void add(const float *places, const float *weights) { v[count] = places, u[count++] = weights; }
     };
 
     const float *weights(int64_t i, int64_t j) const { return job.step.weights + (i * size + j) * in * filled; }
@@ -481,7 +480,7 @@ private:
     void sum(const Taps &taps, int64_t step, int64_t n, int64_t row, int64_t first, int64_t apart,
              int64_t count) const {
         float *const sums = scratch.m.room((count + ROWS) * filled);
-        products(taps.count, taps.v, step, in, taps.u, filled, count, sums);
+        products(taps.count, taps.v, step, taps.channels, taps.u, filled, count, sums);
         const int64_t at = ((n * job.target.height + row) * job.target.width + first) * out;
         if (out == filled) {
             job.specialised([&](auto skip, auto gated, auto relu) {

@@ -132,12 +132,12 @@ def frequencies(
 
 
 def taps(filters: Tensor, *, turned: bool, lib: ctypes.CDLL | None = None) -> Tensor:
-    """Filters ``(out, in, size, size)`` as ``(size, size, in, out)``.
+    """Filters ``(out, in, size, size)`` as ``(size, size in, out)``: rows of taps.
 
     ``turned``: as ``(size, size, out, in)``. Otherwise as of :func:`frequencies`.
     """
-    weights = filters.permute(2, 3, 0, 1) if turned else filters.permute(2, 3, 1, 0)
     lib = lib or library()
+    weights = filters.permute(2, 3, 0, 1) if turned else filters.permute(2, 3, 1, 0).flatten(1, 2)
     return _columns(F.pad(weights, (0, -weights.shape[-1] % lib.conv_lanes())), lib)
 
 
