@@ -126,7 +126,7 @@ class ConvChain:
         gated = self._gated if differentiable else []
         plan = self._plan("there", shapes, {*range(self.inputs), len(shapes) - 1}, gated, self._there)
         y = _empty(inputs[0], shapes[-1])
-        gates = [_empty(inputs[0], shapes[number], torch.int8) for number in gated]
+        gates = [native.empty_gates(len(y), shapes[number]) for number in gated]
         return (y, gates) if plan.run([*map(native.channels_last, inputs), y], gates) else None
 
     def backward(self, inputs: Sequence[Tensor], gates: Sequence[Tensor], grad: Tensor) -> list[Tensor] | None:
@@ -187,9 +187,9 @@ class _Apply(torch.autograd.Function):
         return None, *grads
 
 
-def _empty(like: Tensor, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+def _empty(like: Tensor, shape: Shape) -> Tensor:
     size = (len(like), shape.channels, shape.height, shape.width)
-    return torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
+    return torch.empty(size, memory_format=torch.channels_last)
 
 
 def _convolution(step: ConvStep, *, turned: bool) -> Step:

@@ -69,42 +69,33 @@ static INLINE void transform_filter(const Wide (&w)[3], Wide (&u)[6]) {
     u[5] = w[2];
 }
 
-// What ReLU lets through, a byte a number: all its bits, or none. NaN passes, as in PyTorch.
-typedef int8_t Gate __attribute__((vector_size(LANES)));
+// What ReLU lets through, a bit a number and a word a vector. NaN passes, as in PyTorch.
+using Gate = std::conditional_t<(LANES > 8), uint16_t, uint8_t>;
+
+#if defined(__AVX512F__)
+static INLINE Gate gate_of(V value) {
+    return _mm512_cmp_ps_mask((__m512)value, _mm512_setzero_ps(), _CMP_NLE_UQ);
+}
+
+static INLINE V gated(V value, Gate gate) { return (V)_mm512_maskz_mov_ps(gate, (__m512)value); }
+#else
 using Mask = typename Simd<float>::I;
 
-// The compiler would go through single numbers.
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-static INLINE void write_gate(int8_t *to, V value) {
-    const __mmask16 passed = _mm512_cmp_ps_mask((__m512)value, _mm512_setzero_ps(), _CMP_NLE_UQ);
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm_movm_epi8(passed));
-}
-
-static INLINE V gated(V value, const int8_t *from) {
-    const __mmask16 passed = _mm_movepi8_mask(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
-    return (V)_mm512_maskz_mov_ps(passed, (__m512)value);
-}
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-static INLINE void write_gate(int8_t *to, V value) {
-    const __m256i passed = (__m256i) ~(value <= V{});
-    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(passed), _mm256_extracti128_si256(passed, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(halves, halves));
-}
-
-static INLINE V gated(V value, const int8_t *from) {
-    const __m256i passed = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from)));
-    return (V)_mm256_and_si256(passed, (__m256i)value);
-}
+static INLINE Gate gate_of(V value) {
+#if defined(__AVX2__)
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)value, _mm256_setzero_ps(), _CMP_NLE_UQ));
 #else
-static INLINE void write_gate(int8_t *to, V value) {
-    const Gate gate = __builtin_convertvector(~(value <= V{}), Gate);
-    std::memcpy(to, &gate, sizeof gate);
+    const Mask passed = ~(value <= V{});
+    Gate gate = 0;
+    EACH(l, LANES) gate |= (passed[l] & 1) << l;
+    return gate;
+#endif
 }
 
-static INLINE V gated(V value, const int8_t *from) {
-    Gate gate;
-    std::memcpy(&gate, from, sizeof gate);
-    return __builtin_convertvector(gate, Mask) ? value : V{};
+static INLINE V gated(V value, Gate gate) {
+    Mask bits;
+    EACH(l, LANES) bits[l] = 1 << l;
+    return (bits & int32_t(gate)) != 0 ? value : V{};
 }
 #endif
 
@@ -155,14 +146,14 @@ static void products(int taps, const float *const *v, int64_t step, int64_t in, 
 
 // A vector of channels of 6x6 pixels, those of columns [begin, end); rows and gates point at their first column.
 template <bool EDGE, bool GATED>
-static INLINE void tile_in(const float *const (&rows)[6], const int8_t *const (&gates)[6], int64_t pixel, int begin,
+static INLINE void tile_in(const float *const (&rows)[6], const Gate *const (&gates)[6], int64_t pixel, int begin,
                            int end, float *to, int64_t step) {
     V half[6][6];
     EACH(j, 6) {
         V d[6] = {}, columns[6];
         if (!EDGE || (j >= begin && j < end)) {
             EACH(i, 6) d[i] = read<float>(rows[i] + j * pixel);
-            if constexpr (GATED) EACH(i, 6) d[i] = gated(d[i], gates[i] + j * pixel);
+            if constexpr (GATED) EACH(i, 6) d[i] = gated(d[i], gates[i][j * pixel / LANES]);
         }
         transform_input(d, columns);
         EACH(i, 6) half[i][j] = columns[i];
@@ -190,7 +181,7 @@ extern "C" {
 // Mirrored by kafnets/ops/native/conv.py.
 struct Value {
     float *data;   // (images, height, width, channels), or null:
-    int8_t *gate;  // likewise: what ReLU let through; null where nobody asks
+    Gate *gate;    // likewise, in vectors of channels: what ReLU let through; null where nobody asks
     int32_t slot;  // without data: kept for the images at hand alone, in a buffer of this number
     int32_t channels, height, width;
 };
@@ -251,9 +242,9 @@ constexpr int64_t fill(int64_t channels) { return (channels + LANES - 1) / LANES
 // A step on a few images: what it reads and writes.
 struct Job {
     const float *x, *skip;
-    const int8_t *gate, *skip_gate;
+    const Gate *gate, *skip_gate;
     float *y;
-    int8_t *passed;
+    Gate *passed;
     const Step &step;
     const Value &source, &target;
 
@@ -262,11 +253,11 @@ struct Job {
     INLINE void finish(V value, V scale, int64_t at) const {
         if constexpr (SKIP) {
             V other = read<float>(skip + at);
-            if constexpr (GATED) other = gated(other, skip_gate + at);
+            if constexpr (GATED) other = gated(other, skip_gate[at / LANES]);
             value += scale * other;
         }
         if constexpr (RELU) {
-            if (passed) write_gate(passed + at, value);
+            if (passed) passed[at / LANES] = gate_of(value);
             value = value < V{} ? V{} : value;
         }
         write<float>(y + at, value);
@@ -285,14 +276,8 @@ struct Job {
         if (skip && skip_gate && step.relu) work(Yes{}, Yes{}, Yes{});
     }
 
-    // The same for a single number, its shift included.
-    void finish_one(float value, int64_t ch, int64_t at) const {
-        if (step.shift) value += step.shift[ch];
-        if (skip && !(skip_gate && !skip_gate[at]))
-            value += (step.skip_scale ? step.skip_scale[ch] : 1) * skip[at];
-        if (step.relu && passed) passed[at] = value <= 0 ? 0 : -1;
-        y[at] = step.relu && value < 0 ? 0 : value;
-    }
+    // The same for a single number: a gradient's, of an input whose channels do not fill vectors.
+    void finish_one(float value, int64_t at) const { y[at] = skip ? value + skip[at] : value; }
 
     V shift(int64_t ch) const { return step.shift ? read<float>(step.shift + ch) : V{}; }
     V scale(int64_t ch) const { return step.skip_scale ? read<float>(step.skip_scale + ch) : splat<float>(1); }
@@ -344,19 +329,19 @@ private:
 
     void take_in(const Corner &corner, float *to, const float *zeros) const {
         const float *rows[6];
-        const int8_t *gates[6];
+        const Gate *gates[6];
         const int64_t column = corner.column - 1;
         for (int i = 0; i < 6; i++) {
             const int64_t row = corner.row - 1 + i, at = ((corner.image * height + row) * width + column) * in;
             const bool inside = row >= 0 && row < height;
             rows[i] = inside ? job.x + at : zeros;
-            gates[i] = inside && job.gate ? job.gate + at : reinterpret_cast<const int8_t *>(zeros);
+            gates[i] = inside && job.gate ? job.gate + at / LANES : reinterpret_cast<const Gate *>(zeros);
         }
         const int begin = column < 0, end = int(std::min<int64_t>(6, width - column));
         const auto each = [&](auto transform) {
             for (int64_t ch = 0; ch < in; ch += LANES) {
                 transform(to + ch);
-                for (int i = 0; i < 6; i++) rows[i] += LANES, gates[i] += LANES;
+                for (int i = 0; i < 6; i++) rows[i] += LANES, gates[i]++;
             }
         };
         const bool edge = begin > 0 || end < 6;
@@ -386,7 +371,7 @@ private:
                 const int64_t at = start + i * line + ch;
                 if (part) {
                     for (int k = 0; k < columns; k++)
-                        for (int64_t l = ch; l < pixel; l++) j.finish_one(sums[k][l - ch], l, at + k * pixel + l - ch);
+                        for (int64_t l = ch; l < pixel; l++) j.finish_one(sums[k][l - ch], at + k * pixel + l - ch);
                 } else if (columns == 4) {  // unrolled, an attack step takes 5 % less
                     EACH(k, 4) j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
                 } else {
@@ -466,11 +451,11 @@ private:
                 continue;
             }
             const float *const from = job.x + (n * job.source.height + source) * line;
-            const int8_t *const gate = job.gate ? job.gate + (n * job.source.height + source) * line : nullptr;
+            const Gate *const gate = job.gate ? job.gate + (n * job.source.height + source) * line / LANES : nullptr;
             std::fill(at, at + edge * in, 0.0f);
             if (!gate) std::copy(from, from + inside, at + edge * in);
             for (int64_t i = 0; gate && i < inside; i += LANES)
-                write<float>(at + edge * in + i, gated(read<float>(from + i), gate + i));
+                write<float>(at + edge * in + i, gated(read<float>(from + i), gate[i / LANES]));
             std::fill(at + edge * in + inside, at + width * in, 0.0f);
         }
         return to;
@@ -495,7 +480,7 @@ private:
         } else {
             for (int64_t p = 0; p < count; p++)
                 for (int64_t ch = 0; ch < out; ch++)
-                    job.finish_one(sums[p * filled + ch], ch, at + p * apart * out + ch);
+                    job.finish_one(sums[p * filled + ch], at + p * apart * out + ch);
         }
     }
 
@@ -511,7 +496,7 @@ void add(const Job &job, int64_t images) {
     for (int64_t ch = 0; ch < channels; ch += LANES)
         for (int64_t at = ch; at < end; at += channels) {
             V value = read<float>(job.skip + at);
-            if (job.skip_gate) value = gated(value, job.skip_gate + at);
+            if (job.skip_gate) value = gated(value, job.skip_gate[at / LANES]);
             value *= job.scale(ch);
             write<float>(job.y + at, job.x ? value + read<float>(job.x + at) : value);
         }
@@ -539,9 +524,9 @@ bool run(const Chain &chain, int64_t first, int64_t last, int64_t room) {
         const Value &v = chain.values[value];
         return v.data ? v.data + first * size_of(v) : slots + v.slot * slot;
     };
-    const auto gate = [&](int32_t value) -> int8_t * {
+    const auto gate = [&](int32_t value) -> Gate * {
         if (value < 0 || !chain.values[value].gate) return nullptr;
-        return chain.values[value].gate + first * size_of(chain.values[value]);
+        return chain.values[value].gate + first * size_of(chain.values[value]) / LANES;
     };
     bool finite = true;
     for (int i = 0; i < chain.length; i++) {

@@ -113,6 +113,13 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def empty_gates(images: int, shape: Shape) -> Tensor:
+    """Room for what ReLU lets through of a value: a bit a number, a word a vector."""
+    lanes = library().conv_lanes()
+    size = (images, shape.height, shape.width, shape.channels // lanes)
+    return torch.empty(size, dtype=torch.int16 if lanes > 8 else torch.int8)
+
+
 def frequencies(
     filters: Tensor, scale: Tensor | None = None, *, turned: bool, lib: ctypes.CDLL | None = None
 ) -> Tensor:
@@ -172,7 +179,7 @@ class Plan:
 
         Args:
             tensors: float32 ``(N, C, H, W)``, channels_last, for the values that are held, in order.
-            gates: int8, likewise, for the values whose gates are; -1 where a number passed, 0 where it did not.
+            gates: of :func:`empty_gates`, for the values whose gates are held, in order.
         """
         values = type(self.values).from_buffer_copy(self.values)  # other threads may take the steps meanwhile
         for number, tensor in zip(self.gates, gates, strict=True):
