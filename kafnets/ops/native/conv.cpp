@@ -100,14 +100,14 @@ static INLINE V gated(V value, Gate gate) {
 #endif
 
 // R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
-// `step` apart; u is (in, C vectors).
+// `step` apart; u is (in, C vectors). Every tap is summed by itself, so that fewer terms round on top of each other.
 template <int R, int C>
 __attribute__((noinline)) static void multiply(int taps, const float *const *v, int64_t step, int64_t in,
                                                const float *const *u, int64_t out, float *m) {
-    V sum[R][C] = {};
     for (int tap = 0; tap < taps; tap++) {
         const float *from[R / 3], *weights = u[tap];  // every third row: an address reaches the two after it
         EACH(r, R / 3) from[r] = v[tap] + 3 * r * step;
+        V sum[R][C] = {};
         for (int64_t k = 0; k < in; k++, weights += C * LANES) {
             EACH(c, C) __builtin_prefetch(weights + AHEAD + c * LANES);
             V row[C];
@@ -118,23 +118,34 @@ __attribute__((noinline)) static void multiply(int taps, const float *const *v, 
             }
             EACH(r, R / 3) from[r]++;
         }
+        EACH(r, R) EACH(c, C) {
+            float *const to = m + r * out + c * LANES;
+            write<float>(to, tap ? read<float>(to) + sum[r][c] : sum[r][c]);
+        }
     }
-    EACH(r, R) EACH(c, C) write<float>(m + r * out + c * LANES, sum[r][c]);
 }
 
-// `count` places, rounded up to FEW_ROWS, times all output channels: m is (count, out). u is (in, 2 vectors) for every
-// two vectors of output channels, (in, 1 vector) for the last of an odd number.
-static void products(int taps, const float *const *v, int64_t step, int64_t in, const float *const *u, int64_t out,
-                     int64_t count, float *m) {
+// What a place is multiplied with: so many channels in a row, from `v` on, times the matrix `u`; all of them added up.
+struct Taps {
+    const int64_t channels;
+    int count = 0;
+    const float *v[MOST_TAPS], *u[MOST_TAPS];
+
+    void add(const float *places, const float *weights) { v[count] = places, u[count++] = weights; }
+};
+
+// `count` places, rounded up to FEW_ROWS, `step` apart, times all output channels: m is (count, out). At least one tap;
+// matrices hold two vectors of output channels at a time, (channels, 2 vectors) each, one at the end of an odd number.
+static void products(const Taps &taps, int64_t step, int64_t out, int64_t count, float *m) {
     const float *places[MOST_TAPS], *columns[MOST_TAPS];
     for (int64_t o = 0; o < out; o += 2 * LANES) {
         const bool two = out - o >= 2 * LANES;
-        for (int tap = 0; tap < taps; tap++) columns[tap] = u[tap] + o * in;
+        for (int tap = 0; tap < taps.count; tap++) columns[tap] = taps.u[tap] + o * taps.channels;
         for (int64_t t = 0; t < count;) {
             const auto next = [&](auto rows) {
-                for (int tap = 0; tap < taps; tap++) places[tap] = v[tap] + t * step;
+                for (int tap = 0; tap < taps.count; tap++) places[tap] = taps.v[tap] + t * step;
                 const auto work = two ? multiply<rows(), 2> : multiply<rows(), 1>;
-                work(taps, places, step, in, columns, out, m + t * out + o);
+                work(taps.count, places, step, taps.channels, columns, out, m + t * out + o);
                 t += rows();
             };
             if (count - t > SOME_ROWS) next(std::integral_constant<int, ROWS>{});
@@ -194,8 +205,9 @@ enum Method : int32_t { ADD, WINOGRAD, DIRECT, BACK };
 struct Step {
     int32_t source, gate, skip, skip_gate, target, relu;
     Method method;
+    int32_t parts;                 // of WINOGRAD: as many sums over channels, added up
     int32_t size, stride, before;  // of DIRECT and BACK: of the filter, and zeros above and left of the image
-    const float *weights;  // a matrix, as products() reads them, for every frequency or tap
+    const float *weights;  // matrices, as products() reads them, by frequency and part or by tap
     const float *shift, *skip_scale;  // (target's channels)
 };
 
@@ -307,8 +319,11 @@ public:
             const int64_t count = std::min(block, tiles - first);
             for (int64_t t = 0; t < count; t++) take_in(corner(first + t), v + t * in, zeros);
             for (int f = 0; f < FREQUENCIES; f++) {
-                const float *const from = v + f * v_step, *const weights = job.step.weights + f * in * filled;
-                products(1, &from, in, in, &weights, filled, count, m + f * m_step);
+                const int64_t depth = in / job.step.parts;
+                Taps parts{depth};
+                for (int64_t ch = 0; ch < in; ch += depth)
+                    parts.add(v + f * v_step + ch, job.step.weights + (f * in + ch) * filled);
+                products(parts, in, filled, count, m + f * m_step);
             }
             job.specialised([&](auto skip, auto gated, auto relu) {
                 for (int64_t t = 0; t < count; t++)
@@ -429,14 +444,6 @@ public:
     }
 
 private:
-    struct Taps {
-        const int64_t channels;
-        int count = 0;
-        const float *v[MOST_TAPS], *u[MOST_TAPS];
-
-        void add(const float *places, const float *weights) { v[count] = places, u[count++] = weights; }
-    };
-
     const float *weights(int64_t i, int64_t j) const { return job.step.weights + (i * size + j) * in * filled; }
 
     // An image within zeros, its gate applied; a product may read past the last place.
@@ -465,7 +472,8 @@ private:
     void sum(const Taps &taps, int64_t step, int64_t n, int64_t row, int64_t first, int64_t apart,
              int64_t count) const {
         float *const sums = scratch.m.room((count + ROWS) * filled);
-        products(taps.count, taps.v, step, taps.channels, taps.u, filled, count, sums);
+        if (taps.count) products(taps, step, filled, count, sums);
+        else std::fill(sums, sums + count * filled, 0.0f);  // no filter reaches these inputs
         const int64_t at = ((n * job.target.height + row) * job.target.width + first) * out;
         if (out == filled) {
             job.specialised([&](auto skip, auto gated, auto relu) {

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from kafnets.ops.native.build import BuildError, load
 
-FREQUENCIES, MOST_TAPS = 36, 25
+FREQUENCIES, MOST_TAPS, MOST_PARTS = 36, 25, 16
+DEPTH = 64  # channels that Winograd's products sum in one go: over 512 they err by three times as much
 NONE = -1  # for the number of a value
 
 
@@ -37,7 +38,7 @@ class _Value(ctypes.Structure):
 class _Step(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("source", "gate", "skip", "skip_gate", "target", "relu")),
-        *((name, c_int32) for name in ("method", "size", "stride", "before")),
+        *((name, c_int32) for name in ("method", "parts", "size", "stride", "before")),
         *((name, c_void_p) for name in ("weights", "shift", "skip_scale")),
     )
 
@@ -89,6 +90,11 @@ class Step:
     skip_scale: Tensor | None = None
     relu: bool = False
 
+    @property
+    def parts(self) -> int:
+        """Into how many sums over channels the frequencies are cut."""
+        return self.weights.shape[1] if self.method is Method.WINOGRAD and self.weights is not None else 1
+
 
 @cache
 def library(march: str = "native") -> ctypes.CDLL:
@@ -123,10 +129,10 @@ def empty_gates(images: int, shape: Shape) -> Tensor:
 def frequencies(
     filters: Tensor, scale: Tensor | None = None, *, turned: bool, lib: ctypes.CDLL | None = None
 ) -> Tensor:
-    """Filters ``(out, in, 3, 3)``, times ``scale`` ``(out,)``, transformed: ``(36, in, out)``.
+    """Filters ``(out, in, 3, 3)``, times ``scale`` ``(out,)``, transformed: ``(36, parts, in / parts, out)``.
 
-    ``turned``: those that take the gradient of the outputs to that of the inputs, ``(36, out, in)``. The last dimension
-    is filled up to whole vectors, of which matrices hold two at a time.
+    ``turned``: those that take the gradient of the outputs to that of the inputs, ``(36, parts, out / parts, in)``. The
+    last dimension is filled up to whole vectors, of which matrices hold two at a time.
     """
     lib = lib or library()
     short = -filters.shape[1 if turned else 0] % lib.conv_lanes()
@@ -135,7 +141,10 @@ def frequencies(
     outputs, inputs = filters.shape[:2]
     weights = torch.empty((FREQUENCIES, outputs, inputs) if turned else (FREQUENCIES, inputs, outputs))
     lib.conv_weights(filters.data_ptr(), _at(scale), outputs, inputs, int(turned), weights.data_ptr())
-    return _columns(weights, lib)
+    parts, rows = 1, weights.shape[1]
+    while rows // parts > DEPTH and rows % (2 * parts) == 0 and parts < MOST_PARTS:
+        parts *= 2
+    return _columns(weights.unflatten(1, (parts, rows // parts)), lib)
 
 
 def taps(filters: Tensor, *, turned: bool, lib: ctypes.CDLL | None = None) -> Tensor:

@@ -18,6 +18,7 @@ CONVOLUTIONS = {
     "winograd": (16, 16, 3, 1, (1, 1), 8, 8),
     "winograd, tiles cut off": (32, 16, 3, 1, (1, 1), 5, 7),
     "winograd, many blocks": (16, 48, 3, 1, (1, 1), 33, 30),
+    "winograd, many channels": (512, 512, 3, 1, (1, 1), 4, 4),
     "winograd, a pixel": (16, 16, 3, 1, (1, 1), 1, 1),
     "winograd back only": (3, 16, 3, 1, (1, 1), 9, 8),
     "stride 2 as TensorFlow pads": (16, 32, 3, 2, (0, 1), 8, 8),
@@ -183,7 +184,7 @@ def test_inputs_that_do_not_fit_are_refused():
 
 def test_steps_that_do_not_fit_are_refused():
     wide, half = torch.rand(16, 16, 7, 7), torch.rand(16, 16, 3, 3).bfloat16()
-    for filters in (wide, half, torch.rand(7, 16, 3, 3), torch.rand(512, 512, 3, 3)):
+    for filters in (wide, half, torch.rand(7, 16, 3, 3), torch.rand(528, 512, 3, 3)):
         with pytest.raises(ValueError, match="no way to convolve"):
             ConvChain(1, [ConvStep(0, filters)])
     with pytest.raises(ValueError, match=r"no step reads inputs \[1\]"):
