@@ -77,9 +77,9 @@ def test_from_the_same_start_a_phase_in_l1_ends_where_theirs_does(adv_lib, digit
     theirs, _, highest, _ = sys.modules["adv_lib.attacks.auto_pgd"]._apgd(
         net, x, y, torch.full((len(x),), eps), 1, x_init=start, n_iter=steps, loss_function="ce"
     )
-    # all but an image or two, for which rounding has decided between pixels that gain as much
-    assert torch.isclose(cross_entropy(net(ours), y), highest, rtol=1e-4).float().mean() > 0.98
-    assert ((ours - theirs).flatten(1).abs().amax(1) < 1e-3).float().mean() > 0.98
+    # all but a few of 200, for which rounding has decided between pixels that gain as much: four on one processor
+    assert (~torch.isclose(cross_entropy(net(ours), y), highest, rtol=1e-4)).sum() <= 6
+    assert ((ours - theirs).flatten(1).abs().amax(1) >= 1e-3).sum() <= 6
 
 
 def test_apgd_targeted_in_l1(adv_lib, digits):
