@@ -1,7 +1,7 @@
 // Chains of convolutions, with what follows each in an evaluated network: a shift, a skip connection, ReLU.
 //
 // Images are (images, height, width, channels). A few of them go through all steps of a chain at a time, so that what
-// lies between the steps stays in the second-level cache.
+// lies between the steps stays in the second-level cache, up to a hundred channels or so.
 //
 // 3x3 convolutions of stride 1 take a quarter of the multiplications by Winograd's F(4x4, 3x3) (Lavin and Gray 2016): a
 // tile of 4x4 outputs depends on 6x6 inputs; both are transformed, and between the transforms each of 36 frequencies is
@@ -26,7 +26,7 @@ constexpr int ROWS = 12, SOME_ROWS = 9, FEW_ROWS = 6;  // places whose sums stay
 #else
 constexpr int ROWS = 6, SOME_ROWS = 3, FEW_ROWS = 3;
 #endif
-constexpr int64_t BLOCK_BYTES = 320 << 10;  // of transformed tiles
+constexpr int64_t BLOCK_BYTES = 320 << 10;  // of transformed tiles, but ROWS of them at least
 constexpr int64_t CHUNK_PIXELS = 1024;       // of the smallest images in a chain that go through it together
 constexpr int64_t AHEAD = 1024;              // weights that are fetched before they are needed
 constexpr int MOST_TAPS = 25;
@@ -134,8 +134,8 @@ struct Taps {
     void add(const float *places, const float *weights) { v[count] = places, u[count++] = weights; }
 };
 
-// `count` places, rounded up to FEW_ROWS, `step` apart, times all output channels: m is (count, out). At least one tap;
-// matrices hold two vectors of output channels at a time, (channels, 2 vectors) each, one at the end of an odd number.
+// `count` places, rounded up to whole products, `step` apart, times all output channels: m is (count, out). There is at
+// least one tap. Matrices hold two vectors of output channels at a time, (channels, 2 vectors); an odd last one alone.
 static void products(const Taps &taps, int64_t step, int64_t out, int64_t count, float *m) {
     const float *places[MOST_TAPS], *columns[MOST_TAPS];
     for (int64_t o = 0; o < out; o += 2 * LANES) {
@@ -347,10 +347,10 @@ private:
         const Gate *gates[6];
         const int64_t column = corner.column - 1;
         for (int i = 0; i < 6; i++) {
-            const int64_t row = corner.row - 1 + i, at = ((corner.image * height + row) * width + column) * in;
-            const bool inside = row >= 0 && row < height;
-            rows[i] = inside ? job.x + at : zeros;
-            gates[i] = inside && job.gate ? job.gate + at / LANES : reinterpret_cast<const Gate *>(zeros);
+            const int64_t row = corner.row - 1 + i, near = std::clamp<int64_t>(row, 0, height - 1);
+            const int64_t at = ((corner.image * height + near) * width + column) * in;
+            rows[i] = row == near ? job.x + at : zeros;
+            gates[i] = job.gate + at / LANES;  // read where there are some; any does for zeros
         }
         const int begin = column < 0, end = int(std::min<int64_t>(6, width - column));
         const auto each = [&](auto transform) {
@@ -449,7 +449,8 @@ private:
     // An image within zeros, its gate applied; a product may read past the last place.
     const float *pad(int64_t n, int64_t height, int64_t width, int64_t edge) const {
         float *const to = scratch.padded.room((height * width + 2 * ROWS * stride + width) * in);
-        const int64_t line = job.source.width * in, inside = std::min(width - edge, int64_t(job.source.width)) * in;
+        const int64_t line = job.source.width * in, left = std::min(edge, width);
+        const int64_t inside = std::min(width - left, int64_t(job.source.width)) * in;
         for (int64_t row = 0; row < height; row++) {
             float *const at = to + row * width * in;
             const int64_t source = row - edge;
@@ -459,11 +460,11 @@ private:
             }
             const float *const from = job.x + (n * job.source.height + source) * line;
             const Gate *const gate = job.gate ? job.gate + (n * job.source.height + source) * line / LANES : nullptr;
-            std::fill(at, at + edge * in, 0.0f);
-            if (!gate) std::copy(from, from + inside, at + edge * in);
+            float *const image = std::fill_n(at, left * in, 0.0f);
+            if (!gate) std::copy(from, from + inside, image);
             for (int64_t i = 0; gate && i < inside; i += LANES)
-                write<float>(at + edge * in + i, gated(read<float>(from + i), gate[i / LANES]));
-            std::fill(at + edge * in + inside, at + width * in, 0.0f);
+                write<float>(image + i, gated(read<float>(from + i), gate[i / LANES]));
+            std::fill(image + inside, at + width * in, 0.0f);
         }
         return to;
     }
