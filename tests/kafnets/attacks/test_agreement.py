@@ -1,5 +1,6 @@
 """Image by image, the same is fooled as by an independent implementation of the same attack."""
 
+import copy
 import math
 import sys
 
@@ -69,17 +70,28 @@ def test_from_the_same_start_a_phase_in_l1_ends_where_theirs_does(adv_lib, digit
         _INSIDE = 1.0  # leaves nothing for the rounding of norms, as theirs
 
     net, x, y = digits
+    net, x = copy.deepcopy(net).double(), x.double()
     keys, eps = image_keys(torch.arange(len(x))), 3.0
+    # projections leave pixels off by rounding, which count as changed then: such an image goes its own way
+    dusty = torch.zeros(len(x), dtype=torch.bool)
+
+    def watched(points):
+        off = (points - x).abs().detach().flatten(1)
+        dusty.logical_or_(((off > 0) & (off < 1e-9)).any(1))
+        return net(points)
+
     start = SparseClimb.start(Whole(), x, eps, keys)
     _, ours = APGD(eps=eps, norm=Whole())._ascend(
-        net, cross_entropy, x, (y,), keys, start, Phase(eps, steps), 0, early_stop=False
+        watched, cross_entropy, x, (y,), keys, start, Phase(eps, steps), 0, early_stop=False
     )
     theirs, _, highest, _ = sys.modules["adv_lib.attacks.auto_pgd"]._apgd(
-        net, x, y, torch.full((len(x),), eps), 1, x_init=start, n_iter=steps, loss_function="ce"
+        watched, x, y, x.new_full((len(x),), eps), 1, x_init=start, n_iter=steps, loss_function="ce"
     )
-    # all but a few of 200, for which rounding has decided between pixels that gain as much: four on one processor
-    assert (~torch.isclose(cross_entropy(net(ours), y), highest, rtol=1e-4)).sum() <= 6
-    assert ((ours - theirs).flatten(1).abs().amax(1) >= 1e-3).sum() <= 6
+    here = cross_entropy(net(ours), y)
+    assert dusty.float().mean() < 0.2
+    torch.testing.assert_close(here[~dusty], highest[~dusty])
+    torch.testing.assert_close(ours[~dusty], theirs[~dusty])
+    assert torch.isclose(here, highest, rtol=1e-4).float().mean() > 0.95
 
 
 def test_apgd_targeted_in_l1(adv_lib, digits):
