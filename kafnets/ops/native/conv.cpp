@@ -1,7 +1,7 @@
 // Chains of convolutions, with what follows each in an evaluated network: a shift, a skip connection, ReLU.
 //
 // Images are (images, height, width, channels). A few of them go through all steps of a chain at a time, so that what
-// lies between the steps stays in the second-level cache, up to a hundred channels or so.
+// lies between the steps stays in the second-level cache, where channels are few.
 //
 // 3x3 convolutions of stride 1 take a quarter of the multiplications by Winograd's F(4x4, 3x3) (Lavin and Gray 2016): a
 // tile of 4x4 outputs depends on 6x6 inputs; both are transformed, and between the transforms each of 36 frequencies is

@@ -139,6 +139,15 @@ def test_what_is_not_finite_is_as_pytorch_has_it(value):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+def test_nan_and_its_gradient_pass_relu_without_winograd():
+    torch.manual_seed(0)
+    chain, x = ConvChain(1, [ConvStep(0, whole(16, 16, 3, 3), stride=2, relu=True)]), whole(2, 16, 8, 8)
+    x[1, 3, 4, 4] = math.nan
+    found, expected = (gradients(run, [x], torch.ones(2, 16, 4, 4)) for run in (lambda x: chain(*x), chain.plain))
+    assert found[0].isnan().any() and expected[1][0][1, :, 4, 4].any()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_a_gradient_that_is_not_finite_is_as_pytorch_has_it():
     steps, inputs = residual_chain()
     chain, weights = ConvChain(2, steps), torch.zeros(7, 32, 6, 5)
