@@ -13,6 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
 from datamodules import ImageDataModule
 from lightning_modules import Classifier
@@ -186,6 +187,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(2) from None
+    # left to the interpreter, a group now and then aborts a finished run; after a failure it might wait for others
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ LEARN += ["--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"]
 
 # a callback that keeps what each process did in its training steps
 SPY = """
+import atexit
 import os
 import torch
 from pytorch_lightning import Callback
@@ -48,6 +49,11 @@ class Spy(Callback):
         module.attack = self.attack
         weights = {name: value.detach() for name, value in module.net.named_parameters()}
         torch.save([self.steps, weights], os.environ["SPY_FOLDER"] + f"/rank{trainer.global_rank}.pt")
+        atexit.register(note_whether_left, trainer.global_rank)
+
+def note_whether_left(rank):
+    with open(os.environ["SPY_FOLDER"] + f"/left{rank}", "w") as file:
+        file.write(str(not torch.distributed.is_initialized()))
 """
 
 
@@ -104,6 +110,10 @@ def test_a_two_rank_run_leaves_one_complete_run_folder(run):
     found = {path.name for path in run.iterdir()}
     assert {"config.yaml", "metrics.csv", "history.csv", "results.json", "curves.png", "activations.png"} <= found
     assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_both_ranks_leave_the_group_before_they_end(run, folder):
+    assert [(folder / f"left{rank}").read_text() for rank in range(2)] == ["True", "True"]
 
 
 def test_every_test_image_is_counted_once(run):
