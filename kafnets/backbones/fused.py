@@ -323,14 +323,13 @@ def _fold(traced: fx.GraphModule, link: _Link, node: fx.Node) -> bool:
 
 
 def _runs(graph: fx.Graph, links: dict[fx.Node, _Link]) -> Iterator[list[_Link]]:
-    """Links in runs that become chains: of one size, and of what lies within only its end is needed outside."""
+    """Links in runs that become chains: of what lies within one only its end is needed outside."""
     run: list[_Link] = []
     within = {node for link in links.values() for node in link.nodes[:-1]}
     for node in graph.nodes:
         link = links.get(node)
         ends = [other.end for other in run]
-        shrinks = link is not None and link.conv.stride != (1, 1) and link.source in ends
-        if shrinks or (link is None and node not in within and any(end in ends for end in node.all_input_nodes)):
+        if link is None and node not in within and any(end in ends for end in node.all_input_nodes):
             yield from _cut(run)
             run = []
         if link:

@@ -1,7 +1,8 @@
 // Chains of convolutions, with what follows each in an evaluated network: a shift, a skip connection, ReLU.
 //
-// Images are (images, height, width, channels). A few of them go through all steps of a chain at a time, so that what
-// lies between the steps stays in the second-level cache, where channels are few.
+// Images are (images, height, width, channels). A group of them goes through all steps of a chain at a time, and through
+// steps of equal size a few at a time, so that what lies between the steps stays in the second-level cache, where
+// channels are few.
 //
 // 3x3 convolutions of stride 1 take a quarter of the multiplications by Winograd's F(4x4, 3x3) (Lavin and Gray 2016): a
 // tile of 4x4 outputs depends on 6x6 inputs; both are transformed, and between the transforms each of 36 frequencies is
@@ -22,12 +23,11 @@ constexpr int LANES = Simd<float>::lanes;
 constexpr int FREQUENCIES = 36;
 constexpr int64_t LINE = 16;  // floats of a cache line, between frequencies: powers of two would share cache sets
 #if defined(__AVX512F__)
-constexpr int ROWS = 12, SOME_ROWS = 9, FEW_ROWS = 6;  // places whose sums stay in registers; fewer at the end
+constexpr int ROWS = 12, SOME_ROWS = 8, FEW_ROWS = 4;  // places whose sums stay in registers; fewer at the end
 #else
-constexpr int ROWS = 6, SOME_ROWS = 3, FEW_ROWS = 3;
+constexpr int ROWS = 6, SOME_ROWS = 4, FEW_ROWS = 2;
 #endif
-constexpr int64_t BLOCK_BYTES = 320 << 10;  // of transformed tiles, but ROWS of them at least
-constexpr int64_t CHUNK_PIXELS = 1024;       // of the smallest images in a chain that go through it together
+constexpr int64_t BLOCK_BYTES = 640 << 10;  // of transformed tiles, but ROWS of them at least
 constexpr int64_t AHEAD = 1024;              // weights that are fetched before they are needed
 constexpr int MOST_TAPS = 25;
 #define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < count; k++)
@@ -105,8 +105,9 @@ template <int R, int C>
 __attribute__((noinline)) static void multiply(int taps, const float *const *v, int64_t step, int64_t in,
                                                const float *const *u, int64_t out, float *m) {
     for (int tap = 0; tap < taps; tap++) {
-        const float *from[R / 3], *weights = u[tap];  // every third row: an address reaches the two after it
-        EACH(r, R / 3) from[r] = v[tap] + 3 * r * step;
+        constexpr int BASES = (R + 2) / 3;
+        const float *from[BASES], *weights = u[tap];  // every third row: an address reaches the two after it
+        EACH(r, BASES) from[r] = v[tap] + 3 * r * step;
         V sum[R][C] = {};
         for (int64_t k = 0; k < in; k++, weights += C * LANES) {
             EACH(c, C) __builtin_prefetch(weights + AHEAD + c * LANES);
@@ -116,12 +117,23 @@ __attribute__((noinline)) static void multiply(int taps, const float *const *v, 
                 const V value = splat<float>(from[r / 3][r % 3 * step]);
                 EACH(c, C) sum[r][c] += value * row[c];
             }
-            EACH(r, R / 3) from[r]++;
+            EACH(r, BASES) from[r]++;
         }
         EACH(r, R) EACH(c, C) {
             float *const to = m + r * out + c * LANES;
             write<float>(to, tap ? read<float>(to) + sum[r][c] : sum[r][c]);
         }
+    }
+}
+
+// LANES channels of `count` places side by side, times one vector of output channels: the weights stay in registers.
+__attribute__((noinline)) static void multiply_narrow(const float *v, const float *u, int64_t count, float *m) {
+    V weights[LANES];
+    EACH(k, LANES) weights[k] = read<float>(u + k * LANES);
+    for (int64_t t = 0; t < count; t += SOME_ROWS, v += SOME_ROWS * LANES, m += SOME_ROWS * LANES) {
+        V sum[SOME_ROWS] = {};
+        EACH(k, LANES) EACH(r, SOME_ROWS) sum[r] += splat<float>(v[r * LANES + k]) * weights[k];
+        EACH(r, SOME_ROWS) write<float>(m + r * LANES, sum[r]);
     }
 }
 
@@ -138,6 +150,8 @@ struct Taps {
 // least one tap. Matrices hold two vectors of output channels at a time, (channels, 2 vectors); an odd last one alone.
 static void products(const Taps &taps, int64_t step, int64_t out, int64_t count, float *m) {
     const float *places[MOST_TAPS], *columns[MOST_TAPS];
+    const bool narrow = taps.count == 1 && taps.channels == LANES && step == LANES && out == LANES;
+    if (narrow && LANES == 16) return multiply_narrow(taps.v[0], taps.u[0], count, m);  // with as many registers to spare
     for (int64_t o = 0; o < out; o += 2 * LANES) {
         const bool two = out - o >= 2 * LANES;
         for (int tap = 0; tap < taps.count; tap++) columns[tap] = taps.u[tap] + o * taps.channels;
@@ -148,8 +162,9 @@ static void products(const Taps &taps, int64_t step, int64_t out, int64_t count,
                 work(taps.count, places, step, taps.channels, columns, out, m + t * out + o);
                 t += rows();
             };
-            if (count - t > SOME_ROWS) next(std::integral_constant<int, ROWS>{});
-            else if (count - t > FEW_ROWS) next(std::integral_constant<int, SOME_ROWS>{});
+            const int64_t rest = count - t;  // places that are computed for nothing are few
+            if (rest > 2 * SOME_ROWS || (rest > SOME_ROWS && rest <= ROWS)) next(std::integral_constant<int, ROWS>{});
+            else if (rest > FEW_ROWS) next(std::integral_constant<int, SOME_ROWS>{});
             else next(std::integral_constant<int, FEW_ROWS>{});
         }
     }
@@ -193,7 +208,8 @@ extern "C" {
 struct Value {
     float *data;   // (images, height, width, channels), or null:
     Gate *gate;    // likewise, in vectors of channels: what ReLU let through; null where nobody asks
-    int32_t slot;  // without data: kept for the images at hand alone, in a buffer of this number
+    int64_t offset;  // without data: kept in scratch memory, from here on, for the images at hand alone,
+    int32_t whole;   // or for the whole group
     int32_t channels, height, width;
 };
 
@@ -205,6 +221,7 @@ enum Method : int32_t { ADD, WINOGRAD, DIRECT, BACK };
 struct Step {
     int32_t source, gate, skip, skip_gate, target, relu;
     Method method;
+    int32_t room;                  // for as many images at a time, in all steps in a row that have this room
     int32_t parts;                 // of WINOGRAD: as many sums over channels, added up
     int32_t size, stride, before;  // of DIRECT and BACK: of the filter, and zeros above and left of the image
     const float *weights;  // matrices, as products() reads them, by frequency and part or by tap
@@ -212,10 +229,10 @@ struct Step {
 };
 
 struct Chain {
-    int64_t images;
+    int64_t images, scratch;  // floats that values without data take
     const Value *values;
     const Step *steps;
-    int32_t length, slots, threads;
+    int32_t length, group, threads;  // the most images of a group
 };
 }
 
@@ -244,7 +261,7 @@ private:
 
 // Kept from call to call: fresh memory costs more than it is used for.
 struct Scratch {
-    Buffer v, m, zeros, padded, slots;
+    Buffer v, m, zeros, padded, kept;
 };
 thread_local Scratch scratch;
 
@@ -307,13 +324,15 @@ public:
     explicit Winograd(const Job &job)
         : job(job), height(job.target.height), width(job.target.width), in(job.source.channels),
           out(job.target.channels), filled(fill(out)), down((height + 3) / 4), across((width + 3) / 4),
-          block(tiles_together()), v_step(block * in + LINE), m_step(block * filled + LINE) {}
+          most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
 
     // Returns whether the sums are finite.
     bool run(int64_t images) const {
-        float *const v = scratch.v.room(FREQUENCIES * v_step), *const m = scratch.m.room(FREQUENCIES * m_step);
+        float *const v = scratch.v.room(FREQUENCIES * v_step + ROWS * in);  // products may take places past the last
+        float *const m = scratch.m.room(FREQUENCIES * m_step + ROWS * filled);
         const float *const zeros = scratch.zeros.room(6 * in);
-        const int64_t tiles = images * down * across;
+        const int64_t tiles = images * down * across, blocks = (tiles + most - 1) / most;
+        const int64_t block = (tiles + blocks - 1) / blocks;
         V rest{};
         for (int64_t first = 0; first < tiles; first += block) {
             const int64_t count = std::min(block, tiles - first);
@@ -336,10 +355,8 @@ public:
 private:
     Corner corner(int64_t t) const { return {t / (down * across), t / across % down * 4, t % across * 4}; }
 
-    // A multiple of ROWS: a product may write past the last tile.
     int64_t tiles_together() const {
-        const int64_t fit = BLOCK_BYTES / (FREQUENCIES * int64_t(sizeof(float)) * (in + filled));
-        return std::max<int64_t>(fit / ROWS, 1) * ROWS;
+        return std::max<int64_t>(BLOCK_BYTES / (FREQUENCIES * int64_t(sizeof(float)) * (in + filled)), ROWS);
     }
 
     void take_in(const Corner &corner, float *to, const float *zeros) const {
@@ -399,7 +416,7 @@ private:
     }
 
     const Job &job;
-    const int64_t height, width, in, out, filled, down, across, block, v_step, m_step;
+    const int64_t height, width, in, out, filled, down, across, most, v_step, m_step;
 };
 
 // -------------------------------------------------------------------------------------------- sums over taps of filters
@@ -523,27 +540,37 @@ bool run(const Job &job, int64_t images) {
 
 int64_t size_of(const Value &value) { return int64_t(value.channels) * value.height * value.width; }
 
-// All steps for images [first, last), at most `room`.
-bool run(const Chain &chain, int64_t first, int64_t last, int64_t room) {
-    int64_t slot = 0;
-    for (int i = 0; i < chain.length; i++) slot = std::max(slot, size_of(chain.values[chain.steps[i].target]) * room);
-    float *const slots = scratch.slots.room(chain.slots * slot);
+// Images [first, last) of the group that begins at `group`, through steps [from, to).
+bool run(const Chain &chain, int from, int to, int64_t first, int64_t last, int64_t group) {
+    float *const kept = scratch.kept.room(chain.scratch);
     const auto data = [&](int32_t value) -> float * {
         if (value < 0) return nullptr;
         const Value &v = chain.values[value];
-        return v.data ? v.data + first * size_of(v) : slots + v.slot * slot;
+        return v.data ? v.data + first * size_of(v) : kept + v.offset + (v.whole ? (first - group) * size_of(v) : 0);
     };
     const auto gate = [&](int32_t value) -> Gate * {
         if (value < 0 || !chain.values[value].gate) return nullptr;
         return chain.values[value].gate + first * size_of(chain.values[value]) / LANES;
     };
     bool finite = true;
-    for (int i = 0; i < chain.length; i++) {
+    for (int i = from; i < to; i++) {
         const Step &s = chain.steps[i];
         const Value &target = chain.values[s.target], &source = s.source < 0 ? target : chain.values[s.source];
         const Job job{data(s.source), data(s.skip), gate(s.gate), gate(s.skip_gate), data(s.target), gate(s.target),
                       s, source, target};
         finite = run(job, last - first) && finite;
+    }
+    return finite;
+}
+
+// A group of images through all steps.
+bool run(const Chain &chain, int64_t first, int64_t last) {
+    bool finite = true;
+    for (int from = 0, to = 0; from < chain.length; from = to) {
+        const int32_t room = chain.steps[from].room;
+        while (to < chain.length && chain.steps[to].room == room) to++;
+        for (int64_t at = first; at < last; at += room)
+            finite = run(chain, from, to, at, std::min(at + room, last), first) && finite;
     }
     return finite;
 }
@@ -588,17 +615,15 @@ void conv_weights(const float *filters, const float *scale, int64_t out, int64_t
 // Returns 0 where a sum is not finite, since Winograd's transforms have mixed what convolutions keep apart; and where
 // memory is short.
 int32_t conv_run(const Chain *chain) {
-    int64_t pixels = chain->values[chain->steps[0].target].height * chain->values[chain->steps[0].target].width;
-    for (int i = 0; i < chain->length; i++) {
-        const Value &target = chain->values[chain->steps[i].target];
-        pixels = std::min<int64_t>(pixels, target.height * target.width);
-    }
-    const int64_t room = std::max<int64_t>(CHUNK_PIXELS / pixels, 1);
+    // groups of one size, as many for each thread
+    const int64_t images = chain->images, most = int64_t(chain->group) * chain->threads;
+    const int64_t groups = std::max<int64_t>((images + most - 1) / most, 1) * chain->threads;
+    const int64_t group = std::max<int64_t>((images + groups - 1) / groups, 1);
     int finite = 1;
 #pragma omp parallel for schedule(dynamic) num_threads(chain->threads) if (chain->threads > 1) reduction(&& : finite)
-    for (int64_t first = 0; first < chain->images; first += room) {
+    for (int64_t first = 0; first < images; first += group) {
         try {
-            finite = run(*chain, first, std::min(first + room, chain->images), room) && finite;
+            finite = run(*chain, first, std::min(first + group, images)) && finite;
         } catch (const std::bad_alloc &) {
             finite = 0;
         }

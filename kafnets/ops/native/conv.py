@@ -6,6 +6,7 @@ from ctypes import c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 from kafnets.ops.native.build import BuildError, load
 
 FREQUENCIES, MOST_TAPS, MOST_PARTS = 36, 25, 16
+CHUNK_PIXELS = 1024  # of the images that a step makes at a time: they stay in the cache
 DEPTH = 64  # channels that Winograd's products sum in one go: over 512 they err by three times as much
 NONE = -1  # for the number of a value
 
@@ -31,23 +33,24 @@ class _Value(ctypes.Structure):
     _fields_ = (
         ("data", c_void_p),
         ("gate", c_void_p),
-        *((name, c_int32) for name in ("slot", "channels", "height", "width")),
+        ("offset", c_int64),
+        *((name, c_int32) for name in ("whole", "channels", "height", "width")),
     )
 
 
 class _Step(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("source", "gate", "skip", "skip_gate", "target", "relu")),
-        *((name, c_int32) for name in ("method", "parts", "size", "stride", "before")),
+        *((name, c_int32) for name in ("method", "room", "parts", "size", "stride", "before")),
         *((name, c_void_p) for name in ("weights", "shift", "skip_scale")),
     )
 
 
 class _Chain(ctypes.Structure):
     _fields_ = (
-        ("images", c_int64),
+        *((name, c_int64) for name in ("images", "scratch")),
         *((name, c_void_p) for name in ("values", "steps")),
-        *((name, c_int32) for name in ("length", "slots", "threads")),
+        *((name, c_int32) for name in ("length", "group", "threads")),
     )
 
 
@@ -57,7 +60,7 @@ class Shape:
 
     Attributes:
         channels, height, width: their size.
-        held: whether a tensor holds them; otherwise they are kept for the images at hand alone.
+        held: whether a tensor holds them; otherwise they are kept in memory that is used again.
         gates: whether another tensor holds what ReLU let through.
     """
 
@@ -66,6 +69,16 @@ class Shape:
     width: int
     held: bool = True
     gates: bool = False
+
+    @property
+    def room(self) -> int:
+        """How many images a step makes at a time."""
+        return max(CHUNK_PIXELS // (self.height * self.width), 1)
+
+    @property
+    def numbers(self) -> int:
+        """Of an image."""
+        return self.channels * self.height * self.width
 
 
 @dataclass
@@ -173,15 +186,18 @@ class Plan:
 
     def __init__(self, shapes: Sequence[Shape], steps: Sequence[Step], *, lib: ctypes.CDLL | None = None) -> None:
         self.lib, self.kept = lib or library(), list(steps)  # their tensors have to outlive the plan
-        slots = _slots(shapes, steps)
         self.held = [number for number, shape in enumerate(shapes) if shape.held]
         self.gates = [number for number, shape in enumerate(shapes) if shape.gates]
+        rooms = [shapes[step.target].room for step in steps]
+        self.group = max(rooms)
+        places, self.scratch = _places(shapes, steps, rooms)
+        sizes = [(shape.channels, shape.height, shape.width) for shape in shapes]
         self.values = (_Value * len(shapes))(
-            *(_Value(None, None, slot, s.channels, s.height, s.width) for slot, s in zip(slots, shapes, strict=True))
+            *(_Value(None, None, *place, *size) for place, size in zip(places, sizes, strict=True))
         )
-        names = [name for name, *_ in _Step._fields_]
-        self.steps = (_Step * len(steps))(*(_Step(*(_at(getattr(step, name)) for name in names)) for step in steps))
-        self.slots = max(slots) + 1
+        names = [name for name, *_ in _Step._fields_ if name != "room"]
+        said = [{name: _at(getattr(step, name)) for name in names} for step in steps]
+        self.steps = (_Step * len(steps))(*(_Step(room=room, **of) for room, of in zip(rooms, said, strict=True)))
 
     def run(self, tensors: Sequence[Tensor], gates: Sequence[Tensor] = ()) -> bool:
         """Take the steps. Returns False where a sum is not finite or memory is short: what was computed is worthless.
@@ -195,25 +211,42 @@ class Plan:
             values[number].gate = tensor.data_ptr()
         for number, tensor in zip(self.held, tensors, strict=True):
             values[number].data = tensor.data_ptr()
-        chain = _Chain(len(tensors[0]), ctypes.addressof(values), ctypes.addressof(self.steps))
-        chain.length, chain.slots, chain.threads = len(self.steps), self.slots, torch.get_num_threads()
+        chain = _Chain(len(tensors[0]), self.scratch, ctypes.addressof(values), ctypes.addressof(self.steps))
+        chain.length, chain.group, chain.threads = len(self.steps), self.group, torch.get_num_threads()
         return bool(self.lib.conv_run(ctypes.byref(chain)))
 
 
-def _slots(shapes: Sequence[Shape], steps: Sequence[Step]) -> list[int]:
-    """A buffer for each value that no tensor holds, by number, used again once nobody reads it any more."""
-    last: dict[int, int] = {}
+def _places(
+    shapes: Sequence[Shape], steps: Sequence[Step], rooms: Sequence[int]
+) -> tuple[list[tuple[int, bool]], int]:
+    """Where in memory each value that no tensor holds is kept, and whether for the whole group; and the size of it all.
+
+    A value that is made at one room and read at another is kept for the whole group, in a place of its own. The others
+    take places that are used again once nobody reads what was there.
+    """
+    stretches = list(accumulate((now != before for before, now in pairwise(rooms)), initial=0))
+    first, last = dict[int, int](), dict[int, int]()
     for at, step in enumerate(steps):
-        last |= dict.fromkeys((step.source, step.skip, step.target), at)
-    slots, free, count = [NONE] * len(shapes), list[int](), 0
+        for value in {step.source, step.skip, step.target} - {NONE}:
+            first.setdefault(value, at)
+            last[value] = at
+    slots, sizes, free = dict[int, int](), list[int](), list[int]()
     for at, step in enumerate(steps):
-        if not shapes[step.target].held and slots[step.target] == NONE:
-            if not free:
-                free, count = [count], count + 1
-            slots[step.target] = free.pop()
-        done = {value for value in (step.source, step.skip, step.target) if value != NONE and last[value] == at}
-        free += [slots[value] for value in done if slots[value] != NONE]
-    return slots
+        value, shape = step.target, shapes[step.target]
+        if not shape.held and value not in slots:
+            whole = stretches[last[value]] != stretches[at]
+            if whole or not free:
+                free.append(len(sizes))
+                sizes.append(0)
+            slots[value] = free.pop()
+            sizes[slots[value]] = max(sizes[slots[value]], shape.numbers * (max(rooms) if whole else rooms[at]))
+        done = {value for value in (step.source, step.skip, step.target) if value in slots and last[value] == at}
+        free += [slots[value] for value in done if stretches[first[value]] == stretches[at]]
+    offsets = list(accumulate(sizes, initial=0))
+    return [
+        (offsets[slots[value]], stretches[first[value]] != stretches[last[value]]) if value in slots else (0, False)
+        for value in range(len(shapes))
+    ], offsets[-1]
 
 
 def _at(value: Tensor | int | None) -> int | None:
