@@ -68,6 +68,9 @@ class Climb(ABC):
     best_loss: Tensor
     step_size: Tensor
 
+    def __post_init__(self) -> None:
+        self._project = self.norm.projection(self.x, self.eps)
+
     @classmethod
     @abstractmethod
     def phases(cls, eps: float, steps: int) -> list[Phase]:
@@ -109,6 +112,7 @@ class Climb(ABC):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 setattr(self, field.name, value[chosen])
+        self.__post_init__()
 
     def _back_to_the_best(self, which: Tensor) -> None:
         self.at = torch.where(rows(which, self.x), self.best, self.at)
@@ -168,10 +172,9 @@ class MomentumClimb(Climb):
 
     def move(self) -> None:
         """``project(x_t + a (z - x_t) + (1 - a) (x_t - x_{t-1}))`` with ``z`` the plain step, projected."""
-        direct = self.norm.step(self.at, self.grad, rows(self.step_size, self.x))
-        direct = self.norm.project(direct, self.x, self.eps)
+        direct = self._project(self.norm.step(self.at, self.grad, rows(self.step_size, self.x)))
         moved = self.at + self.momentum * (direct - self.at) + (1 - self.momentum) * (self.at - self.before)
-        self.before, self.at = self.at, self.norm.project(moved, self.x, self.eps)
+        self.before, self.at = self.at, self._project(moved)
         self.momentum = MOMENTUM
 
     def note(self, loss: Tensor) -> None:
@@ -248,7 +251,7 @@ class SparseClimb(Climb):
     def move(self) -> None:
         """``project(x_t + step_size steepest(grad, 2/3 changed))``."""
         direction = steepest(self.grad, ((2 * self.changed + 2) // 3).clamp_min(1))
-        self.at = self.norm.project(self.at + rows(self.step_size, self.x) * direction, self.x, self.eps)
+        self.at = self._project(self.at + rows(self.step_size, self.x) * direction)
 
     def reconsider(self) -> None:
         """Adapt sparsity and step to the best point."""

@@ -1,6 +1,7 @@
 """The threat models: which perturbations of size eps are allowed, and which way is up within them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,6 +58,10 @@ class Norm(ABC):
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """The point of the ball and of [0, 1] nearest to ``x_adv``, exactly inside in the dtype of ``x``."""
 
+    def projection(self, x: Tensor, eps: float) -> Callable[[Tensor], Tensor]:
+        """:meth:`project` for one ``x``, again and again."""
+        return lambda x_adv: self.project(x_adv, x, eps)
+
     @abstractmethod
     def size(self, delta: Tensor) -> Tensor:
         """The norm of each perturbation: ``(N, ...)`` to ``(N,)``."""
@@ -90,8 +95,14 @@ class Linf(Norm):
 
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """Clip each pixel to [x - eps, x + eps] and to [0, 1]."""
+        return self.projection(x, eps)(x_adv)
+
+    def projection(self, x: Tensor, eps: float) -> Callable[[Tensor], Tensor]:
+        """The same; what lies between the first and the last number of the ball lies inside."""
         eps = round_down(eps, x.dtype)  # 8/255 in float32 is larger than 8/255
-        return towards(x, torch.clamp(x_adv, (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)), eps)
+        low = towards(x, (x - eps).clamp_(min=0), eps)
+        high = towards(x, (x + eps).clamp_(max=1), eps)
+        return lambda x_adv: torch.clamp(x_adv, low, high)
 
     def size(self, delta: Tensor) -> Tensor:
         """Largest absolute entry of each perturbation."""

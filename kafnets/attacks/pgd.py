@@ -66,20 +66,21 @@ class PGD(Attack):
         """One descent from one start."""
         x_adv = self.norm.random_start(x, self.eps, keys) if self.random_start else x.clone()
         result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
-        standing = torch.ones_like(y, dtype=torch.bool)
+        standing, project = torch.ones_like(y, dtype=torch.bool), self.norm.projection(x, self.eps)
         for step in range(self.steps):
             grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,), keys, step)
+            looks = not self.early_stop or is_look_due(step, x.device)
             if self.early_stop:
                 standing = standing & is_correct(logits, y)
-                if is_look_due(step, x.device) and not bool(standing.all()):
+                if looks and not bool(standing.all()):
                     result[left] = x_adv
                     going = standing.nonzero().flatten()
                     left, x, y, keys, x_adv, grad = (values[going] for values in (left, x, y, keys, x_adv, grad))
-                    standing = standing[going]
+                    standing, project = standing[going], self.norm.projection(x, self.eps)
                 if len(left) == 0:
                     return result
-            moved = self.norm.project(self.norm.step(x_adv, grad, self.step_size), x, self.eps)
-            x_adv = torch.where(rows(standing, x), moved, x_adv)  # who is fooled stays
+            moved = project(self.norm.step(x_adv, grad, self.step_size))
+            x_adv = moved if looks else torch.where(rows(standing, x), moved, x_adv)  # who is fooled stays
         result[left] = x_adv
         return result
 

@@ -83,17 +83,17 @@ class Square(Attack):
 
         start = self.norm.project(self._squares.start(x, self.eps, keys), x, self.eps)
         worst = Worst(start, *self._judge(flat_net, start, y))
-        left = torch.arange(len(x), device=x.device)
+        left, project = torch.arange(len(x), device=x.device), self.norm.projection(x, self.eps)
         for query in range(self.queries):
             if self.early_stop and is_look_due(query, x.device):
                 standing = worst.correct[left].nonzero().flatten()
                 if len(standing) < len(left):
                     left, x, y, keys = (rows[standing] for rows in (left, x, y, keys))
+                    project = self.norm.projection(x, self.eps)
                 if len(left) == 0:
                     break
             share, fresh = share_of_the_image(self.p_init, query), image_keys(keys, query)
-            tried = self._squares.change(x, worst.images[left], self.eps, share, fresh)
-            tried = self.norm.project(tried, x, self.eps)
+            tried = project(self._squares.change(x, worst.images[left], self.eps, share, fresh))
             worst.update(left, tried, *self._judge(flat_net, tried, y, known=True))
         return worst.images.reshape(shape)
 

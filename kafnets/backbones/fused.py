@@ -14,6 +14,7 @@ from kafnets.activations import ReLU
 from kafnets.backbones.same_conv import SameConv2d
 from kafnets.ops import engine
 from kafnets.ops.conv import ConvChain, ConvStep
+from kafnets.ops.native.conv import same_memory
 
 _log = logging.getLogger("kafnets")
 _building = threading.RLock()  # while a network is traced, calls of modules are not what they are otherwise
@@ -60,21 +61,22 @@ class Fused(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to logits."""
-        if not self._applies(x):
+        modules = list(self.net.modules())
+        if not self._applies(x, modules):
             return self.net(x)
         with _building:
-            if self._form is None or not self._form.is_of(self.net):
+            if self._form is None or not self._form.is_of(modules):
                 self._form = _Form(self.net, x[:1])
         return self._form.graph(x)
 
-    def _applies(self, x: Tensor) -> bool:
+    def _applies(self, x: Tensor, modules: list[nn.Module]) -> bool:
         return (
             x.device.type == "cpu"
             and x.dtype == torch.float32
             and len(x) > 0
             and engine(x.device) == "native"
             and not torch.is_autocast_enabled("cpu")
-            and not any(module.training for module in self.net.modules())
+            and not any(module.training for module in modules)
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -110,32 +112,31 @@ class _Form:
                     _log.warning("%s is not fused: its fused form does not agree with it", type(net).__name__)
         except Exception as error:  # what Python code can't be traced shows in a dozen ways
             _log.info("%s is not fused: %s", type(net).__name__, error)
-        self.modules = list(_modules_and_hooks(net))
+        self.modules = list(net.modules())
+        self.hooks = [_hooks(module) for module in self.modules]
         self.folded = [_kept(value) for value in _folded(self.links)]
 
-    def is_of(self, net: nn.Module) -> bool:
-        """Whether the network is as it was."""
-        now, folded = list(_modules_and_hooks(net)), _folded(self.links)
-        return now == self.modules and all(map(_same, self.folded, folded))
-
-
-def _modules_and_hooks(net: nn.Module) -> Iterator[tuple[int, list[Any]]]:
-    for module in net.modules():
-        yield id(module), _hooks(module)
+    def is_of(self, modules: list[nn.Module]) -> bool:
+        """Whether a network with these modules is as it was."""
+        if modules != self.modules or [_hooks(module) for module in modules] != self.hooks:
+            return False
+        return all(map(_same, self.folded, _folded(self.links)))
 
 
 def _hooks(module: nn.Module) -> list[Any]:
     every = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return [hook for hooks in every for hook in hooks.values()]
+    return [hook for hooks in every if hooks for hook in hooks.values()]
 
 
 def _folded(links: list["_Link"]) -> list[Tensor | float | None]:
     """All that the constants of a form are made of."""
     found: list[Tensor | float | None] = []
     for link in links:
-        found += [link.conv.weight, link.conv.bias]
+        found += [link.conv._parameters["weight"], link.conv._parameters["bias"]]
         for norm in link.norms:
-            found += [norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps]
+            parameters, buffers = norm._parameters, norm._buffers  # attributes of modules are slow
+            found += [parameters["weight"], parameters["bias"], buffers["running_mean"], buffers["running_var"]]
+            found.append(norm.eps)
     return found
 
 
@@ -144,10 +145,12 @@ def _kept(value: Tensor | float | None) -> Tensor | float | None:
 
 
 def _same(before: Tensor | float | None, now: Tensor | float | None) -> bool:
-    if isinstance(before, Tensor) and isinstance(now, Tensor):
-        # by value: neither writes through .data nor those of fused optimizers count as versions
-        return (before.dtype, before.device) == (now.dtype, now.device) and torch.equal(before, now)
-    return before == now
+    """By value: neither writes through ``.data`` nor those of fused optimizers count as versions."""
+    if not (isinstance(before, Tensor) and isinstance(now, Tensor)):
+        return before is now or before == now
+    if (before.dtype, before.device) != (now.dtype, now.device):
+        return False
+    return same_memory(before, now) if before.stride() == now.stride() else torch.equal(before, now)
 
 
 def _agree(graph: nn.Module, net: nn.Module, x: Tensor) -> bool:

@@ -59,7 +59,8 @@ class ConvStep:
 
     def suits_winograd(self, *, turned: bool = False) -> bool:
         """Whether Winograd's algorithm is built in for it, or (``turned``) for its gradient."""
-        usual = (self.filters.shape[-1], self.stride, self.padding) == (3, 1, (1, 1))
+        same = (self.stride, self.padding) == (1, (1, 1))
+        usual = self.filters.shape[-1] == 3 and (same or (self.stride == 2 and self.padding[0] <= 1))
         channels = self.filters.shape[0 if turned else 1]
         whole = channels % native.library().conv_lanes() == 0
         return usual and whole and self.filters.numel() <= WINOGRAD_WEIGHTS
@@ -101,7 +102,7 @@ class ConvChain:
         self._there = [_forward_step(step, inputs + at) for at, step in enumerate(self.steps)]
         self._back, self._gradient_of = _backward_steps(inputs, self.steps)
         self._gated = [inputs + at for at, step in enumerate(self.steps) if step.relu]
-        self._plans: dict[Any, Plan] = {}
+        self._plans: dict[Any, _Plans] = {}
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The output of the last step, ``(N, out, H, W)``, channels_last.
@@ -121,31 +122,48 @@ class ConvChain:
             values.append(step.plain(values))
         return values[-1]
 
-    def forward(self, inputs: Sequence[Tensor], *, differentiable: bool) -> tuple[Tensor, list[Tensor]] | None:
+    def forward(self, inputs: Sequence[Tensor], *, differentiable: bool) -> tuple[Tensor, Tensor | None] | None:
         """The output, and what the ReLUs let through, for the gradient; None where a sum is not finite."""
-        shapes = self._shapes(inputs)
-        gated = self._gated if differentiable else []
-        plan = self._plan("there", shapes, {*range(self.inputs), len(shapes) - 1}, gated, self._there)
-        y = _empty(inputs[0], shapes[-1])
-        gates = [native.empty_gates(len(y), shapes[number]) for number in gated]
+        plans = self._plans_for(inputs)
+        plan = plans.there if differentiable else plans.there_alone
+        y, gates = _empty(inputs[0], plans.output), plan.empty_gates(len(inputs[0])) if differentiable else None
         return (y, gates) if plan.run([*map(native.channels_last, inputs), y], gates) else None
 
-    def backward(self, inputs: Sequence[Tensor], gates: Sequence[Tensor], grad: Tensor) -> list[Tensor] | None:
+    def backward(self, inputs: Sequence[Tensor], gates: Tensor, grad: Tensor) -> list[Tensor] | None:
         """The gradients of the inputs; None where a sum is not finite."""
-        there = self._shapes(inputs)
-        shapes = there + [there[of] for of in self._gradient_of]
-        wanted = {len(there) + at: of for at, of in enumerate(self._gradient_of) if of < self.inputs}
-        plan = self._plan("back", shapes, {len(there), *wanted}, self._gated, self._back)
-        grads = {of: _empty(grad, shapes[number]) for number, of in wanted.items()}
-        finite = plan.run([native.channels_last(grad), *grads.values()], gates)
-        return [grads[of] for of in range(self.inputs)] if finite else None
+        plans = self._plans_for(inputs)
+        grads = [_empty(grad, plans.inputs[of]) for of in plans.gradient_of]
+        finite = plans.back.run([native.channels_last(grad), *grads], gates)
+        return [grads[plans.gradient_of.index(of)] for of in range(self.inputs)] if finite else None
 
-    def _shapes(self, inputs: Sequence[Tensor]) -> list[Shape]:
+    def _plans_for(self, inputs: Sequence[Tensor]) -> "_Plans":
         for x in inputs:
             if x.dtype != torch.float32 or x.device.type != "cpu" or x.dim() != 4 or len(x) != len(inputs[0]):
                 found = ", ".join(f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in inputs)
                 raise ValueError(f"a chain takes float32 (N, C, H, W) on a CPU, of one N, got {found}")
-        shapes = [Shape(*x.shape[1:]) for x in inputs]
+        sizes = tuple(x.shape[1:] for x in inputs)
+        if sizes not in self._plans:
+            self._plans[sizes] = self._plans_of([Shape(*size) for size in sizes])
+        return self._plans[sizes]
+
+    def _plans_of(self, inputs: list[Shape]) -> "_Plans":
+        """For inputs of these shapes."""
+        there = self._shapes(inputs)
+        ends = {*range(self.inputs), len(there) - 1}
+        back = there + [there[of] for of in self._gradient_of]
+        wanted = {len(there) + at: of for at, of in enumerate(self._gradient_of) if of < self.inputs}
+        return _Plans(
+            inputs,
+            there[-1],
+            _plan(there, ends, self._gated, self._there),
+            _plan(there, ends, [], self._there),
+            _plan(back, {len(there), *wanted}, self._gated, self._back),
+            list(wanted.values()),
+        )
+
+    def _shapes(self, inputs: list[Shape]) -> list[Shape]:
+        """Of all values."""
+        shapes = list(inputs)
         for step in self.steps:
             source = shapes[step.source]
             shape = Shape(len(step.filters), step.size(source.height), step.size(source.width))
@@ -158,12 +176,28 @@ class ConvChain:
             shapes.append(shape)
         return shapes
 
-    def _plan(self, way: str, shapes: list[Shape], held: set[int], gated: list[int], steps: list[Step]) -> Plan:
-        key = (way, len(gated), *shapes)
-        if key not in self._plans:
-            marked = [replace(s, held=at in held, gates=at in gated) for at, s in enumerate(shapes)]
-            self._plans[key] = Plan(marked, steps)
-        return self._plans[key]
+
+@dataclass(frozen=True)
+class _Plans:
+    """Of a chain, for images of a size.
+
+    Attributes:
+        inputs, output: shapes.
+        there, there_alone: with what ReLU let through, and without.
+        back: from the gradient of the output to those of the inputs.
+        gradient_of: the inputs in the order in which their gradients are made.
+    """
+
+    inputs: list[Shape]
+    output: Shape
+    there: Plan
+    there_alone: Plan
+    back: Plan
+    gradient_of: list[int]
+
+
+def _plan(shapes: list[Shape], held: set[int], gated: list[int], steps: list[Step]) -> Plan:
+    return Plan([replace(s, held=at in held, gates=at in gated) for at, s in enumerate(shapes)], steps)
 
 
 class _Apply(torch.autograd.Function):
@@ -171,15 +205,15 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, chain: ConvChain, *inputs: Tensor) -> Tensor:
         found = chain.forward(inputs, differentiable=any(ctx.needs_input_grad))
         ctx.chain, ctx.finite = chain, found is not None
-        y, gates = found or (chain.plain(inputs), [])
-        ctx.save_for_backward(*inputs, *gates)
+        y, gates = found or (chain.plain(inputs), None)
+        ctx.save_for_backward(gates, *inputs)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         chain = ctx.chain
-        inputs, gates = ctx.saved_tensors[: chain.inputs], ctx.saved_tensors[chain.inputs :]
+        gates, *inputs = ctx.saved_tensors
         grads = chain.backward(inputs, gates, grad) if ctx.finite else None
         if grads is None:
             with torch.enable_grad():
@@ -196,7 +230,9 @@ def _empty(like: Tensor, shape: Shape) -> Tensor:
 def _convolution(step: ConvStep, *, turned: bool) -> Step:
     """The convolution of a step, or of its gradient."""
     if step.suits_winograd(turned=turned):
-        return Step(method=Method.WINOGRAD, weights=native.frequencies(step.filters, step.scale, turned=turned))
+        method = Method.SAME if step.stride == 1 else Method.GROW if turned else Method.SHRINK
+        weights = native.frequencies(step.filters, step.scale, stride=step.stride, turned=turned)
+        return Step(method=method, weights=weights, before=step.padding[0])
     return Step(
         method=Method.BACK if turned else Method.DIRECT,
         weights=native.taps(step.scaled, turned=turned),

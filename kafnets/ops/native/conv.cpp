@@ -7,7 +7,9 @@
 // 3x3 convolutions of stride 1 take a quarter of the multiplications by Winograd's F(4x4, 3x3) (Lavin and Gray 2016): a
 // tile of 4x4 outputs depends on 6x6 inputs; both are transformed, and between the transforms each of 36 frequencies is
 // a matrix product over the channels. The transforms interpolate at 0, +-3/4, +-3/2 and infinity: half the rounding
-// error of the usual 0, +-1, +-2. Other convolutions are sums of matrix products over the taps of their filters.
+// error of the usual 0, +-1, +-2. In those of stride 2, the first and the last tap of a row meet every other input, as a
+// filter of stride 1 does, F(4, 2) at 0, +-3/4, 2 and infinity; the middle tap meets the others: nine multiplications
+// for twelve in a row. Other convolutions are sums of matrix products over the taps of their filters.
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -20,7 +22,7 @@ namespace {
 
 using V = Vec<float>;
 constexpr int LANES = Simd<float>::lanes;
-constexpr int FREQUENCIES = 36;
+constexpr int MATRICES = 6;  // in each direction, of a transformed filter
 constexpr int64_t LINE = 16;  // floats of a cache line, between frequencies: powers of two would share cache sets
 #if defined(__AVX512F__)
 constexpr int ROWS = 12, SOME_ROWS = 8, FEW_ROWS = 4;  // places whose sums stay in registers; fewer at the end
@@ -33,41 +35,116 @@ constexpr int MOST_TAPS = 25;
 #define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < count; k++)
 #define INLINE inline __attribute__((always_inline))
 
-constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
-
-static INLINE void transform_input(const V (&d)[6], V (&v)[6]) {
-    const V p0 = d[2] - BB * d[0], p1 = d[3] - BB * d[1], p2 = d[4] - BB * d[2], p3 = d[5] - BB * d[3];
-    const V q1 = d[3] - AA * d[1], q2 = d[4] - AA * d[2];
-    v[0] = p2 - AA * p0;
-    v[1] = p2 + A * p1;
-    v[2] = p2 - A * p1;
-    v[3] = q2 + B * q1;
-    v[4] = q2 - B * q1;
-    v[5] = p3 - AA * p1;
-}
-
-static INLINE void transform_output(const V (&m)[6], V (&y)[4]) {
-    const V sum_a = m[1] + m[2], sum_b = m[3] + m[4], gap_a = m[1] - m[2], gap_b = m[3] - m[4];
-    y[0] = m[0] + sum_a + sum_b;
-    y[1] = A * gap_a + B * gap_b;
-    y[2] = AA * sum_a + BB * sum_b;
-    y[3] = (A * AA) * gap_a + ((B * BB) * gap_b + m[5]);
-}
-
 // One double for every lane: filters are transformed before they are rounded.
 typedef double Wide __attribute__((vector_size(8 * LANES)));
 
-// Toom and Cook's matrix for the filter.
-static INLINE void transform_filter(const Wide (&w)[3], Wide (&u)[6]) {
-    constexpr double a = A, b = B, aa = a * a, bb = b * b;
-    constexpr double at_a = 1 / (2 * aa * (aa - bb)), at_b = 1 / (2 * bb * (bb - aa));
-    u[0] = w[0] * (1 / (aa * bb));
-    u[1] = (w[0] + a * w[1] + aa * w[2]) * at_a;
-    u[2] = (w[0] - a * w[1] + aa * w[2]) * at_a;
-    u[3] = (w[0] + b * w[1] + bb * w[2]) * at_b;
-    u[4] = (w[0] - b * w[1] + bb * w[2]) * at_b;
-    u[5] = w[2];
-}
+// How a direction of a tile is transformed: IN pixels to so many FREQUENCIES, which matrix() of the filter multiplies
+// each, and those to OUT pixels. IN pixels begin STEP after those of the tile before.
+struct Same {
+    static constexpr int IN = 6, FREQUENCIES = 6, OUT = 4, STEP = 4;
+    static constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
+
+    static constexpr int matrix(int f) { return f; }
+
+    static INLINE void in(const V (&d)[6], V (&v)[6]) {
+        const V p0 = d[2] - BB * d[0], p1 = d[3] - BB * d[1], p2 = d[4] - BB * d[2], p3 = d[5] - BB * d[3];
+        const V q1 = d[3] - AA * d[1], q2 = d[4] - AA * d[2];
+        v[0] = p2 - AA * p0;
+        v[1] = p2 + A * p1;
+        v[2] = p2 - A * p1;
+        v[3] = q2 + B * q1;
+        v[4] = q2 - B * q1;
+        v[5] = p3 - AA * p1;
+    }
+
+    static INLINE void out(const V (&m)[6], V (&y)[4]) {
+        const V sum_a = m[1] + m[2], sum_b = m[3] + m[4], gap_a = m[1] - m[2], gap_b = m[3] - m[4];
+        y[0] = m[0] + sum_a + sum_b;
+        y[1] = A * gap_a + B * gap_b;
+        y[2] = AA * sum_a + BB * sum_b;
+        y[3] = (A * AA) * gap_a + ((B * BB) * gap_b + m[5]);
+    }
+
+    // Toom and Cook's matrix for the filter.
+    static INLINE void filter(const Wide (&w)[3], Wide (&u)[6]) {
+        constexpr double a = A, b = B, aa = a * a, bb = b * b;
+        constexpr double at_a = 1 / (2 * aa * (aa - bb)), at_b = 1 / (2 * bb * (bb - aa));
+        u[0] = w[0] * (1 / (aa * bb));
+        u[1] = (w[0] + a * w[1] + aa * w[2]) * at_a;
+        u[2] = (w[0] - a * w[1] + aa * w[2]) * at_a;
+        u[3] = (w[0] + b * w[1] + bb * w[2]) * at_b;
+        u[4] = (w[0] - b * w[1] + bb * w[2]) * at_b;
+        u[5] = w[2];
+    }
+};
+
+// Two taps, as far apart as the pixels: four outputs of five inputs. The middle tap has four frequencies of its own.
+struct Halves {
+    static constexpr int FREQUENCIES = 9;
+    static constexpr float A = 0.75f, B = 2, AA = A * A, BB = B * B;
+
+    static constexpr int matrix(int f) { return f < 5 ? f : 5; }
+
+    static INLINE void in(const V (&d)[5], V (&v)[9]) {
+        const V p0 = d[1] - B * d[0], p1 = d[2] - B * d[1], p2 = d[3] - B * d[2], p3 = d[4] - B * d[3];
+        v[0] = p2 - AA * p0;
+        v[1] = p2 + A * p1;
+        v[2] = p2 - A * p1;
+        v[3] = d[3] - AA * d[1];
+        v[4] = p3 - AA * p1;
+    }
+
+    static INLINE void out(const V (&m)[9], V (&y)[4]) {
+        const V sum = m[1] + m[2], gap = m[1] - m[2];
+        y[0] = m[0] + sum + m[3];
+        y[1] = A * gap + B * m[3];
+        y[2] = AA * sum + BB * m[3];
+        y[3] = (A * AA) * gap + ((B * BB) * m[3] + m[4]);
+    }
+
+    static INLINE void filter(const Wide (&w)[3], Wide (&u)[6]) {
+        constexpr double a = A, b = B, aa = a * a;
+        u[0] = w[0] * (1 / (aa * b));
+        u[1] = (w[0] + a * w[2]) * (1 / (2 * aa * (a - b)));
+        u[2] = (w[0] - a * w[2]) * (1 / (-2 * aa * (a + b)));
+        u[3] = (w[0] + b * w[2]) * (1 / (b * (b * b - aa)));
+        u[4] = w[2];
+        u[5] = w[1];
+    }
+};
+
+// Stride 2.
+struct Shrink : Halves {
+    static constexpr int IN = 9, OUT = 4, STEP = 8;
+
+    static INLINE void in(const V (&d)[9], V (&v)[9]) {
+        const V outer[5] = {d[0], d[2], d[4], d[6], d[8]};
+        Halves::in(outer, v);
+        EACH(k, 4) v[5 + k] = d[1 + 2 * k];
+    }
+
+    static INLINE void out(const V (&m)[9], V (&y)[4]) {
+        Halves::out(m, y);
+        EACH(k, 4) y[k] += m[5 + k];
+    }
+};
+
+// From the gradient of its outputs to that of its inputs, of which so many zeros lie BEFORE the image.
+template <int BEFORE>
+struct Grow : Halves {
+    static constexpr int IN = 5, OUT = 8, STEP = 4;
+
+    static INLINE void in(const V (&d)[5], V (&v)[9]) {
+        Halves::in(d, v);
+        EACH(k, 4) v[5 + k] = d[1 - BEFORE + k];
+    }
+
+    static INLINE void out(const V (&m)[9], V (&y)[8]) {
+        V outer[4];
+        Halves::out(m, outer);
+        EACH(k, 4) y[2 * k + BEFORE] = outer[k], y[2 * k + 1 - BEFORE] = m[5 + k];
+    }
+};
 
 // What ReLU lets through, a bit a number and a word a vector. NaN passes, as in PyTorch.
 using Gate = std::conditional_t<(LANES > 8), uint16_t, uint8_t>;
@@ -170,34 +247,40 @@ static void products(const Taps &taps, int64_t step, int64_t out, int64_t count,
     }
 }
 
-// A vector of channels of 6x6 pixels, those of columns [begin, end); rows and gates point at their first column.
-template <bool EDGE, bool GATED>
-static INLINE void tile_in(const float *const (&rows)[6], const Gate *const (&gates)[6], int64_t pixel, int begin,
-                           int end, float *to, int64_t step) {
-    V half[6][6];
-    EACH(j, 6) {
-        V d[6] = {}, columns[6];
+// A vector of channels of a tile's pixels, those of columns [begin, end); rows and gates point at their first column.
+template <class Tile, bool EDGE, bool GATED>
+static INLINE void tile_in(const float *const (&rows)[Tile::IN], const Gate *const (&gates)[Tile::IN], int64_t pixel,
+                           int begin, int end, float *to, int64_t step) {
+    constexpr int IN = Tile::IN, FREQUENCIES = Tile::FREQUENCIES;
+    V half[FREQUENCIES][IN];
+    EACH(j, IN) {
+        V d[IN] = {}, columns[FREQUENCIES];
         if (!EDGE || (j >= begin && j < end)) {
-            EACH(i, 6) d[i] = read<float>(rows[i] + j * pixel);
-            if constexpr (GATED) EACH(i, 6) d[i] = gated(d[i], gates[i][j * pixel / LANES]);
+            EACH(i, IN) d[i] = read<float>(rows[i] + j * pixel);
+            if constexpr (GATED) EACH(i, IN) d[i] = gated(d[i], gates[i][j * pixel / LANES]);
         }
-        transform_input(d, columns);
-        EACH(i, 6) half[i][j] = columns[i];
+        Tile::in(d, columns);
+        EACH(i, FREQUENCIES) half[i][j] = columns[i];
     }
-    EACH(i, 6) {
-        V done[6];
-        transform_input(half[i], done);
-        EACH(j, 6) write<float>(to + (i * 6 + j) * step, done[j]);
+    EACH(i, FREQUENCIES) {
+        V done[FREQUENCIES];
+        Tile::in(half[i], done);
+        EACH(j, FREQUENCIES) {
+            float *const at = to + (i * FREQUENCIES + j) * step;
+            __builtin_prefetch(at + LANES, 1);  // where the next vector goes: waiting for it takes a quarter of the time
+            write<float>(at, done[j]);
+        }
     }
 }
 
-// A vector of channels of 4x4 sums: the first half of their transform, by rows.
-static INLINE void half_out(const float *from, int64_t step, V (&half)[4][6]) {
-    EACH(j, 6) {
-        V columns[6], rows[4];
-        EACH(i, 6) columns[i] = read<float>(from + (i * 6 + j) * step);
-        transform_output(columns, rows);
-        EACH(i, 4) half[i][j] = rows[i];
+// A vector of channels of a tile's sums: the first half of their transform, by rows.
+template <class Tile>
+static INLINE void half_out(const float *from, int64_t step, V (&half)[Tile::OUT][Tile::FREQUENCIES]) {
+    EACH(j, Tile::FREQUENCIES) {
+        V columns[Tile::FREQUENCIES], rows[Tile::OUT];
+        EACH(i, Tile::FREQUENCIES) columns[i] = read<float>(from + (i * Tile::FREQUENCIES + j) * step);
+        Tile::out(columns, rows);
+        EACH(i, Tile::OUT) half[i][j] = rows[i];
     }
 }
 
@@ -213,17 +296,17 @@ struct Value {
     int32_t channels, height, width;
 };
 
-enum Method : int32_t { ADD, WINOGRAD, DIRECT, BACK };
+enum Method : int32_t { ADD, SAME, SHRINK, GROW, DIRECT, BACK };
 
 // target = relu(conv(source) + shift + skip_scale skip); source and skip count where the gates of other values let them
-// through. -1 and null: none. ADD leaves the convolution out: source is added as it is. BACK takes the gradient of a
-// convolution's outputs to that of its inputs.
+// through. -1 and null: none. ADD leaves the convolution out: source is added as it is. SAME, SHRINK and GROW are
+// Winograd's; GROW and BACK take the gradient of a convolution's outputs to that of its inputs, of SHRINK and DIRECT.
 struct Step {
     int32_t source, gate, skip, skip_gate, target, relu;
     Method method;
     int32_t room;                  // for as many images at a time, in all steps in a row that have this room
-    int32_t parts;                 // of WINOGRAD: as many sums over channels, added up
-    int32_t size, stride, before;  // of DIRECT and BACK: of the filter, and zeros above and left of the image
+    int32_t parts;                 // of Winograd's: as many sums over channels, added up
+    int32_t size, stride, before;  // of the filter, and zeros above and left of the image
     const float *weights;  // matrices, as products() reads them, by frequency and part or by tap
     const float *shift, *skip_scale;  // (target's channels)
 };
@@ -314,98 +397,112 @@ struct Job {
 
 // ------------------------------------------------------------------------------------------------------------ Winograd
 
-// Where a tile of 4x4 outputs begins.
-struct Corner {
-    int64_t image, row, column;
-};
-
+template <class Tile>
 class Winograd {
 public:
-    explicit Winograd(const Job &job)
-        : job(job), height(job.target.height), width(job.target.width), in(job.source.channels),
-          out(job.target.channels), filled(fill(out)), down((height + 3) / 4), across((width + 3) / 4),
+    // Tiles begin `edge` pixels before the image.
+    Winograd(const Job &job, int64_t edge)
+        : job(job), edge(edge), height(job.target.height), width(job.target.width), in(job.source.channels),
+          out(job.target.channels), filled(fill(out)), down((height + OUT - 1) / OUT), across((width + OUT - 1) / OUT),
           most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
 
     // Returns whether the sums are finite.
     bool run(int64_t images) const {
-        float *const v = scratch.v.room(FREQUENCIES * v_step + ROWS * in);  // products may take places past the last
-        float *const m = scratch.m.room(FREQUENCIES * m_step + ROWS * filled);
-        const float *const zeros = scratch.zeros.room(6 * in);
+        float *const v = scratch.v.room(F * F * v_step + ROWS * in);  // products may take places past the last
+        float *const m = scratch.m.room(F * F * m_step + ROWS * filled);
+        const float *const zeros = scratch.zeros.room(IN * in);
         const int64_t tiles = images * down * across, blocks = (tiles + most - 1) / most;
         const int64_t block = (tiles + blocks - 1) / blocks;
         V rest{};
         for (int64_t first = 0; first < tiles; first += block) {
             const int64_t count = std::min(block, tiles - first);
-            for (int64_t t = 0; t < count; t++) take_in(corner(first + t), v + t * in, zeros);
-            for (int f = 0; f < FREQUENCIES; f++) {
-                const int64_t depth = in / job.step.parts;
-                Taps parts{depth};
-                for (int64_t ch = 0; ch < in; ch += depth)
-                    parts.add(v + f * v_step + ch, job.step.weights + (f * in + ch) * filled);
-                products(parts, in, filled, count, m + f * m_step);
-            }
+            for (int64_t t = 0; t < count; t++) take_in(place(first + t), v + t * in, zeros);
+            for (int i = 0; i < F; i++)
+                for (int j = 0; j < F; j++) multiply(i, j, v, count, m);
             job.specialised([&](auto skip, auto gated, auto relu) {
                 for (int64_t t = 0; t < count; t++)
-                    put_out<skip(), gated(), relu()>(corner(first + t), m + t * filled, rest);
+                    put_out<skip(), gated(), relu()>(place(first + t), m + t * filled, rest);
             });
         }
         return total<float>(rest) == 0;
     }
 
 private:
-    Corner corner(int64_t t) const { return {t / (down * across), t / across % down * 4, t % across * 4}; }
+    static constexpr int IN = Tile::IN, OUT = Tile::OUT, F = Tile::FREQUENCIES;
+
+    // Of a tile among others.
+    struct Place {
+        int64_t image, row, column;
+    };
+
+    Place place(int64_t t) const { return {t / (down * across), t / across % down, t % across}; }
 
     int64_t tiles_together() const {
-        return std::max<int64_t>(BLOCK_BYTES / (FREQUENCIES * int64_t(sizeof(float)) * (in + filled)), ROWS);
+        return std::max<int64_t>(BLOCK_BYTES / (F * F * int64_t(sizeof(float)) * (in + filled)), ROWS);
     }
 
-    void take_in(const Corner &corner, float *to, const float *zeros) const {
-        const float *rows[6];
-        const Gate *gates[6];
-        const int64_t column = corner.column - 1;
-        for (int i = 0; i < 6; i++) {
-            const int64_t row = corner.row - 1 + i, near = std::clamp<int64_t>(row, 0, height - 1);
-            const int64_t at = ((corner.image * height + near) * width + column) * in;
+    void take_in(const Place &place, float *to, const float *zeros) const {
+        const int64_t source_height = job.source.height, source_width = job.source.width;
+        const float *rows[IN];
+        const Gate *gates[IN];
+        const int64_t column = place.column * Tile::STEP - edge;
+        for (int i = 0; i < IN; i++) {
+            const int64_t row = place.row * Tile::STEP - edge + i;
+            const int64_t near = std::clamp<int64_t>(row, 0, source_height - 1);
+            const int64_t at = ((place.image * source_height + near) * source_width + column) * in;
             rows[i] = row == near ? job.x + at : zeros;
             gates[i] = job.gate + at / LANES;  // read where there are some; any does for zeros
         }
-        const int begin = column < 0, end = int(std::min<int64_t>(6, width - column));
+        const int begin = int(std::max<int64_t>(0, -column)), end = int(std::min<int64_t>(IN, source_width - column));
         const auto each = [&](auto transform) {
             for (int64_t ch = 0; ch < in; ch += LANES) {
                 transform(to + ch);
-                for (int i = 0; i < 6; i++) rows[i] += LANES, gates[i]++;
+                for (int i = 0; i < IN; i++) rows[i] += LANES, gates[i]++;
             }
         };
-        const bool edge = begin > 0 || end < 6;
-        if (!edge && !job.gate) each([&](float *to) { tile_in<false, false>(rows, gates, in, 0, 6, to, v_step); });
-        if (!edge && job.gate) each([&](float *to) { tile_in<false, true>(rows, gates, in, 0, 6, to, v_step); });
-        if (edge && !job.gate) each([&](float *to) { tile_in<true, false>(rows, gates, in, begin, end, to, v_step); });
-        if (edge && job.gate) each([&](float *to) { tile_in<true, true>(rows, gates, in, begin, end, to, v_step); });
+        const auto take = [&](auto cut, auto gated) {
+            each([&](float *to) { tile_in<Tile, cut(), gated()>(rows, gates, in, begin, end, to, v_step); });
+        };
+        const bool cut = begin > 0 || end < IN;
+        if (!cut && !job.gate) take(std::false_type{}, std::false_type{});
+        if (!cut && job.gate) take(std::false_type{}, std::true_type{});
+        if (cut && !job.gate) take(std::true_type{}, std::false_type{});
+        if (cut && job.gate) take(std::true_type{}, std::true_type{});
+    }
+
+    // The tiles' products at a frequency.
+    void multiply(int i, int j, const float *v, int64_t count, float *m) const {
+        const int64_t depth = in / job.step.parts, frequency = i * F + j;
+        const int64_t matrix = Tile::matrix(i) * MATRICES + Tile::matrix(j);
+        Taps parts{depth};
+        for (int64_t ch = 0; ch < in; ch += depth)
+            parts.add(v + frequency * v_step + ch, job.step.weights + (matrix * in + ch) * filled);
+        products(parts, in, filled, count, m + frequency * m_step);
     }
 
     template <bool SKIP, bool GATED, bool RELU>
-    void put_out(const Corner &corner, const float *from, V &rest) const {
-        const int rows = int(std::min<int64_t>(4, height - corner.row));
-        const int columns = int(std::min<int64_t>(4, width - corner.column));
-        const int64_t pixel = out, line = width * pixel;
-        const int64_t start = ((corner.image * height + corner.row) * width + corner.column) * pixel;
+    void put_out(const Place &place, const float *from, V &rest) const {
+        const int64_t top = place.row * OUT, left = place.column * OUT, pixel = out, line = width * pixel;
+        const int rows = int(std::min<int64_t>(OUT, height - top));
+        const int columns = int(std::min<int64_t>(OUT, width - left));
+        const int64_t start = ((place.image * height + top) * width + left) * pixel;
         const Job j = job;
         V bad = rest;
         for (int64_t ch = 0; ch < pixel; ch += LANES) {
-            V half[4][6];
-            half_out(from + ch, m_step, half);
+            V half[OUT][F];
+            half_out<Tile>(from + ch, m_step, half);
             const bool part = ch + LANES > pixel;
             const V shift = part ? V{} : j.shift(ch), scale = part ? V{} : j.scale(ch);
             for (int i = 0; i < rows; i++) {
-                V sums[4];
-                transform_output(half[i], sums);
-                EACH(k, 4) bad += sums[k] * 0.0f;  // NaN from anything that is not finite
+                V sums[OUT];
+                Tile::out(half[i], sums);
+                EACH(k, OUT) bad += sums[k] * 0.0f;  // NaN from anything that is not finite
                 const int64_t at = start + i * line + ch;
                 if (part) {
                     for (int k = 0; k < columns; k++)
                         for (int64_t l = ch; l < pixel; l++) j.finish_one(sums[k][l - ch], at + k * pixel + l - ch);
-                } else if (columns == 4) {  // unrolled, an attack step takes 5 % less
-                    EACH(k, 4) j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
+                } else if (columns == OUT) {  // unrolled, an attack step takes 5 % less
+                    EACH(k, OUT) j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
                 } else {
                     for (int k = 0; k < columns; k++)
                         j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + k * pixel);
@@ -416,7 +513,7 @@ private:
     }
 
     const Job &job;
-    const int64_t height, width, in, out, filled, down, across, most, v_step, m_step;
+    const int64_t edge, height, width, in, out, filled, down, across, most, v_step, m_step;
 };
 
 // -------------------------------------------------------------------------------------------- sums over taps of filters
@@ -531,7 +628,10 @@ void add(const Job &job, int64_t images) {
 bool run(const Job &job, int64_t images) {
     switch (job.step.method) {
         case ADD: add(job, images); return true;
-        case WINOGRAD: return Winograd(job).run(images);
+        case SAME: return Winograd<Same>(job, 1).run(images);
+        case SHRINK: return Winograd<Shrink>(job, job.step.before).run(images);
+        case GROW:
+            return job.step.before ? Winograd<Grow<1>>(job, 0).run(images) : Winograd<Grow<0>>(job, 1).run(images);
         case DIRECT: Direct(job).forward(images); return true;
         case BACK: Direct(job).back(images); return true;
     }
@@ -581,15 +681,19 @@ extern "C" {
 
 int32_t conv_lanes() { return LANES; }
 
-// Filters (out, in, 3, 3), each output channel times its scale (null: 1), as frequencies (36, in, out); or `turned`,
-// (36, out, in) of the filters rotated by half a turn, which take the gradient of the outputs to that of the inputs.
-// Columns of the result: a multiple of conv_lanes().
-void conv_weights(const float *filters, const float *scale, int64_t out, int64_t in, int32_t turned, float *u) {
+int32_t conv_same(const void *a, const void *b, int64_t bytes) { return std::memcmp(a, b, bytes) == 0; }
+
+// Filters (out, in, 3, 3), each output channel times its scale (null: 1), transformed for a stride of 1 or 2, (36, in,
+// out); or `turned`, (36, out, in) of the filters rotated by half a turn, which take the gradient of the outputs to that
+// of the inputs. Columns of the result: a multiple of conv_lanes().
+void conv_weights(const float *filters, const float *scale, int64_t out, int64_t in, int32_t stride, int32_t turned,
+                  float *u) {
+    const auto transform = stride == 1 ? Same::filter : Halves::filter;
     const int64_t rows = turned ? out : in, columns = turned ? in : out;
     const int64_t row_step = turned ? in * 9 : 9, column_step = turned ? 9 : in * 9;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t first = 0; first < columns; first += LANES) {
-            Wide w[3][3], half[3][6];
+            Wide w[3][3], half[3][MATRICES];
             double given[9][LANES];
             const float *from = filters + r * row_step + first * column_step;
             for (int l = 0; l < LANES; l++) {
@@ -598,14 +702,14 @@ void conv_weights(const float *filters, const float *scale, int64_t out, int64_t
             }
             EACH(j, 3) {
                 EACH(i, 3) std::memcpy(&w[j][i], given[3 * i + j], sizeof(Wide));
-                transform_filter(w[j], half[j]);
+                transform(w[j], half[j]);
             }
-            EACH(i, 6) {
+            EACH(i, MATRICES) {
                 const Wide row[3] = {half[0][i], half[1][i], half[2][i]};
-                Wide done[6];
-                transform_filter(row, done);
-                EACH(j, 6) {
-                    float *const to = u + ((i * 6 + j) * rows + r) * columns + first;
+                Wide done[MATRICES];
+                transform(row, done);
+                EACH(j, MATRICES) {
+                    float *const to = u + ((i * MATRICES + j) * rows + r) * columns + first;
                     write<float>(to, __builtin_convertvector(done[j], V));
                 }
             }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kafnets.ops.native.build import BuildError, load
 
-FREQUENCIES, MOST_TAPS, MOST_PARTS = 36, 25, 16
+MATRICES, MOST_TAPS, MOST_PARTS = 36, 25, 16
 CHUNK_PIXELS = 1024  # of the images that a step makes at a time: they stay in the cache
 DEPTH = 64  # channels that Winograd's products sum in one go: over 512 they err by three times as much
 NONE = -1  # for the number of a value
@@ -24,9 +24,11 @@ class Method(IntEnum):
     """How a step convolves, and with which weights."""
 
     ADD = 0  # not at all: the source is added as it is
-    WINOGRAD = 1  # 3x3, stride 1, a zero all round; `frequencies`
-    DIRECT = 2  # `taps`
-    BACK = 3  # from the gradient of a convolution's outputs to that of its inputs; `taps`, turned
+    SAME = 1  # Winograd's: 3x3, stride 1, a zero all round; `frequencies`
+    SHRINK = 2  # Winograd's: 3x3, stride 2, at most one zero above and left; `frequencies`
+    GROW = 3  # from the gradient of its outputs to that of its inputs; `frequencies`, turned
+    DIRECT = 4  # `taps`
+    BACK = 5  # from the gradient of its outputs to that of its inputs; `taps`, turned
 
 
 class _Value(ctypes.Structure):
@@ -61,7 +63,7 @@ class Shape:
     Attributes:
         channels, height, width: their size.
         held: whether a tensor holds them; otherwise they are kept in memory that is used again.
-        gates: whether another tensor holds what ReLU let through.
+        gates: whether what ReLU let through is held.
     """
 
     channels: int
@@ -106,7 +108,8 @@ class Step:
     @property
     def parts(self) -> int:
         """Into how many sums over channels the frequencies are cut."""
-        return self.weights.shape[1] if self.method is Method.WINOGRAD and self.weights is not None else 1
+        winograd = self.method in (Method.SAME, Method.SHRINK, Method.GROW)
+        return self.weights.shape[1] if winograd and self.weights is not None else 1
 
 
 @cache
@@ -117,10 +120,11 @@ def library(march: str = "native") -> ctypes.CDLL:
         BuildError: if there is none, or its values are wrong.
     """
     found = load("conv", march)
-    found.conv_weights.argtypes = (c_void_p, c_void_p, c_int64, c_int64, c_int32, c_void_p)
+    found.conv_same.argtypes = (c_void_p, c_void_p, c_int64)
+    found.conv_weights.argtypes = (c_void_p, c_void_p, c_int64, c_int64, c_int32, c_int32, c_void_p)
     x, filters = torch.linspace(-1, 1, 16 * 30).cos().reshape(1, 16, 5, 6), torch.linspace(0, 9, 2304).sin()
     filters, y = filters.reshape(16, 16, 3, 3), channels_last(torch.zeros_like(x))
-    step = Step(target=1, source=0, method=Method.WINOGRAD, weights=frequencies(filters, turned=False, lib=found))
+    step = Step(target=1, source=0, method=Method.SAME, weights=frequencies(filters, turned=False, lib=found))
     plan = Plan([Shape(16, 5, 6)] * 2, [step], lib=found)
     if not plan.run([channels_last(x), y]) or not torch.allclose(y, F.conv2d(x, filters, padding=1), atol=1e-4):
         raise BuildError("its convolutions are wrong: is the compiler sound? CXX names another")
@@ -132,15 +136,13 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def empty_gates(images: int, shape: Shape) -> Tensor:
-    """Room for what ReLU lets through of a value: a bit a number, a word a vector."""
-    lanes = library().conv_lanes()
-    size = (images, shape.height, shape.width, shape.channels // lanes)
-    return torch.empty(size, dtype=torch.int16 if lanes > 8 else torch.int8)
+def same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two dense tensors hold the same bits in the same order: a quarter of the time of ``torch.equal``."""
+    return a.nbytes == b.nbytes and bool(library().conv_same(a.data_ptr(), b.data_ptr(), a.nbytes))
 
 
 def frequencies(
-    filters: Tensor, scale: Tensor | None = None, *, turned: bool, lib: ctypes.CDLL | None = None
+    filters: Tensor, scale: Tensor | None = None, *, stride: int = 1, turned: bool, lib: ctypes.CDLL | None = None
 ) -> Tensor:
     """Filters ``(out, in, 3, 3)``, times ``scale`` ``(out,)``, transformed: ``(36, parts, in / parts, out)``.
 
@@ -152,8 +154,8 @@ def frequencies(
     filters = F.pad(filters, (0, 0, 0, 0, 0, short) if turned else (0, 0, 0, 0, 0, 0, 0, short)).contiguous()
     scale = None if scale is None else F.pad(scale, (0, 0 if turned else short)).contiguous()
     outputs, inputs = filters.shape[:2]
-    weights = torch.empty((FREQUENCIES, outputs, inputs) if turned else (FREQUENCIES, inputs, outputs))
-    lib.conv_weights(filters.data_ptr(), _at(scale), outputs, inputs, int(turned), weights.data_ptr())
+    weights = torch.empty((MATRICES, outputs, inputs) if turned else (MATRICES, inputs, outputs))
+    lib.conv_weights(filters.data_ptr(), _at(scale), outputs, inputs, stride, int(turned), weights.data_ptr())
     parts, rows = 1, weights.shape[1]
     while rows // parts > DEPTH and rows % (2 * parts) == 0 and parts < MOST_PARTS:
         parts *= 2
@@ -187,7 +189,9 @@ class Plan:
     def __init__(self, shapes: Sequence[Shape], steps: Sequence[Step], *, lib: ctypes.CDLL | None = None) -> None:
         self.lib, self.kept = lib or library(), list(steps)  # their tensors have to outlive the plan
         self.held = [number for number, shape in enumerate(shapes) if shape.held]
-        self.gates = [number for number, shape in enumerate(shapes) if shape.gates]
+        lanes = self.lib.conv_lanes()
+        self.word = torch.int16 if lanes > 8 else torch.int8
+        self.gates = {number: shape.numbers // lanes for number, shape in enumerate(shapes) if shape.gates}
         rooms = [shapes[step.target].room for step in steps]
         self.group = max(rooms)
         places, self.scratch = _places(shapes, steps, rooms)
@@ -199,16 +203,23 @@ class Plan:
         said = [{name: _at(getattr(step, name)) for name in names} for step in steps]
         self.steps = (_Step * len(steps))(*(_Step(room=room, **of) for room, of in zip(rooms, said, strict=True)))
 
-    def run(self, tensors: Sequence[Tensor], gates: Sequence[Tensor] = ()) -> bool:
+    def empty_gates(self, images: int) -> Tensor:
+        """Room for what ReLU lets through: a bit a number, a word a vector."""
+        return torch.empty(images * sum(self.gates.values()), dtype=self.word)
+
+    def run(self, tensors: Sequence[Tensor], gates: Tensor | None = None) -> bool:
         """Take the steps. Returns False where a sum is not finite or memory is short: what was computed is worthless.
 
         Args:
             tensors: float32 ``(N, C, H, W)``, channels_last, for the values that are held, in order.
-            gates: of :func:`empty_gates`, for the values whose gates are held, in order.
+            gates: of :meth:`empty_gates`, for the values whose gates are held.
         """
         values = type(self.values).from_buffer_copy(self.values)  # other threads may take the steps meanwhile
-        for number, tensor in zip(self.gates, gates, strict=True):
-            values[number].gate = tensor.data_ptr()
+        if gates is not None:
+            at = gates.data_ptr()
+            for number, words in self.gates.items():
+                values[number].gate = at
+                at += len(tensors[0]) * words * gates.itemsize
         for number, tensor in zip(self.held, tensors, strict=True):
             values[number].data = tensor.data_ptr()
         chain = _Chain(len(tensors[0]), self.scratch, ctypes.addressof(values), ctypes.addressof(self.steps))
@@ -216,9 +227,7 @@ class Plan:
         return bool(self.lib.conv_run(ctypes.byref(chain)))
 
 
-def _places(
-    shapes: Sequence[Shape], steps: Sequence[Step], rooms: Sequence[int]
-) -> tuple[list[tuple[int, bool]], int]:
+def _places(shapes: Sequence[Shape], steps: Sequence[Step], rooms: Sequence[int]) -> tuple[list[tuple[int, bool]], int]:
     """Where in memory each value that no tensor holds is kept, and whether for the whole group; and the size of it all.
 
     A value that is made at one room and read at another is kept for the whole group, in a place of its own. The others

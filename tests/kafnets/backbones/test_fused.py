@@ -26,7 +26,7 @@ BACKBONES = {
     "kafresnet": (functools.partial(KafResNet, depth=14, width=16), 15),
     "resnet": (functools.partial(ResNet, depth=14, width=16), 13),
     "resnet_b": (functools.partial(ResNet, depth=8, width=16, shortcut=ConvShortcut), 9),
-    "preactresnet18": (functools.partial(PreActResNet18, width=16), 19),
+    "preactresnet18": (functools.partial(PreActResNet18, width=16), 20),
     "lightnet": (LightNet, 4),
 }
 
