@@ -203,14 +203,20 @@ __attribute__((noinline)) static void multiply(int taps, const float *const *v, 
     }
 }
 
-// LANES channels of `count` places side by side, times one vector of output channels: the weights stay in registers.
-__attribute__((noinline)) static void multiply_narrow(const float *v, const float *u, int64_t count, float *m) {
+// LANES channels of `count` places, `step` apart, times one vector of output channels, added to m if `add`: the weights
+// stay in registers.
+__attribute__((noinline)) static void multiply_narrow(const float *v, int64_t step, const float *u, int64_t count,
+                                                      float *m, bool add) {
+    constexpr int R = SOME_ROWS;
     V weights[LANES];
     EACH(k, LANES) weights[k] = read<float>(u + k * LANES);
-    for (int64_t t = 0; t < count; t += SOME_ROWS, v += SOME_ROWS * LANES, m += SOME_ROWS * LANES) {
-        V sum[SOME_ROWS] = {};
-        EACH(k, LANES) EACH(r, SOME_ROWS) sum[r] += splat<float>(v[r * LANES + k]) * weights[k];
-        EACH(r, SOME_ROWS) write<float>(m + r * LANES, sum[r]);
+    const float *from[R];  // an address each: one that is added up takes the processor a second operation
+    EACH(r, R) from[r] = v + r * step;
+    for (int64_t t = 0; t < count; t += R, m += R * LANES) {
+        V sum[R] = {};
+        if (add) EACH(r, R) sum[r] = read<float>(m + r * LANES);
+        EACH(k, LANES) EACH(r, R) sum[r] += splat<float>(from[r][k]) * weights[k];
+        EACH(r, R) write<float>(m + r * LANES, sum[r]), from[r] += R * step;
     }
 }
 
@@ -227,8 +233,12 @@ struct Taps {
 // least one tap. Matrices hold two vectors of output channels at a time, (channels, 2 vectors); an odd last one alone.
 static void products(const Taps &taps, int64_t step, int64_t out, int64_t count, float *m) {
     const float *places[MOST_TAPS], *columns[MOST_TAPS];
-    const bool narrow = taps.count == 1 && taps.channels == LANES && step == LANES && out == LANES;
-    if (narrow && LANES == 16) return multiply_narrow(taps.v[0], taps.u[0], count, m);  // with as many registers to spare
+    if (LANES == 16 && out == LANES && taps.channels % LANES == 0) {  // with as many registers to spare
+        for (int tap = 0; tap < taps.count; tap++)
+            for (int64_t k = 0; k < taps.channels; k += LANES)
+                multiply_narrow(taps.v[tap] + k, step, taps.u[tap] + k * LANES, count, m, tap || k);
+        return;
+    }
     for (int64_t o = 0; o < out; o += 2 * LANES) {
         const bool two = out - o >= 2 * LANES;
         for (int tap = 0; tap < taps.count; tap++) columns[tap] = taps.u[tap] + o * taps.channels;
