@@ -1,7 +1,7 @@
 """Borrow a network for an attack and hand it back exactly as it was."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeAlias
 
 import torch
@@ -24,7 +24,7 @@ def undisturbed(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Iterator
     in training mode may have written (batch-norm statistics, step counts); in evaluation mode networks write none.
     A graph built through ``net`` before can still be differentiated. Gradients can be taken inside, even from
     Lightning's inference mode; those of parameters are the caller's business (:mod:`kafnets.attacks` never asks for
-    them).
+    them). In evaluation mode, a network that has a ``held_still()`` context is held still: nothing changes it inside.
 
     Args:
         net: the network; a plain function is left alone.
@@ -39,7 +39,8 @@ def undisturbed(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Iterator
         if eval_mode:
             for module in modules:
                 module.training = False
-        with torch.inference_mode(False), torch.enable_grad():
+        held = getattr(net, "held_still", nullcontext) if eval_mode else nullcontext
+        with held(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         # set one by one: nn.Module.train() would also thaw what its owner has frozen

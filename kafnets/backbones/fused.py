@@ -4,6 +4,7 @@ import logging
 import operator
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +35,8 @@ class Fused(nn.Module):
     are as good as ever), or if logits or gradients disagree on the first image.
 
     Parameters, buffers and modules are those of ``net``, other attributes too. Gradients reach the images alone. Any
-    change of what is folded is noticed. ``net`` must compute the same at every call: what its ``forward`` decides in
-    Python is decided once.
+    change of what is folded is noticed, but for those within :meth:`held_still`. ``net`` must compute the same at every
+    call: what its ``forward`` decides in Python is decided once.
 
     Args:
         net: any backbone, or another module of convolutions.
@@ -58,25 +59,41 @@ class Fused(nn.Module):
         self.net = net
         self.training = net.training
         self._form: _Form | None = None
+        self._holders, self._compared = 0, False
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to logits."""
-        modules = list(self.net.modules())
-        if not self._applies(x, modules):
+        if not self._applies(x):
             return self.net(x)
-        with _building:
-            if self._form is None or not self._form.is_of(modules):
-                self._form = _Form(self.net, x[:1])
+        if self._form is None or not (self._holders and self._compared):
+            modules = list(self.net.modules())
+            if any(module.training for module in modules):
+                return self.net(x)
+            with _building:
+                if self._form is None or not self._form.is_of(modules):
+                    self._form = _Form(self.net, x[:1])
+                self._compared = True
         return self._form.graph(x)
 
-    def _applies(self, x: Tensor, modules: list[nn.Module]) -> bool:
+    @contextmanager
+    def held_still(self) -> Iterator[None]:
+        """Say that the network does not change within: it is compared with what it was once, not at every call."""
+        with _building:
+            self._compared = self._compared and self._holders > 0
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with _building:
+                self._holders -= 1
+
+    def _applies(self, x: Tensor) -> bool:
         return (
             x.device.type == "cpu"
             and x.dtype == torch.float32
             and len(x) > 0
             and engine(x.device) == "native"
             and not torch.is_autocast_enabled("cpu")
-            and not any(module.training for module in modules)
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -14,13 +14,14 @@ from kafnets.activations import KAF, KWTA, ReLU, SiLU
 from kafnets.attacks import PGD
 from kafnets.attacks.bpda import replaced_backward
 from kafnets.backbones import ConvShortcut, Fused, KafResNet, KafVGG, LightNet, PreActResNet18, ResNet
+from kafnets.backbones.fused import _Form
 from kafnets.ops import dispatch
 from kafnets.ops.conv import ConvChain
 
 if reason := dispatch._no_native():
     pytest.skip(reason, allow_module_level=True)
 
-# how many convolutions are folded: all but the largest of PreActResNet18 with stride 2
+# how many convolutions are folded: all of them
 BACKBONES = {
     "kafvgg": (functools.partial(KafVGG, width=16, hidden=16), 6),
     "kafresnet": (functools.partial(KafResNet, depth=14, width=16), 15),
@@ -387,3 +388,23 @@ def test_an_attack_finds_the_same_through_it(net, images):
     ours, theirs = (attack(one, images, y, keys=keys) for one in (Fused(net), net))
     assert torch.equal(net(ours).argmax(1), net(theirs).argmax(1))
     assert not torch.equal(net(ours).argmax(1), y)
+
+
+def test_a_network_that_is_held_still_is_compared_once(net, images, monkeypatch):
+    compared = []
+    is_of = _Form.is_of
+    monkeypatch.setattr(_Form, "is_of", lambda form, modules: compared.append(form) or is_of(form, modules))
+    fused = Fused(net)
+    before = fused(images)
+    with fused.held_still(), fused.held_still():
+        assert torch.equal(fused(images), fused(images))
+    assert len(compared) == 1
+    with torch.no_grad():
+        net.conv1.weight.mul_(2)
+    assert not torch.allclose(fused(images), before)
+    with fused.held_still():  # what was compared before it may have changed since
+        net.conv1.weight.data.mul_(0.5)
+        torch.testing.assert_close(fused(images), before)
+    compared.clear()
+    PGD(steps=3, eps=0.03, step_size=0.01, early_stop=False)(fused, images, torch.zeros(len(images), dtype=torch.int64))
+    assert len(compared) == 1
