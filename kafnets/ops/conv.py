@@ -127,12 +127,12 @@ class ConvChain:
         plans = self._plans_for(inputs)
         plan = plans.there if differentiable else plans.there_alone
         y, gates = _empty(inputs[0], plans.output), plan.empty_gates(len(inputs[0])) if differentiable else None
-        return (y, gates) if plan.run([*map(native.channels_last, inputs), y], gates) else None
+        return (y, gates) if plan.run([*map(_as_read, inputs), y], gates) else None
 
     def backward(self, inputs: Sequence[Tensor], gates: Tensor, grad: Tensor) -> list[Tensor] | None:
         """The gradients of the inputs; None where a sum is not finite."""
         plans = self._plans_for(inputs)
-        grads = [_empty(grad, plans.inputs[of]) for of in plans.gradient_of]
+        grads = [torch.empty_like(_as_read(inputs[of])) for of in plans.gradient_of]
         finite = plans.back.run([native.channels_last(grad), *grads], gates)
         return [grads[plans.gradient_of.index(of)] for of in range(self.inputs)] if finite else None
 
@@ -153,7 +153,6 @@ class ConvChain:
         back = there + [there[of] for of in self._gradient_of]
         wanted = {len(there) + at: of for at, of in enumerate(self._gradient_of) if of < self.inputs}
         return _Plans(
-            inputs,
             there[-1],
             _plan(there, ends, self._gated, self._there),
             _plan(there, ends, [], self._there),
@@ -182,13 +181,12 @@ class _Plans:
     """Of a chain, for images of a size.
 
     Attributes:
-        inputs, output: shapes.
+        output: its shape.
         there, there_alone: with what ReLU let through, and without.
         back: from the gradient of the output to those of the inputs.
         gradient_of: the inputs in the order in which their gradients are made.
     """
 
-    inputs: list[Shape]
     output: Shape
     there: Plan
     there_alone: Plan
@@ -220,6 +218,12 @@ class _Apply(torch.autograd.Function):
                 leaves = [x.detach().requires_grad_(True) for x in inputs]
                 grads = torch.autograd.grad(chain.plain(leaves), leaves, grad)
         return None, *grads
+
+
+def _as_read(x: Tensor) -> Tensor:
+    """An input in a memory layout that a chain takes: images of few channels as they are, mostly."""
+    few = x.shape[1] % native.library().conv_lanes() > 0
+    return x if few and x.is_contiguous() else native.channels_last(x)
 
 
 def _empty(like: Tensor, shape: Shape) -> Tensor:

@@ -299,10 +299,11 @@ static INLINE void half_out(const float *from, int64_t step, V (&half)[Tile::OUT
 extern "C" {
 // Mirrored by kafnets/ops/native/conv.py.
 struct Value {
-    float *data;   // (images, height, width, channels), or null:
+    float *data;   // (images, height, width, channels), or null; where planar, (images, channels, height, width)
     Gate *gate;    // likewise, in vectors of channels: what ReLU let through; null where nobody asks
     int64_t offset;  // without data: kept in scratch memory, from here on, for the images at hand alone,
     int32_t whole;   // or for the whole group
+    int32_t planar;  // only a source of DIRECT can be, and a target whose channels do not fill vectors
     int32_t channels, height, width;
 };
 
@@ -357,6 +358,15 @@ struct Scratch {
     Buffer v, m, zeros, padded, kept;
 };
 thread_local Scratch scratch;
+
+// From one number of a value to the next.
+struct Stride {
+    int64_t image, row, column, channel;
+
+    explicit Stride(const Value &v)
+        : image(int64_t(v.channels) * v.height * v.width), row(int64_t(v.width) * (v.planar ? 1 : v.channels)),
+          column(v.planar ? 1 : v.channels), channel(v.planar ? int64_t(v.height) * v.width : 1) {}
+};
 
 // As many channels in whole vectors.
 constexpr int64_t fill(int64_t channels) { return (channels + LANES - 1) / LANES * LANES; }
@@ -414,7 +424,7 @@ public:
     Winograd(const Job &job, int64_t edge)
         : job(job), edge(edge), height(job.target.height), width(job.target.width), in(job.source.channels),
           out(job.target.channels), filled(fill(out)), down((height + OUT - 1) / OUT), across((width + OUT - 1) / OUT),
-          most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
+          stride(job.target), most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
 
     // Returns whether the sums are finite.
     bool run(int64_t images) const {
@@ -502,11 +512,11 @@ private:
     void put_out(const Place &place, int64_t tiles, const float *from, V &rest) const {
         const int64_t top = place.row * OUT, left = place.column * OUT;
         const int rows = int(std::min<int64_t>(OUT, height - top));
-        int64_t at = ((place.image * height + top) * width + left) * out;
-        for (int64_t t = 0; t < tiles; t++, at += OUT * out) {
+        int64_t at = place.image * stride.image + top * stride.row + left * stride.column;
+        for (int64_t t = 0; t < tiles; t++, at += OUT * stride.column) {
             const int columns = int(std::min<int64_t>(OUT, width - left - t * OUT));
             for (int64_t ch = 0; ch < filled; ch += LANES, from += LANES)
-                tile_out<SKIP, GATED, RELU>(from, ch, at + ch, rows, columns, rest);
+                tile_out<SKIP, GATED, RELU>(from, ch, at + ch * stride.channel, rows, columns, rest);
         }
     }
 
@@ -514,8 +524,8 @@ private:
     template <bool SKIP, bool GATED, bool RELU>
     __attribute__((noinline)) void tile_out(const float *from, int64_t ch, int64_t at, int rows, int columns,
                                             V &rest) const {
-        const int64_t pixel = out, line = width * pixel;
-        const bool part = ch + LANES > pixel;
+        const bool part = ch + LANES > out;
+        const Stride stride = this->stride;
         const Job j = job;
         const V shift = part ? V{} : j.shift(ch), scale = part ? V{} : j.scale(ch);
         V half[OUT][F], bad = rest;
@@ -524,11 +534,15 @@ private:
             V sums[OUT];
             Tile::out(half[i], sums);
             EACH(k, OUT) bad += sums[k] * 0.0f;  // NaN from anything that is not finite
-            const auto finish = [&](int k) { j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, at + i * line + k * pixel); };
+            const int64_t row = at + i * stride.row;
+            const auto finish = [&](int k) {
+                j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, row + k * stride.column);
+            };
             if constexpr (whole()) EACH(k, OUT) finish(k);
             else if (!part) for (int k = 0; k < columns; k++) finish(k);
             else for (int k = 0; k < columns; k++)
-                for (int64_t l = ch; l < pixel; l++) j.finish_one(sums[k][l - ch], at + i * line + k * pixel + l - ch);
+                for (int64_t l = 0; l < out - ch; l++)
+                    j.finish_one(sums[k][l], row + k * stride.column + l * stride.channel);
         };
         if (rows == OUT && columns == OUT && !part) EACH(i, OUT) row_out(i, std::true_type{});  // a tenth faster
         else for (int i = 0; i < rows; i++) row_out(i, std::false_type{});
@@ -536,7 +550,9 @@ private:
     }
 
     const Job &job;
-    const int64_t edge, height, width, in, out, filled, down, across, most, v_step, m_step;
+    const int64_t edge, height, width, in, out, filled, down, across;
+    const Stride stride;
+    const int64_t most, v_step, m_step;
 };
 
 // -------------------------------------------------------------------------------------------- sums over taps of filters
@@ -595,10 +611,13 @@ private:
                 std::fill(at, at + width * in, 0.0f);
                 continue;
             }
-            const float *const from = job.x + (n * job.source.height + source) * line;
+            const Stride stride(job.source);
+            const float *const from = job.x + n * stride.image + source * stride.row;
             const Gate *const gate = job.gate ? job.gate + (n * job.source.height + source) * line / LANES : nullptr;
             float *const image = std::fill_n(at, left * in, 0.0f);
-            if (!gate) std::copy(from, from + inside, image);
+            for (int64_t ch = 0; job.source.planar && ch < in; ch++)
+                for (int64_t i = 0; i < inside / in; i++) image[i * in + ch] = from[ch * stride.channel + i];
+            if (!job.source.planar && !gate) std::copy(from, from + inside, image);
             for (int64_t i = 0; gate && i < inside; i += LANES)
                 write<float>(image + i, gated(read<float>(from + i), gate[i / LANES]));
             std::fill(image + inside, at + width * in, 0.0f);
@@ -612,7 +631,8 @@ private:
         float *const sums = scratch.m.room((count + ROWS) * filled);
         if (taps.count) products(taps, step, filled, count, sums);
         else std::fill(sums, sums + count * filled, 0.0f);  // no filter reaches these inputs
-        const int64_t at = ((n * job.target.height + row) * job.target.width + first) * out;
+        const Stride stride(job.target);
+        const int64_t at = n * stride.image + row * stride.row + first * stride.column;
         if (out == filled) {
             job.specialised([&](auto skip, auto gated, auto relu) {
                 for (int64_t ch = 0; ch < out; ch += LANES) {
@@ -626,7 +646,7 @@ private:
         } else {
             for (int64_t p = 0; p < count; p++)
                 for (int64_t ch = 0; ch < out; ch++)
-                    job.finish_one(sums[p * filled + ch], at + p * apart * out + ch);
+                    job.finish_one(sums[p * filled + ch], at + p * apart * stride.column + ch * stride.channel);
         }
     }
 

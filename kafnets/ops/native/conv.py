@@ -36,7 +36,7 @@ class _Value(ctypes.Structure):
         ("data", c_void_p),
         ("gate", c_void_p),
         ("offset", c_int64),
-        *((name, c_int32) for name in ("whole", "channels", "height", "width")),
+        *((name, c_int32) for name in ("whole", "planar", "channels", "height", "width")),
     )
 
 
@@ -190,6 +190,7 @@ class Plan:
         self.lib, self.kept = lib or library(), list(steps)  # their tensors have to outlive the plan
         self.held = [number for number, shape in enumerate(shapes) if shape.held]
         lanes = self.lib.conv_lanes()
+        self.part = {number for number, shape in enumerate(shapes) if shape.channels % lanes}
         self.word = torch.int16 if lanes > 8 else torch.int8
         self.gates = {number: shape.numbers // lanes for number, shape in enumerate(shapes) if shape.gates}
         rooms = [shapes[step.target].room for step in steps]
@@ -197,7 +198,7 @@ class Plan:
         places, self.scratch = _places(shapes, steps, rooms)
         sizes = [(shape.channels, shape.height, shape.width) for shape in shapes]
         self.values = (_Value * len(shapes))(
-            *(_Value(None, None, *place, *size) for place, size in zip(places, sizes, strict=True))
+            *(_Value(None, None, *place, 0, *size) for place, size in zip(places, sizes, strict=True))
         )
         names = [name for name, *_ in _Step._fields_ if name != "room"]
         said = [{name: _at(getattr(step, name)) for name in names} for step in steps]
@@ -211,7 +212,8 @@ class Plan:
         """Take the steps. Returns False where a sum is not finite or memory is short: what was computed is worthless.
 
         Args:
-            tensors: float32 ``(N, C, H, W)``, channels_last, for the values that are held, in order.
+            tensors: float32 ``(N, C, H, W)``, for the values that are held, in order: channels_last; or contiguous, if
+                no convolution of Winograd reads them and their channels do not fill vectors.
             gates: of :meth:`empty_gates`, for the values whose gates are held.
         """
         values = type(self.values).from_buffer_copy(self.values)  # other threads may take the steps meanwhile
@@ -222,6 +224,7 @@ class Plan:
                 at += len(tensors[0]) * words * gates.itemsize
         for number, tensor in zip(self.held, tensors, strict=True):
             values[number].data = tensor.data_ptr()
+            values[number].planar = number in self.part and tensor.is_contiguous()
         chain = _Chain(len(tensors[0]), self.scratch, ctypes.addressof(values), ctypes.addressof(self.steps))
         chain.length, chain.group, chain.threads = len(self.steps), self.group, torch.get_num_threads()
         return bool(self.lib.conv_run(ctypes.byref(chain)))
