@@ -258,6 +258,11 @@ def _forward_step(step: ConvStep, target: int) -> Step:
     )
 
 
+def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Of factors, None for 1."""
+    return b if a is None else a if b is None else a * b
+
+
 def _backward_steps(inputs: int, steps: list[ConvStep]) -> tuple[list[Step], list[int]]:
     """From the gradient of the last output to those of the inputs.
 
@@ -286,12 +291,15 @@ def _backward_steps(inputs: int, steps: list[ConvStep]) -> tuple[list[Step], lis
 
     for at in reversed(range(len(steps))):
         step, of = steps[at], inputs + at
-        add_skips(of)
-        gate = of if step.relu else NONE
+        if of not in number and len(skips.get(of, [])) == 1 and step.skip is None and not step.relu:
+            (skip,) = skips.pop(of)  # its gradient is another's, through a gate: no need to write it down
+            source, gate, scale = skip.skip, skip.skip_gate, _product(step.scale, skip.skip_scale)
+        else:
+            add_skips(of)
+            source, gate, scale = number[of], of if step.relu else NONE, step.scale
         if step.skip is not None:
-            to_skip = Step(skip=number[of], skip_gate=gate, skip_scale=step.skip_scale)
-            skips.setdefault(step.skip, []).append(to_skip)
-        back = replace(_convolution(step, turned=True), source=number[of], gate=gate)
+            skips.setdefault(step.skip, []).append(Step(skip=source, skip_gate=gate, skip_scale=step.skip_scale))
+        back = replace(_convolution(replace(step, scale=scale), turned=True), source=source, gate=gate)
         if step.source not in number and skips.get(step.source):  # on the way, instead of one more pass
             skip = skips[step.source].pop()
             back = replace(back, skip=skip.skip, skip_gate=skip.skip_gate, skip_scale=skip.skip_scale)

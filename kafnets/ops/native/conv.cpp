@@ -32,6 +32,7 @@ constexpr int ROWS = 6, SOME_ROWS = 4, FEW_ROWS = 2;
 constexpr int64_t BLOCK_BYTES = 640 << 10;  // of transformed tiles, but ROWS of them at least
 constexpr int64_t AHEAD = 1024;              // weights that are fetched before they are needed
 constexpr int MOST_TAPS = 25;
+constexpr int64_t FEW_TERMS = 64;  // that are summed in one go
 #define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < count; k++)
 #define INLINE inline __attribute__((always_inline))
 
@@ -177,15 +178,17 @@ static INLINE V gated(V value, Gate gate) {
 #endif
 
 // R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
-// `step` apart; u is (in, C vectors). Every tap is summed by itself, so that fewer terms round on top of each other.
+// `step` apart; u is (in, C vectors). Taps of many channels are summed each by itself, so that fewer terms round on top of
+// each other.
 template <int R, int C>
 __attribute__((noinline)) static void multiply(int taps, const float *const *v, int64_t step, int64_t in,
                                                const float *const *u, int64_t out, float *m) {
+    const bool apart = taps * in > FEW_TERMS;
+    V sum[R][C] = {};
     for (int tap = 0; tap < taps; tap++) {
         constexpr int BASES = (R + 2) / 3;
         const float *from[BASES], *weights = u[tap];  // every third row: an address reaches the two after it
         EACH(r, BASES) from[r] = v[tap] + 3 * r * step;
-        V sum[R][C] = {};
         for (int64_t k = 0; k < in; k++, weights += C * LANES) {
             EACH(c, C) __builtin_prefetch(weights + AHEAD + c * LANES);
             V row[C];
@@ -196,9 +199,11 @@ __attribute__((noinline)) static void multiply(int taps, const float *const *v, 
             }
             EACH(r, BASES) from[r]++;
         }
+        if (!apart && tap + 1 < taps) continue;
         EACH(r, R) EACH(c, C) {
             float *const to = m + r * out + c * LANES;
-            write<float>(to, tap ? read<float>(to) + sum[r][c] : sum[r][c]);
+            write<float>(to, apart && tap ? read<float>(to) + sum[r][c] : sum[r][c]);
+            sum[r][c] = V{};
         }
     }
 }
