@@ -1,314 +1,33 @@
 // Chains of convolutions, with what follows each in an evaluated network: a shift, a skip connection, ReLU.
 //
-// Images are (images, height, width, channels). A group of them goes through all steps of a chain at a time, and through
-// steps of equal size a few at a time, so that what lies between the steps stays in the second-level cache, where
-// channels are few.
+// Images are (images, height, width, channels). A group of them goes through all steps of a chain, and through steps of
+// one size a few at a time, so that what lies between the steps stays in the second-level cache, where channels are few.
 //
-// 3x3 convolutions of stride 1 take a quarter of the multiplications by Winograd's F(4x4, 3x3) (Lavin and Gray 2016): a
-// tile of 4x4 outputs depends on 6x6 inputs; both are transformed, and between the transforms each of 36 frequencies is
-// a matrix product over the channels. The transforms interpolate at 0, +-3/4, +-3/2 and infinity: half the rounding
-// error of the usual 0, +-1, +-2. In those of stride 2, the first and the last tap of a row meet every other input, as a
-// filter of stride 1 does, F(4, 2) at 0, +-3/4, 2 and infinity; the middle tap meets the others: nine multiplications
-// for twelve in a row. Other convolutions are sums of matrix products over the taps of their filters.
+// 3x3 convolutions of stride 1 and 2 are computed by Winograd's algorithm (tiles.h), others as sums of matrix products
+// over the taps of their filters.
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
-#include <type_traits>
 
-#include "simd.h"
+#include "products.h"
+#include "tiles.h"
 
 namespace {
 
-using V = Vec<float>;
-constexpr int LANES = Simd<float>::lanes;
-constexpr int MATRICES = 6;  // in each direction, of a transformed filter
 constexpr int64_t LINE = 16;  // floats of a cache line, between frequencies: powers of two would share cache sets
-#if defined(__AVX512F__)
-constexpr int ROWS = 12, SOME_ROWS = 8, FEW_ROWS = 4;  // places whose sums stay in registers; fewer at the end
-#else
-constexpr int ROWS = 6, SOME_ROWS = 4, FEW_ROWS = 2;
-#endif
 constexpr int64_t BLOCK_BYTES = 640 << 10;  // of transformed tiles, but ROWS of them at least
-constexpr int64_t AHEAD = 1024;              // weights that are fetched before they are needed
-constexpr int MOST_TAPS = 25;
-constexpr int64_t FEW_TERMS = 64;  // that are summed in one go
-#define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < count; k++)
-#define INLINE inline __attribute__((always_inline))
-
-// One double for every lane: filters are transformed before they are rounded.
-typedef double Wide __attribute__((vector_size(8 * LANES)));
-
-// How a direction of a tile is transformed: IN pixels to so many FREQUENCIES, which matrix() of the filter multiplies
-// each, and those to OUT pixels. IN pixels begin STEP after those of the tile before.
-struct Same {
-    static constexpr int IN = 6, FREQUENCIES = 6, OUT = 4, STEP = 4;
-    static constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
-
-    static constexpr int matrix(int f) { return f; }
-
-    static INLINE void in(const V (&d)[6], V (&v)[6]) {
-        const V p0 = d[2] - BB * d[0], p1 = d[3] - BB * d[1], p2 = d[4] - BB * d[2], p3 = d[5] - BB * d[3];
-        const V q1 = d[3] - AA * d[1], q2 = d[4] - AA * d[2];
-        v[0] = p2 - AA * p0;
-        v[1] = p2 + A * p1;
-        v[2] = p2 - A * p1;
-        v[3] = q2 + B * q1;
-        v[4] = q2 - B * q1;
-        v[5] = p3 - AA * p1;
-    }
-
-    static INLINE void out(const V (&m)[6], V (&y)[4]) {
-        const V sum_a = m[1] + m[2], sum_b = m[3] + m[4], gap_a = m[1] - m[2], gap_b = m[3] - m[4];
-        y[0] = m[0] + sum_a + sum_b;
-        y[1] = A * gap_a + B * gap_b;
-        y[2] = AA * sum_a + BB * sum_b;
-        y[3] = (A * AA) * gap_a + ((B * BB) * gap_b + m[5]);
-    }
-
-    // Toom and Cook's matrix for the filter.
-    static INLINE void filter(const Wide (&w)[3], Wide (&u)[6]) {
-        constexpr double a = A, b = B, aa = a * a, bb = b * b;
-        constexpr double at_a = 1 / (2 * aa * (aa - bb)), at_b = 1 / (2 * bb * (bb - aa));
-        u[0] = w[0] * (1 / (aa * bb));
-        u[1] = (w[0] + a * w[1] + aa * w[2]) * at_a;
-        u[2] = (w[0] - a * w[1] + aa * w[2]) * at_a;
-        u[3] = (w[0] + b * w[1] + bb * w[2]) * at_b;
-        u[4] = (w[0] - b * w[1] + bb * w[2]) * at_b;
-        u[5] = w[2];
-    }
-};
-
-// Two taps, as far apart as the pixels: four outputs of five inputs. The middle tap has four frequencies of its own.
-struct Halves {
-    static constexpr int FREQUENCIES = 9;
-    static constexpr float A = 0.75f, B = 2, AA = A * A, BB = B * B;
-
-    static constexpr int matrix(int f) { return f < 5 ? f : 5; }
-
-    static INLINE void in(const V (&d)[5], V (&v)[9]) {
-        const V p0 = d[1] - B * d[0], p1 = d[2] - B * d[1], p2 = d[3] - B * d[2], p3 = d[4] - B * d[3];
-        v[0] = p2 - AA * p0;
-        v[1] = p2 + A * p1;
-        v[2] = p2 - A * p1;
-        v[3] = d[3] - AA * d[1];
-        v[4] = p3 - AA * p1;
-    }
-
-    static INLINE void out(const V (&m)[9], V (&y)[4]) {
-        const V sum = m[1] + m[2], gap = m[1] - m[2];
-        y[0] = m[0] + sum + m[3];
-        y[1] = A * gap + B * m[3];
-        y[2] = AA * sum + BB * m[3];
-        y[3] = (A * AA) * gap + ((B * BB) * m[3] + m[4]);
-    }
-
-    static INLINE void filter(const Wide (&w)[3], Wide (&u)[6]) {
-        constexpr double a = A, b = B, aa = a * a;
-        u[0] = w[0] * (1 / (aa * b));
-        u[1] = (w[0] + a * w[2]) * (1 / (2 * aa * (a - b)));
-        u[2] = (w[0] - a * w[2]) * (1 / (-2 * aa * (a + b)));
-        u[3] = (w[0] + b * w[2]) * (1 / (b * (b * b - aa)));
-        u[4] = w[2];
-        u[5] = w[1];
-    }
-};
-
-// Stride 2.
-struct Shrink : Halves {
-    static constexpr int IN = 9, OUT = 4, STEP = 8;
-
-    static INLINE void in(const V (&d)[9], V (&v)[9]) {
-        const V outer[5] = {d[0], d[2], d[4], d[6], d[8]};
-        Halves::in(outer, v);
-        EACH(k, 4) v[5 + k] = d[1 + 2 * k];
-    }
-
-    static INLINE void out(const V (&m)[9], V (&y)[4]) {
-        Halves::out(m, y);
-        EACH(k, 4) y[k] += m[5 + k];
-    }
-};
-
-// From the gradient of its outputs to that of its inputs, of which so many zeros lie BEFORE the image.
-template <int BEFORE>
-struct Grow : Halves {
-    static constexpr int IN = 5, OUT = 8, STEP = 4;
-
-    static INLINE void in(const V (&d)[5], V (&v)[9]) {
-        Halves::in(d, v);
-        EACH(k, 4) v[5 + k] = d[1 - BEFORE + k];
-    }
-
-    static INLINE void out(const V (&m)[9], V (&y)[8]) {
-        V outer[4];
-        Halves::out(m, outer);
-        EACH(k, 4) y[2 * k + BEFORE] = outer[k], y[2 * k + 1 - BEFORE] = m[5 + k];
-    }
-};
-
-// What ReLU lets through, a bit a number and a word a vector. NaN passes, as in PyTorch.
-using Gate = std::conditional_t<(LANES > 8), uint16_t, uint8_t>;
-
-#if defined(__AVX512F__)
-static INLINE Gate gate_of(V value) {
-    return _mm512_cmp_ps_mask((__m512)value, _mm512_setzero_ps(), _CMP_NLE_UQ);
-}
-
-static INLINE V gated(V value, Gate gate) { return (V)_mm512_maskz_mov_ps(gate, (__m512)value); }
-#else
-using Mask = typename Simd<float>::I;
-
-static INLINE Gate gate_of(V value) {
-#if defined(__AVX2__)
-    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)value, _mm256_setzero_ps(), _CMP_NLE_UQ));
-#else
-    const Mask passed = ~(value <= V{});
-    Gate gate = 0;
-    EACH(l, LANES) gate |= (passed[l] & 1) << l;
-    return gate;
-#endif
-}
-
-static INLINE V gated(V value, Gate gate) {
-    Mask bits;
-    EACH(l, LANES) bits[l] = 1 << l;
-    return (bits & int32_t(gate)) != 0 ? value : V{};
-}
-#endif
-
-// R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
-// `step` apart; u is (in, C vectors). Taps of many channels are summed each by itself, so that fewer terms round on top of
-// each other.
-template <int R, int C>
-__attribute__((noinline)) static void multiply(int taps, const float *const *v, int64_t step, int64_t in,
-                                               const float *const *u, int64_t out, float *m) {
-    const bool apart = taps * in > FEW_TERMS;
-    V sum[R][C] = {};
-    for (int tap = 0; tap < taps; tap++) {
-        constexpr int BASES = (R + 2) / 3;
-        const float *from[BASES], *weights = u[tap];  // every third row: an address reaches the two after it
-        EACH(r, BASES) from[r] = v[tap] + 3 * r * step;
-        for (int64_t k = 0; k < in; k++, weights += C * LANES) {
-            EACH(c, C) __builtin_prefetch(weights + AHEAD + c * LANES);
-            V row[C];
-            EACH(c, C) row[c] = read<float>(weights + c * LANES);
-            EACH(r, R) {
-                const V value = splat<float>(from[r / 3][r % 3 * step]);
-                EACH(c, C) sum[r][c] += value * row[c];
-            }
-            EACH(r, BASES) from[r]++;
-        }
-        if (!apart && tap + 1 < taps) continue;
-        EACH(r, R) EACH(c, C) {
-            float *const to = m + r * out + c * LANES;
-            write<float>(to, apart && tap ? read<float>(to) + sum[r][c] : sum[r][c]);
-            sum[r][c] = V{};
-        }
-    }
-}
-
-// LANES channels of `count` places, `step` apart, times one vector of output channels, added to m if `add`: the weights
-// stay in registers.
-__attribute__((noinline)) static void multiply_narrow(const float *v, int64_t step, const float *u, int64_t count,
-                                                      float *m, bool add) {
-    constexpr int R = SOME_ROWS;
-    V weights[LANES];
-    EACH(k, LANES) weights[k] = read<float>(u + k * LANES);
-    const float *from[R];  // an address each: one that is added up takes the processor a second operation
-    EACH(r, R) from[r] = v + r * step;
-    for (int64_t t = 0; t < count; t += R, m += R * LANES) {
-        V sum[R] = {};
-        if (add) EACH(r, R) sum[r] = read<float>(m + r * LANES);
-        EACH(k, LANES) EACH(r, R) sum[r] += splat<float>(from[r][k]) * weights[k];
-        EACH(r, R) write<float>(m + r * LANES, sum[r]), from[r] += R * step;
-    }
-}
-
-// What a place is multiplied with: so many channels in a row, from `v` on, times the matrix `u`; all of them added up.
-struct Taps {
-    const int64_t channels;
-    int count = 0;
-    const float *v[MOST_TAPS], *u[MOST_TAPS];
-
-    void add(const float *places, const float *weights) { v[count] = places, u[count++] = weights; }
-};
-
-// `count` places, rounded up to whole products, `step` apart, times all output channels: m is (count, out). There is at
-// least one tap. Matrices hold two vectors of output channels at a time, (channels, 2 vectors); an odd last one alone.
-static void products(const Taps &taps, int64_t step, int64_t out, int64_t count, float *m) {
-    const float *places[MOST_TAPS], *columns[MOST_TAPS];
-    if (LANES == 16 && out == LANES && taps.channels % LANES == 0) {  // with as many registers to spare
-        for (int tap = 0; tap < taps.count; tap++)
-            for (int64_t k = 0; k < taps.channels; k += LANES)
-                multiply_narrow(taps.v[tap] + k, step, taps.u[tap] + k * LANES, count, m, tap || k);
-        return;
-    }
-    for (int64_t o = 0; o < out; o += 2 * LANES) {
-        const bool two = out - o >= 2 * LANES;
-        for (int tap = 0; tap < taps.count; tap++) columns[tap] = taps.u[tap] + o * taps.channels;
-        for (int64_t t = 0; t < count;) {
-            const auto next = [&](auto rows) {
-                for (int tap = 0; tap < taps.count; tap++) places[tap] = taps.v[tap] + t * step;
-                const auto work = two ? multiply<rows(), 2> : multiply<rows(), 1>;
-                work(taps.count, places, step, taps.channels, columns, out, m + t * out + o);
-                t += rows();
-            };
-            const int64_t rest = count - t;  // places that are computed for nothing are few
-            if (rest > 2 * SOME_ROWS || (rest > SOME_ROWS && rest <= ROWS)) next(std::integral_constant<int, ROWS>{});
-            else if (rest > FEW_ROWS) next(std::integral_constant<int, SOME_ROWS>{});
-            else next(std::integral_constant<int, FEW_ROWS>{});
-        }
-    }
-}
-
-// A vector of channels of a tile's pixels, those of columns [begin, end); `at` is where the first is in rows and gates.
-template <class Tile, bool EDGE, bool GATED>
-__attribute__((noinline)) static void tile_in(const float *const (&rows)[Tile::IN], const Gate *const (&gates)[Tile::IN], int64_t at,
-                           int64_t pixel, int begin, int end, float *to, int64_t step) {
-    constexpr int IN = Tile::IN, FREQUENCIES = Tile::FREQUENCIES;
-    V half[FREQUENCIES][IN];
-    EACH(j, IN) {
-        V d[IN] = {}, columns[FREQUENCIES];
-        if (!EDGE || (j >= begin && j < end)) {
-            EACH(i, IN) d[i] = read<float>(rows[i] + at + j * pixel);
-            if constexpr (GATED) EACH(i, IN) d[i] = gated(d[i], gates[i][(at + j * pixel) / LANES]);
-        }
-        Tile::in(d, columns);
-        EACH(i, FREQUENCIES) half[i][j] = columns[i];
-    }
-    EACH(i, FREQUENCIES) {
-        V done[FREQUENCIES];
-        Tile::in(half[i], done);
-        EACH(j, FREQUENCIES) {
-            float *const at = to + (i * FREQUENCIES + j) * step;
-            __builtin_prefetch(at + LANES, 1);  // where the next vector goes: waiting for it takes a quarter of the time
-            write<float>(at, done[j]);
-        }
-    }
-}
-
-// A vector of channels of a tile's sums: the first half of their transform, by rows.
-template <class Tile>
-static INLINE void half_out(const float *from, int64_t step, V (&half)[Tile::OUT][Tile::FREQUENCIES]) {
-    EACH(j, Tile::FREQUENCIES) {
-        V columns[Tile::FREQUENCIES], rows[Tile::OUT];
-        EACH(i, Tile::FREQUENCIES) columns[i] = read<float>(from + (i * Tile::FREQUENCIES + j) * step);
-        Tile::out(columns, rows);
-        EACH(i, Tile::OUT) half[i][j] = rows[i];
-    }
-}
 
 }  // namespace
 
 extern "C" {
 // Mirrored by kafnets/ops/native/conv.py.
 struct Value {
-    float *data;   // (images, height, width, channels), or null; where planar, (images, channels, height, width)
-    Gate *gate;    // likewise, in vectors of channels: what ReLU let through; null where nobody asks
+    float *data;     // (images, height, width, channels), or null
+    Gate *gate;      // likewise, in vectors of channels: what ReLU let through; null where nobody asks
     int64_t offset;  // without data: kept in scratch memory, from here on, for the images at hand alone,
     int32_t whole;   // or for the whole group
-    int32_t planar;  // only a source of DIRECT can be, and a target whose channels do not fill vectors
+    int32_t planar;  // data is (images, channels, height, width): of a source of DIRECT, or a target of part of a vector
     int32_t channels, height, width;
 };
 
@@ -527,8 +246,7 @@ private:
 
     // A vector of channels, from `ch` on, of a tile of which so many rows and columns lie in the image, `at` in y.
     template <bool SKIP, bool GATED, bool RELU>
-    __attribute__((noinline)) void tile_out(const float *from, int64_t ch, int64_t at, int rows, int columns,
-                                            V &rest) const {
+    NOT_INLINE void tile_out(const float *from, int64_t ch, int64_t at, int rows, int columns, V &rest) const {
         const bool part = ch + LANES > out;
         const Stride stride = this->stride;
         const Job j = job;
@@ -560,7 +278,7 @@ private:
     const int64_t most, v_step, m_step;
 };
 
-// -------------------------------------------------------------------------------------------- sums over taps of filters
+// ---------------------------------------------------------------------------------------------------- sums over taps
 
 class Direct {
 public:
@@ -731,9 +449,9 @@ int32_t conv_lanes() { return LANES; }
 
 int32_t conv_same(const void *a, const void *b, int64_t bytes) { return std::memcmp(a, b, bytes) == 0; }
 
-// Filters (out, in, 3, 3), each output channel times its scale (null: 1), transformed for a stride of 1 or 2, (36, in,
-// out); or `turned`, (36, out, in) of the filters rotated by half a turn, which take the gradient of the outputs to that
-// of the inputs. Columns of the result: a multiple of conv_lanes().
+// Filters (out, in, 3, 3), each output channel times its scale (null: 1), transformed for a stride of 1 or 2:
+// (36, in, out); or `turned`, (36, out, in) of the filters rotated by half a turn, which take the gradient of the
+// outputs to that of the inputs. Columns of the result: a multiple of conv_lanes().
 void conv_weights(const float *filters, const float *scale, int64_t out, int64_t in, int32_t stride, int32_t turned,
                   float *u) {
     const auto transform = stride == 1 ? Same::filter : Halves::filter;

@@ -16,6 +16,7 @@ from kafnets.ops.native.build import BuildError, load
 
 MATRICES, MOST_TAPS, MOST_PARTS = 36, 25, 16
 CHUNK_PIXELS = 1024  # of the images that a step makes at a time: they stay in the cache
+GROUP_NUMBERS = 16 << 20  # of what lies between steps of different sizes
 DEPTH = 64  # channels that Winograd's products sum in one go: over 512 they err by three times as much
 NONE = -1  # for the number of a value
 
@@ -106,6 +107,11 @@ class Step:
     relu: bool = False
 
     @property
+    def values(self) -> set[int]:
+        """The numbers of those it reads and writes."""
+        return {self.source, self.skip, self.target} - {NONE}
+
+    @property
     def parts(self) -> int:
         """Into how many sums over channels the frequencies are cut."""
         winograd = self.method in (Method.SAME, Method.SHRINK, Method.GROW)
@@ -193,15 +199,14 @@ class Plan:
         self.part = {number for number, shape in enumerate(shapes) if shape.channels % lanes}
         self.word = torch.int16 if lanes > 8 else torch.int8
         self.gates = {number: shape.numbers // lanes for number, shape in enumerate(shapes) if shape.gates}
-        rooms = [shapes[step.target].room for step in steps]
-        self.group = max(rooms)
-        places, self.scratch = _places(shapes, steps, rooms)
+        self.memory = _Memory.of(shapes, steps)
         sizes = [(shape.channels, shape.height, shape.width) for shape in shapes]
         self.values = (_Value * len(shapes))(
-            *(_Value(None, None, *place, 0, *size) for place, size in zip(places, sizes, strict=True))
+            *(_Value(None, None, *place, 0, *size) for place, size in zip(self.memory.places, sizes, strict=True))
         )
         names = [name for name, *_ in _Step._fields_ if name != "room"]
         said = [{name: _at(getattr(step, name)) for name in names} for step in steps]
+        rooms = [shapes[step.target].room for step in steps]
         self.steps = (_Step * len(steps))(*(_Step(room=room, **of) for room, of in zip(rooms, said, strict=True)))
 
     def empty_gates(self, images: int) -> Tensor:
@@ -225,40 +230,56 @@ class Plan:
         for number, tensor in zip(self.held, tensors, strict=True):
             values[number].data = tensor.data_ptr()
             values[number].planar = number in self.part and tensor.is_contiguous()
-        chain = _Chain(len(tensors[0]), self.scratch, ctypes.addressof(values), ctypes.addressof(self.steps))
-        chain.length, chain.group, chain.threads = len(self.steps), self.group, torch.get_num_threads()
+        chain = _Chain(len(tensors[0]), self.memory.size, ctypes.addressof(values), ctypes.addressof(self.steps))
+        chain.length, chain.group, chain.threads = len(self.steps), self.memory.group, torch.get_num_threads()
         return bool(self.lib.conv_run(ctypes.byref(chain)))
 
 
-def _places(shapes: Sequence[Shape], steps: Sequence[Step], rooms: Sequence[int]) -> tuple[list[tuple[int, bool]], int]:
-    """Where in memory each value that no tensor holds is kept, and whether for the whole group; and the size of it all.
+@dataclass
+class _Memory:
+    """Where the values that no tensor holds are kept.
 
-    A value that is made at one room and read at another is kept for the whole group, in a place of its own. The others
-    take places that are used again once nobody reads what was there.
+    Attributes:
+        group: how many images go through all steps before others do.
+        places: of each value: the first of its numbers, and whether it is kept for the whole group.
+        size: of it all, in numbers.
     """
-    stretches = list(accumulate((now != before for before, now in pairwise(rooms)), initial=0))
-    first, last = dict[int, int](), dict[int, int]()
-    for at, step in enumerate(steps):
-        for value in {step.source, step.skip, step.target} - {NONE}:
-            first.setdefault(value, at)
-            last[value] = at
-    slots, sizes, free = dict[int, int](), list[int](), list[int]()
-    for at, step in enumerate(steps):
-        value, shape = step.target, shapes[step.target]
-        if not shape.held and value not in slots:
-            whole = stretches[last[value]] != stretches[at]
-            if whole or not free:
-                free.append(len(sizes))
-                sizes.append(0)
-            slots[value] = free.pop()
-            sizes[slots[value]] = max(sizes[slots[value]], shape.numbers * (max(rooms) if whole else rooms[at]))
-        done = {value for value in (step.source, step.skip, step.target) if value in slots and last[value] == at}
-        free += [slots[value] for value in done if stretches[first[value]] == stretches[at]]
-    offsets = list(accumulate(sizes, initial=0))
-    return [
-        (offsets[slots[value]], stretches[first[value]] != stretches[last[value]]) if value in slots else (0, False)
-        for value in range(len(shapes))
-    ], offsets[-1]
+
+    group: int
+    places: list[tuple[int, bool]]
+    size: int
+
+    @classmethod
+    def of(cls, shapes: Sequence[Shape], steps: Sequence[Step]) -> "_Memory":
+        """A value that is made at one room and read at another is kept for the whole group, in a place of its own.
+
+        The others take places that are used again once nobody reads what was there.
+        """
+        rooms = [shapes[step.target].room for step in steps]
+        stretches = list(accumulate((now != before for before, now in pairwise(rooms)), initial=0))
+        first, last = dict[int, int](), dict[int, int]()
+        for at, step in enumerate(steps):
+            for value in step.values:
+                first.setdefault(value, at)
+                last[value] = at
+        loose = [value for value in first if not shapes[value].held]
+        whole = {value for value in loose if stretches[first[value]] != stretches[last[value]]}
+        group = min(max(rooms), GROUP_NUMBERS // max(sum(shapes[value].numbers for value in whole), 1))
+        group, sizes, free = max(group, 1), list[int](), list[int]()
+        slots = dict[int, int]()
+        for at, step in enumerate(steps):
+            value = step.target
+            if value in loose and value not in slots:
+                if value in whole or not free:
+                    free.append(len(sizes))
+                    sizes.append(0)
+                slots[value] = free.pop()
+                room = group if value in whole else min(group, rooms[at])
+                sizes[slots[value]] = max(sizes[slots[value]], shapes[value].numbers * room)
+            free += [slots[v] for v in step.values if v in slots and v not in whole and last[v] == at]
+        offsets = list(accumulate(sizes, initial=0))
+        places = [(offsets[slots[value]] if value in slots else 0, value in whole) for value in range(len(shapes))]
+        return cls(group, places, offsets[-1])
 
 
 def _at(value: Tensor | int | None) -> int | None:

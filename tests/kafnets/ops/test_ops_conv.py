@@ -23,6 +23,15 @@ CONVOLUTIONS = {
     "winograd back only": (3, 16, 3, 1, (1, 1), 9, 8),
     "stride 2 as TensorFlow pads": (16, 32, 3, 2, (0, 1), 8, 8),
     "stride 2": (16, 32, 3, 2, (1, 1), 9, 7),
+    "stride 2, tiles cut off": (32, 48, 3, 2, (1, 1), 21, 18),
+    "stride 2, tiles cut off, as TensorFlow pads": (32, 48, 3, 2, (0, 1), 18, 21),
+    "stride 2, many blocks": (32, 64, 3, 2, (1, 1), 66, 60),
+    "stride 2, many channels": (256, 128, 3, 2, (0, 1), 6, 6),
+    "stride 2, a pixel": (16, 16, 3, 2, (1, 1), 1, 1),
+    "stride 2 back only": (3, 16, 3, 2, (0, 1), 9, 8),
+    "stride 2, zeros below alone": (16, 16, 3, 2, (0, 2), 7, 6),
+    "stride 2, zeros above without Winograd": (16, 16, 3, 2, (2, 0), 7, 6),
+    "5x5, stride 2": (16, 32, 5, 2, (2, 2), 9, 8),
     "stride 3": (16, 16, 3, 3, (1, 1), 11, 10),
     "a tap": (16, 32, 1, 1, (0, 0), 5, 6),
     "a tap in four": (16, 32, 1, 2, (0, 0), 8, 6),
@@ -107,14 +116,38 @@ def residual_chain():
     return steps, [torch.randn(7, 16, 12, 10), torch.randn(7, 32, 6, 5)]
 
 
-def test_a_chain_with_skips_agrees_with_pytorch_in_double_precision():
-    agrees(*residual_chain())
+def pyramid():
+    """Images that shrink three times, and more of them than go through at a time; paths cross from size to size."""
+    torch.manual_seed(0)
+
+    def step(source, inputs, outputs, stride=1, *, skip=None, relu=True):
+        filters = torch.randn(outputs, inputs, 3, 3) / (9 * inputs) ** 0.5
+        return ConvStep(source, filters, stride, skip=skip, skip_scale=torch.rand(outputs) + 0.5, relu=relu)
+
+    steps = [
+        step(0, 3, 16),  # 1
+        step(1, 16, 16),  # 2
+        step(2, 16, 32, 2, relu=False),  # 3
+        step(2, 16, 32, 2, skip=3, relu=False),  # 4
+        step(4, 32, 32, skip=4),  # 5
+        step(5, 32, 16, 2),  # 6
+        step(5, 32, 16, 2, skip=6),  # 7
+        step(7, 16, 16, 2),
+    ]
+    return steps, [torch.randn(70, 3, 32, 24)]
 
 
-def test_neither_batch_nor_threads_change_a_bit():
-    steps, inputs = residual_chain()
-    chain, threads = ConvChain(2, steps), torch.get_num_threads()
-    weights = torch.randn(7, 32, 6, 5)
+@pytest.mark.parametrize("chain", [residual_chain, pyramid])
+def test_a_chain_with_skips_agrees_with_pytorch_in_double_precision(chain):
+    agrees(*chain())
+
+
+@pytest.mark.parametrize("chain", [residual_chain, pyramid])
+def test_neither_batch_nor_threads_change_a_bit(chain):
+    steps, inputs = chain()
+    chain, threads = ConvChain(len(inputs), steps), torch.get_num_threads()
+    with torch.no_grad():
+        weights = torch.randn_like(chain(*inputs))
     every = gradients(lambda x: chain(*x), inputs, weights)
     try:
         torch.set_num_threads(3)
@@ -139,9 +172,19 @@ def test_what_is_not_finite_is_as_pytorch_has_it(value):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+def test_images_lie_in_memory_as_they_like():
+    steps, (x,) = pyramid()
+    chain, weights = ConvChain(1, steps), torch.randn(70, 16, 4, 3)
+    planes = gradients(lambda x: chain(*x), [x], weights)
+    for laid in (x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)):
+        found = gradients(lambda x: chain(*x), [laid], weights)
+        assert torch.equal(found[0], planes[0]) and torch.equal(found[1][0], planes[1][0])
+    assert planes[1][0].is_contiguous()
+
+
 def test_nan_and_its_gradient_pass_relu_without_winograd():
     torch.manual_seed(0)
-    chain, x = ConvChain(1, [ConvStep(0, whole(16, 16, 3, 3), stride=2, relu=True)]), whole(2, 16, 8, 8)
+    chain, x = ConvChain(1, [ConvStep(0, whole(16, 16, 5, 5), 2, (2, 2), relu=True)]), whole(2, 16, 8, 8)
     x[1, 3, 4, 4] = math.nan
     found, expected = (gradients(run, [x], torch.ones(2, 16, 4, 4)) for run in (lambda x: chain(*x), chain.plain))
     assert found[0].isnan().any() and expected[1][0][1, :, 4, 4].any()
