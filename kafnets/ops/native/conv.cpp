@@ -247,9 +247,10 @@ private:
     // A vector of channels, from `ch` on, of a tile of which so many rows and columns lie in the image, `at` in y.
     template <bool SKIP, bool GATED, bool RELU>
     NOT_INLINE void tile_out(const float *from, int64_t ch, int64_t at, int rows, int columns, V &rest) const {
-        const bool part = ch + LANES > out;
-        const Stride stride = this->stride;
         const Job j = job;
+        const Stride stride = this->stride;
+        const int64_t channels = std::min<int64_t>(LANES, out - ch);
+        const bool part = channels < LANES || stride.channel > 1;
         const V shift = part ? V{} : j.shift(ch), scale = part ? V{} : j.scale(ch);
         V half[OUT][F], bad = rest;
         half_out<Tile>(from, m_step, half);
@@ -264,7 +265,7 @@ private:
             if constexpr (whole()) EACH(k, OUT) finish(k);
             else if (!part) for (int k = 0; k < columns; k++) finish(k);
             else for (int k = 0; k < columns; k++)
-                for (int64_t l = 0; l < out - ch; l++)
+                for (int64_t l = 0; l < channels; l++)
                     j.finish_one(sums[k][l], row + k * stride.column + l * stride.channel);
         };
         if (rows == OUT && columns == OUT && !part) EACH(i, OUT) row_out(i, std::true_type{});  // a tenth faster
