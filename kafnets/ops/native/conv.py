@@ -128,11 +128,16 @@ def library(march: str = "native") -> ctypes.CDLL:
     found = load("conv", march)
     found.conv_same.argtypes = (c_void_p, c_void_p, c_int64)
     found.conv_weights.argtypes = (c_void_p, c_void_p, c_int64, c_int64, c_int32, c_int32, c_void_p)
-    x, filters = torch.linspace(-1, 1, 16 * 30).cos().reshape(1, 16, 5, 6), torch.linspace(0, 9, 2304).sin()
-    filters, y = filters.reshape(16, 16, 3, 3), channels_last(torch.zeros_like(x))
-    step = Step(target=1, source=0, method=Method.SAME, weights=frequencies(filters, turned=False, lib=found))
-    plan = Plan([Shape(16, 5, 6)] * 2, [step], lib=found)
-    if not plan.run([channels_last(x), y]) or not torch.allclose(y, F.conv2d(x, filters, padding=1), atol=1e-4):
+    x, filters = torch.linspace(-1, 1, 16 * 30).cos().reshape(1, 16, 5, 6), torch.linspace(0, 9, 2304).sin() / 40
+    filters, y = filters.reshape(16, 16, 3, 3), channels_last(torch.zeros(1, 16, 3, 3))
+    same, shrink = (frequencies(filters, stride=stride, turned=False, lib=found) for stride in (1, 2))
+    steps = [
+        Step(target=1, source=0, method=Method.SAME, weights=same),
+        Step(target=2, source=1, method=Method.SHRINK, weights=shrink, before=1),
+    ]
+    plan = Plan([Shape(16, 5, 6), Shape(16, 5, 6, held=False), Shape(16, 3, 3)], steps, lib=found)
+    expected = F.conv2d(F.conv2d(x, filters, padding=1), filters, stride=2, padding=1)
+    if not plan.run([channels_last(x), y]) or not torch.allclose(y, expected, atol=1e-4):
         raise BuildError("its convolutions are wrong: is the compiler sound? CXX names another")
     return found
 

@@ -41,6 +41,25 @@ def test_linf_ball_is_exact(eps, dtype):
         assert x_adv.max() <= 1
 
 
+@pytest.mark.parametrize("eps", EPS)
+def test_linf_projects_to_the_nearest_number_inside(eps):
+    x = awkward_images(torch.float32)
+    z = x + 2 * eps * torch.randn_like(x)
+    found = Linf().project(z, x, eps)
+    nearer = torch.nextafter(found, z)
+    inside = ((nearer.double() - x.double()).abs() <= round_down(eps, x.dtype)) & (nearer >= 0) & (nearer <= 1)
+    moved = found != z
+    assert moved.any() and not inside[moved].any()
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
+def test_a_projection_is_good_for_many_points(norm):
+    x = awkward_images(torch.float32)
+    project = norm.projection(x, 0.1)
+    for z in (x + torch.randn_like(x), x - 0.01, x):
+        assert torch.equal(project(z), norm.project(z, x, 0.1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [*EPS, 0.5, 1.0, 3.0])
 def test_l2_ball_is_exact_however_the_norm_is_summed(eps, dtype):
