@@ -165,7 +165,7 @@ def _same(before: Tensor | float | None, now: Tensor | float | None) -> bool:
     """By value: neither writes through ``.data`` nor those of fused optimizers count as versions."""
     if not (isinstance(before, Tensor) and isinstance(now, Tensor)):
         return before is now or before == now
-    if (before.dtype, before.device) != (now.dtype, now.device):
+    if (before.dtype, before.device, before.shape) != (now.dtype, now.device, now.shape):
         return False
     return same_memory(before, now) if before.stride() == now.stride() else torch.equal(before, now)
 

@@ -91,14 +91,17 @@ class ConvChain:
 
     Raises:
         BuildError: if there is no C++ library.
-        ValueError: if a step does not suit, or nothing reads an input.
+        ValueError: if a step does not suit, or nothing reads an input or an output but the last.
     """
 
     def __init__(self, inputs: int, steps: Sequence[ConvStep]) -> None:
         if unfit := [step.filters.shape for step in steps if not step.suits]:
             raise ValueError(f"a chain has no way to convolve with filters {[tuple(shape) for shape in unfit]}")
-        if unread := set(range(inputs)) - {value for step in steps for value in (step.source, step.skip)}:
-            raise ValueError(f"no step reads inputs {sorted(unread)} of a chain")
+        read = {value for step in steps for value in (step.source, step.skip)}
+        if unread := set(range(inputs + len(steps) - 1)) - read:
+            raise ValueError(
+                f"no step of a chain with {inputs} inputs reads the values {sorted(unread)}; leave them out"
+            )
         self.inputs, self.steps = inputs, list(steps)
         self._there = [_forward_step(step, inputs + at) for at, step in enumerate(self.steps)]
         self._back, self._gradient_of = _backward_steps(inputs, self.steps)
@@ -252,11 +255,16 @@ def _forward_step(step: ConvStep, target: int) -> Step:
         _convolution(step, turned=False),
         target=target,
         source=step.source,
-        shift=step.shift,
+        shift=_dense(step.shift),
         skip=NONE if step.skip is None else step.skip,
-        skip_scale=step.skip_scale,
+        skip_scale=_dense(step.skip_scale),
         relu=step.relu,
     )
+
+
+def _dense(value: Tensor | None) -> Tensor | None:
+    """Constants as C++ reads them."""
+    return None if value is None else value.to(torch.float32).contiguous()
 
 
 def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -299,7 +307,8 @@ def _backward_steps(inputs: int, steps: list[ConvStep]) -> tuple[list[Step], lis
             add_skips(of)
             source, gate, scale = number[of], of if step.relu else NONE, step.scale
         if step.skip is not None:
-            skips.setdefault(step.skip, []).append(Step(skip=source, skip_gate=gate, skip_scale=step.skip_scale))
+            to_skip = Step(skip=source, skip_gate=gate, skip_scale=_dense(step.skip_scale))
+            skips.setdefault(step.skip, []).append(to_skip)
         back = replace(_convolution(replace(step, scale=scale), turned=True), source=source, gate=gate)
         if step.source not in number and skips.get(step.source):  # on the way, instead of one more pass
             skip = skips[step.source].pop()

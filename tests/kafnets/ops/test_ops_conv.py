@@ -1,5 +1,6 @@
 """Chains of convolutions against PyTorch's in double precision."""
 
+import dataclasses
 import math
 import platform
 
@@ -174,6 +175,14 @@ def test_what_is_not_finite_is_as_pytorch_has_it(value):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+def test_constants_lie_in_memory_as_they_like():
+    torch.manual_seed(0)
+    steps, inputs = steps_of("stride 2", folded=True)
+    laid = {name: torch.stack([getattr(steps[0], name)] * 3, 1)[:, 1] for name in ("scale", "shift", "skip_scale")}
+    agrees([dataclasses.replace(steps[0], **laid)], inputs)
+    agrees([dataclasses.replace(steps[0], shift=torch.tensor(0.5).expand(32))], inputs)
+
+
 def test_images_lie_in_memory_as_they_like():
     steps, (x,) = pyramid()
     chain, weights = ConvChain(1, steps), torch.randn(70, 16, 4, 3)
@@ -242,8 +251,10 @@ def test_steps_that_do_not_fit_are_refused():
     for filters in (wide, half, torch.rand(7, 16, 3, 3), torch.rand(528, 512, 3, 3)):
         with pytest.raises(ValueError, match="no way to convolve"):
             ConvChain(1, [ConvStep(0, filters)])
-    with pytest.raises(ValueError, match=r"no step reads inputs \[1\]"):
+    with pytest.raises(ValueError, match=r"2 inputs reads the values \[1\]"):
         ConvChain(2, [ConvStep(0, wide[..., :3, :3])])
+    with pytest.raises(ValueError, match=r"1 inputs reads the values \[1\]"):
+        ConvChain(1, [ConvStep(0, wide[..., :3, :3]), ConvStep(0, wide[..., :3, :3])])
     with pytest.raises(ValueError, match="too small"):
         ConvChain(1, [ConvStep(0, wide[..., :5, :5], padding=(0, 0))])(torch.rand(1, 16, 4, 4))
 
