@@ -124,9 +124,9 @@ RIVALS: dict[str, dict[str, Rival]] = {
         "kafnets": partial(ours, attack=PGD_50_10),
         "kafnets, network as it is": partial(plain, attack=PGD_50_10),
         "kafnets, compiled network": partial(compiled, attack=PGD_50_10),
-        "torchattacks": torchattacks_pgd,
-        "torchattacks, fused network": partial(fused, rival=torchattacks_pgd),
-        "torchattacks, a loop over restarts": torchattacks_pgd_in_a_loop,
+        "torchattacks, MultiAttack": torchattacks_pgd,
+        "torchattacks, MultiAttack, fused network": partial(fused, rival=torchattacks_pgd),
+        "torchattacks, PGD in a loop over restarts": torchattacks_pgd_in_a_loop,
         "art": art_pgd,
     },
     "autoattack": {
