@@ -6,8 +6,8 @@
 
 #define EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < count; k++)
 #define INLINE inline __attribute__((always_inline))
-// Within a loop, the addresses of what a function writes are worked out ahead, are too many for the registers, and take
-// twice the time of the rest.
+// Inlined into a loop, the addresses of what a function writes are worked out ahead and are too many for the registers:
+// a tile's transform takes 180 cycles instead of 139.
 #define NOT_INLINE __attribute__((noinline))
 
 namespace {

@@ -1,7 +1,7 @@
 // Chains of convolutions, with what follows each in an evaluated network: a shift, a skip connection, ReLU.
 //
 // Images are (images, height, width, channels). A group of them goes through all steps of a chain, and through steps of
-// one size a few at a time, so that what lies between the steps stays in the second-level cache, where channels are few.
+// one size a few at a time, so that what lies between the steps stays in the second-level cache, if channels are few.
 //
 // 3x3 convolutions of stride 1 and 2 are computed by Winograd's algorithm (tiles.h), others as sums of matrix products
 // over the taps of their filters.
@@ -27,7 +27,7 @@ struct Value {
     Gate *gate;      // likewise, in vectors of channels: what ReLU let through; null where nobody asks
     int64_t offset;  // without data: kept in scratch memory, from here on, for the images at hand alone,
     int32_t whole;   // or for the whole group
-    int32_t planar;  // data is (images, channels, height, width): of a source of DIRECT, or a target of part of a vector
+    int32_t planar;  // data is (images, channels, height, width): of a source of DIRECT or a target of partial vectors
     int32_t channels, height, width;
 };
 
@@ -84,10 +84,10 @@ struct Scratch {
 thread_local Scratch scratch;
 
 // From one number of a value to the next.
-struct Stride {
+struct Layout {
     int64_t image, row, column, channel;
 
-    explicit Stride(const Value &v)
+    explicit Layout(const Value &v)
         : image(int64_t(v.channels) * v.height * v.width), row(int64_t(v.width) * (v.planar ? 1 : v.channels)),
           column(v.planar ? 1 : v.channels), channel(v.planar ? int64_t(v.height) * v.width : 1) {}
 };
@@ -148,7 +148,7 @@ public:
     Winograd(const Job &job, int64_t edge)
         : job(job), edge(edge), height(job.target.height), width(job.target.width), in(job.source.channels),
           out(job.target.channels), filled(fill(out)), down((height + OUT - 1) / OUT), across((width + OUT - 1) / OUT),
-          stride(job.target), most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
+          layout(job.target), most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
 
     // Returns whether the sums are finite.
     bool run(int64_t images) const {
@@ -236,11 +236,11 @@ private:
     void put_out(const Place &place, int64_t tiles, const float *from, V &rest) const {
         const int64_t top = place.row * OUT, left = place.column * OUT;
         const int rows = int(std::min<int64_t>(OUT, height - top));
-        int64_t at = place.image * stride.image + top * stride.row + left * stride.column;
-        for (int64_t t = 0; t < tiles; t++, at += OUT * stride.column) {
+        int64_t at = place.image * layout.image + top * layout.row + left * layout.column;
+        for (int64_t t = 0; t < tiles; t++, at += OUT * layout.column) {
             const int columns = int(std::min<int64_t>(OUT, width - left - t * OUT));
             for (int64_t ch = 0; ch < filled; ch += LANES, from += LANES)
-                tile_out<SKIP, GATED, RELU>(from, ch, at + ch * stride.channel, rows, columns, rest);
+                tile_out<SKIP, GATED, RELU>(from, ch, at + ch * layout.channel, rows, columns, rest);
         }
     }
 
@@ -248,9 +248,9 @@ private:
     template <bool SKIP, bool GATED, bool RELU>
     NOT_INLINE void tile_out(const float *from, int64_t ch, int64_t at, int rows, int columns, V &rest) const {
         const Job j = job;
-        const Stride stride = this->stride;
+        const Layout layout = this->layout;
         const int64_t channels = std::min<int64_t>(LANES, out - ch);
-        const bool part = channels < LANES || stride.channel > 1;
+        const bool part = channels < LANES || layout.channel > 1;
         const V shift = part ? V{} : j.shift(ch), scale = part ? V{} : j.scale(ch);
         V half[OUT][F], bad = rest;
         half_out<Tile>(from, m_step, half);
@@ -258,15 +258,15 @@ private:
             V sums[OUT];
             Tile::out(half[i], sums);
             EACH(k, OUT) bad += sums[k] * 0.0f;  // NaN from anything that is not finite
-            const int64_t row = at + i * stride.row;
+            const int64_t row = at + i * layout.row;
             const auto finish = [&](int k) {
-                j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, row + k * stride.column);
+                j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, row + k * layout.column);
             };
             if constexpr (whole()) EACH(k, OUT) finish(k);
             else if (!part) for (int k = 0; k < columns; k++) finish(k);
             else for (int k = 0; k < columns; k++)
                 for (int64_t l = 0; l < channels; l++)
-                    j.finish_one(sums[k][l], row + k * stride.column + l * stride.channel);
+                    j.finish_one(sums[k][l], row + k * layout.column + l * layout.channel);
         };
         if (rows == OUT && columns == OUT && !part) EACH(i, OUT) row_out(i, std::true_type{});  // a tenth faster
         else for (int i = 0; i < rows; i++) row_out(i, std::false_type{});
@@ -275,7 +275,7 @@ private:
 
     const Job &job;
     const int64_t edge, height, width, in, out, filled, down, across;
-    const Stride stride;
+    const Layout layout;
     const int64_t most, v_step, m_step;
 };
 
@@ -326,6 +326,7 @@ private:
     // An image within zeros, its gate applied; a product may read past the last place.
     const float *pad(int64_t n, int64_t height, int64_t width, int64_t edge) const {
         float *const to = scratch.padded.room((height * width + 2 * ROWS * stride + width) * in);
+        const Layout layout(job.source);
         const int64_t line = job.source.width * in, left = std::min(edge, width);
         const int64_t inside = std::min(width - left, int64_t(job.source.width)) * in;
         for (int64_t row = 0; row < height; row++) {
@@ -335,12 +336,11 @@ private:
                 std::fill(at, at + width * in, 0.0f);
                 continue;
             }
-            const Stride stride(job.source);
-            const float *const from = job.x + n * stride.image + source * stride.row;
+            const float *const from = job.x + n * layout.image + source * layout.row;
             const Gate *const gate = job.gate ? job.gate + (n * job.source.height + source) * line / LANES : nullptr;
             float *const image = std::fill_n(at, left * in, 0.0f);
             for (int64_t ch = 0; job.source.planar && ch < in; ch++)
-                for (int64_t i = 0; i < inside / in; i++) image[i * in + ch] = from[ch * stride.channel + i];
+                for (int64_t i = 0; i < inside / in; i++) image[i * in + ch] = from[ch * layout.channel + i];
             if (!job.source.planar && !gate) std::copy(from, from + inside, image);
             for (int64_t i = 0; gate && i < inside; i += LANES)
                 write<float>(image + i, gated(read<float>(from + i), gate[i / LANES]));
@@ -355,8 +355,8 @@ private:
         float *const sums = scratch.m.room((count + ROWS) * filled);
         if (taps.count) products(taps, step, filled, count, sums);
         else std::fill(sums, sums + count * filled, 0.0f);  // no filter reaches these inputs
-        const Stride stride(job.target);
-        const int64_t at = n * stride.image + row * stride.row + first * stride.column;
+        const Layout layout(job.target);
+        const int64_t at = n * layout.image + row * layout.row + first * layout.column;
         if (out == filled) {
             job.specialised([&](auto skip, auto gated, auto relu) {
                 for (int64_t ch = 0; ch < out; ch += LANES) {
@@ -370,7 +370,7 @@ private:
         } else {
             for (int64_t p = 0; p < count; p++)
                 for (int64_t ch = 0; ch < out; ch++)
-                    job.finish_one(sums[p * filled + ch], at + p * apart * stride.column + ch * stride.channel);
+                    job.finish_one(sums[p * filled + ch], at + p * apart * layout.column + ch * layout.channel);
         }
     }
 

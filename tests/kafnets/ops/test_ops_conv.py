@@ -145,6 +145,20 @@ def test_a_chain_with_skips_agrees_with_pytorch_in_double_precision(chain):
     agrees(*chain())
 
 
+def test_what_lies_between_sizes_takes_no_more_memory_than_it_may(monkeypatch):
+    steps, inputs = pyramid()
+    sizes = {}
+    for most in (native.GROUP_NUMBERS, 200_000, 1):
+        monkeypatch.setattr(native, "GROUP_NUMBERS", most)
+        chain = ConvChain(1, steps)
+        y = chain(*inputs)
+        memory = chain._plans_for(inputs).there.memory
+        sizes[most] = (memory.group, memory.size, y)
+    (groups, floats, outputs) = zip(*sizes.values(), strict=True)
+    assert groups[0] > groups[1] > groups[2] == 1 and floats[0] > floats[1] > floats[2]
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
 @pytest.mark.parametrize("chain", [residual_chain, pyramid])
 def test_neither_batch_nor_threads_change_a_bit(chain):
     steps, inputs = chain()
