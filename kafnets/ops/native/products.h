@@ -9,16 +9,15 @@ constexpr int ROWS = 12, SOME_ROWS = 8, FEW_ROWS = 4;  // places whose sums stay
 #else
 constexpr int ROWS = 6, SOME_ROWS = 4, FEW_ROWS = 2;
 #endif
-constexpr int64_t AHEAD = 1024;  // weights that are fetched before they are needed
 constexpr int64_t FEW_TERMS = 64;  // that are summed in one go
 constexpr int MOST_TAPS = 25;
 
 // R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
 // `step` apart; u is (in, C vectors). Taps of many channels are summed each by itself, so that fewer terms round on top
-// of each other.
+// of each other. Weights so far `ahead` of these are fetched on the way.
 template <int R, int C>
 NOT_INLINE static void multiply(int taps, const float *const *v, int64_t step, int64_t in, const float *const *u,
-                                int64_t out, float *m) {
+                                int64_t ahead, int64_t out, float *m) {
     const bool apart = taps * in > FEW_TERMS;
     V sum[R][C] = {};
     for (int tap = 0; tap < taps; tap++) {
@@ -26,7 +25,7 @@ NOT_INLINE static void multiply(int taps, const float *const *v, int64_t step, i
         const float *from[BASES], *weights = u[tap];  // every third row: an address reaches the two after it
         EACH(r, BASES) from[r] = v[tap] + 3 * r * step;
         for (int64_t k = 0; k < in; k++, weights += C * LANES) {
-            EACH(c, C) __builtin_prefetch(weights + AHEAD + c * LANES);
+            __builtin_prefetch(u[tap] + ahead + k * LANES);
             V row[C];
             EACH(c, C) row[c] = read<float>(weights + c * LANES);
             EACH(r, R) {
@@ -87,7 +86,9 @@ static void products(const Taps &taps, int64_t step, int64_t out, int64_t count,
             const auto next = [&](auto rows) {
                 for (int tap = 0; tap < taps.count; tap++) places[tap] = taps.v[tap] + t * step;
                 const auto work = two ? multiply<rows(), 2> : multiply<rows(), 1>;
-                work(taps.count, places, step, taps.channels, columns, out, m + t * out + o);
+                // the next columns, half of them during the first rows, half later: all at once they come too late
+                const int64_t ahead = (t ? 3 : 2) * taps.channels * LANES;
+                work(taps.count, places, step, taps.channels, columns, ahead, out, m + t * out + o);
                 t += rows();
             };
             const int64_t rest = count - t;  // places that are computed for nothing are few
