@@ -197,7 +197,9 @@ class Attack(ABC):
         found = self.estimator(_checked(net, None if known else labels[0]), loss, x_adv, labels, keys, step)
         if self._compares:
             # a network that answers but can't be followed would pass for robust; in training the loss is watched
-            usable = torch.isfinite(found.grad.flatten(1).abs().amax(1)) | ~is_correct(found.logits, labels[0])
+            grad = found.grad.flatten(1)
+            finite = torch.isfinite(grad.amax(1)) & torch.isfinite(grad.amin(1))
+            usable = finite | ~is_correct(found.logits, labels[0])
             unusable = ~usable.all()
             self._unusable = unusable if self._unusable is None else self._unusable | unusable
             if is_look_due(step, x_adv.device):

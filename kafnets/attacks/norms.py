@@ -52,7 +52,7 @@ class Norm(ABC):
 
     def step(self, x_adv: Tensor, grad: Tensor, length: Tensor | float) -> Tensor:
         """Where a step of that length up the gradient leads, before it is projected."""
-        return x_adv + length * self.direction(grad)
+        return (length * self.direction(grad)).add_(x_adv)
 
     @abstractmethod
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
