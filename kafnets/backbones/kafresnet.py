@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kafnets.activations import KAF
-from kafnets.backbones.base import ActivationFactory, Backbone, build_activation
+from kafnets.backbones.base import ActivationFactory, Backbone, PixelMean, build_activation
 from kafnets.backbones.depth import blocks_per_stage
 from kafnets.backbones.init import glorot_uniform, initialise
 from kafnets.backbones.ranges import check_momentum, check_sizes
@@ -115,6 +115,7 @@ class KafResNet(Backbone):
                 self.block_names.append(f"block{stage}_{k}")
                 self.add_module(self.block_names[-1], block)
                 channels = out_channels
+        self.pool = PixelMean()
         self.fc = nn.Linear(channels, num_classes)
         initialise(self, glorot_uniform)
         self.depth = depth
@@ -129,4 +130,4 @@ class KafResNet(Backbone):
         x = self.act1(self.bn1(self.conv1(self.normalize(x))))
         for name in self.block_names:
             x = getattr(self, name)(x)
-        return self.fc(x.mean(dim=(2, 3)))
+        return self.fc(self.pool(x))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kafnets.activations import ReLU
-from kafnets.backbones.base import ActivationFactory, Backbone, build_activation
+from kafnets.backbones.base import ActivationFactory, Backbone, PixelMean, build_activation
 from kafnets.backbones.init import glorot_uniform, initialise
 from kafnets.backbones.ranges import check_dropout
 
@@ -84,6 +84,7 @@ class LightNet(Backbone):
         check_dropout(dropout, count=2)
         self.block1 = LightBlock(in_channels, 32, activation=activation, dropout=dropout[0])
         self.block2 = LightBlock(32, 64, activation=activation, dropout=dropout[1])
+        self.pool = PixelMean()
         self.dense = nn.Linear(64, 128)
         self.act = build_activation(activation, 128)
         self.fc = nn.Linear(128, num_classes)
@@ -92,4 +93,4 @@ class LightNet(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Images in [0, 1] to logits."""
         x = self.block2(self.block1(self.normalize(x)))
-        return self.fc(self.act(self.dense(x.mean(dim=(2, 3)))))
+        return self.fc(self.act(self.dense(self.pool(x))))

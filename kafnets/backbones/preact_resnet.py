@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kafnets.activations import ReLU
-from kafnets.backbones.base import ActivationFactory, Backbone, build_activation
+from kafnets.backbones.base import ActivationFactory, Backbone, PixelMean, build_activation
 from kafnets.backbones.ranges import check_sizes
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -107,6 +107,7 @@ class PreActResNet18(Backbone):
         self.layer4 = layer(4 * width, 8 * width, 2)
         self.bn = nn.BatchNorm2d(8 * width)
         self.act = build_activation(activation, 8 * width)
+        self.pool = PixelMean()
         self.linear = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,4 +115,4 @@ class PreActResNet18(Backbone):
         x = self.conv1(self.normalize(x))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.act(self.bn(x))
-        return self.linear(x.mean(dim=(2, 3)))
+        return self.linear(self.pool(x))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kafnets.activations import ReLU
-from kafnets.backbones.base import ActivationFactory, Backbone, build_activation
+from kafnets.backbones.base import ActivationFactory, Backbone, PixelMean, build_activation
 from kafnets.backbones.depth import blocks_per_stage
 from kafnets.backbones.init import he_normal, initialise
 from kafnets.backbones.ranges import check_sizes
@@ -155,6 +155,7 @@ class ResNet(Backbone):
         self.stage1 = stage(width, width)
         self.stage2 = stage(width, 2 * width)
         self.stage3 = stage(2 * width, 4 * width)
+        self.pool = PixelMean()
         self.fc = nn.Linear(4 * width, num_classes)
         initialise(self, he_normal)
         self.depth = depth
@@ -168,4 +169,4 @@ class ResNet(Backbone):
         """Images in [0, 1] to logits."""
         x = self.act1(self.bn1(self.conv1(self.normalize(x))))
         x = self.stage3(self.stage2(self.stage1(x)))
-        return self.fc(x.mean(dim=(2, 3)))
+        return self.fc(self.pool(x))

@@ -6,7 +6,7 @@ from torch import nn
 
 from kafnets.activations import KAF, ReLU
 from kafnets.backbones import KafVGG, LightNet, Normalize, PreActResNet18
-from kafnets.backbones.base import build_activation
+from kafnets.backbones.base import PixelMean, build_activation
 from kafnets.backbones.depth import blocks_per_stage
 from kafnets.backbones.init import glorot_uniform, he_normal, he_uniform, initialise
 
@@ -50,6 +50,19 @@ def test_other_channels_than_cifar_ask_for_their_own_mean():
     with pytest.raises(ValueError, match="mean has 3 values for 1 channels"):
         PreActResNet18(in_channels=1)
     assert PreActResNet18(in_channels=1, mean=0.5, std=0.25).in_channels == 1
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_mean_over_pixels_and_its_gradient_lie_in_memory_as_the_images(layout):
+    images = torch.rand(2, 3, 4, 5).contiguous(memory_format=layout)
+    x = images.clone().requires_grad_(True)
+    y, weights, laid = PixelMean()(x), torch.rand(2, 3), []
+    assert torch.equal(y, images.mean((2, 3)))
+    inner = x.sin()  # a leaf's gradient is laid out anew
+    inner.register_hook(laid.append)
+    (grad,) = torch.autograd.grad((PixelMean()(inner) * weights).sum(), x)
+    torch.testing.assert_close(grad, images.cos() * (weights / 20)[..., None, None])
+    assert laid[0].is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 3, 16, 16), (1, 3, 8, 16), (1, 8, 8, 3)])
