@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from kafnets.activations import ReLU
+from kafnets.backbones.base import Normalize
 from kafnets.backbones.same_conv import SameConv2d
 from kafnets.ops import engine
 from kafnets.ops.conv import ConvChain, ConvStep
@@ -26,13 +27,13 @@ AGREEMENT = 1e-3  # of the largest logit: rounding is a few 1e-6, a misread netw
 class Fused(nn.Module):
     """The same network, up to three times as fast on a CPU: what an attack asks thousands of times.
 
-    Batch norm, additions and ReLU are folded into the convolutions before them, and runs of convolutions go through
-    :class:`kafnets.ops.conv.ConvChain`; the rest are the network's own modules. Logits and gradients differ by
-    rounding, a few 1e-6 of the largest (where one is exactly zero, too), and a gradient by more where rounding decides
-    on which side of a ReLU's kink a unit lies; so judge what an attack finds by ``net`` itself. Where fusing does not
-    apply (on a GPU, in another dtype, in training mode, under autocast, without a C++ compiler), ``net`` answers; so it
-    does if its ``forward`` can't be traced or answers at random, if it has hooks (those of activations and other leaves
-    are as good as ever), or if logits or gradients disagree on the first image.
+    Batch norm, additions and ReLU are folded into the convolutions before them, :class:`Normalize` into the one after
+    it, and runs of convolutions go through :class:`kafnets.ops.conv.ConvChain`; the rest are the network's own modules.
+    Logits and gradients differ by rounding, a few 1e-6 of the largest (where one is exactly zero, too), and a gradient
+    by more where rounding decides on which side of a ReLU's kink a unit lies; so judge what an attack finds by ``net``
+    itself. Where fusing does not apply (on a GPU, in another dtype, in training mode, under autocast, without a C++
+    compiler), ``net`` answers; so it does if its ``forward`` can't be traced or answers at random, if it has hooks
+    (those of activations and other leaves are as good as ever), or if logits or gradients disagree on the first image.
 
     Parameters, buffers and modules are those of ``net``, other attributes too. Gradients reach the images alone. Any
     change of what is folded is noticed, but for those within :meth:`held_still`. ``net`` must compute the same at every
@@ -73,7 +74,10 @@ class Fused(nn.Module):
                 if self._form is None or not self._form.is_of(modules):
                     self._form = _Form(self.net, x[:1])
                 self._compared = True
-        return self._form.graph(x)
+        form = self._form
+        if x.shape[1:] not in form.shapes:
+            form.ask(x)
+        return form.graph(x)
 
     @contextmanager
     def held_still(self) -> Iterator[None]:
@@ -114,8 +118,8 @@ class _Form:
     """What became of a network as it stood at a moment; the network itself where nothing could be made of it."""
 
     def __init__(self, net: nn.Module, x: Tensor) -> None:
-        with torch.no_grad():
-            once, again = net(x), net(x)  # what is wrong with the images is said here
+        self.net, self.shapes = net, set[torch.Size]()
+        once, again = self.ask(x), self.ask(x)
         self.links: list[_Link] = []
         self.graph: nn.Module = net
         try:
@@ -132,6 +136,13 @@ class _Form:
         self.modules = list(net.modules())
         self.hooks = [_hooks(module) for module in self.modules]
         self.folded = [_kept(value) for value in _folded(self.links)]
+
+    @torch.no_grad()
+    def ask(self, x: Tensor) -> Tensor:
+        """The network's own answer: what is wrong with images of this shape is said here."""
+        logits: Tensor = self.net(x[:1])
+        self.shapes.add(x.shape[1:])
+        return logits
 
     def is_of(self, modules: list[nn.Module]) -> bool:
         """Whether a network with these modules is as it was."""
@@ -150,6 +161,8 @@ def _folded(links: list["_Link"]) -> list[Tensor | float | None]:
     found: list[Tensor | float | None] = []
     for link in links:
         found += [link.conv._parameters["weight"], link.conv._parameters["bias"]]
+        if link.normalize:
+            found += [link.normalize.mean, link.normalize.std]
         for norm in link.norms:
             parameters, buffers = norm._parameters, norm._buffers  # attributes of modules are slow
             found += [parameters["weight"], parameters["bias"], buffers["running_mean"], buffers["running_var"]]
@@ -190,10 +203,11 @@ def _logits_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class _Link:
-    """A convolution in a traced network and what is folded into it, in order: batch norms, one addition, ReLU."""
+    """A convolution in a traced network and what is folded into it: normalisation, batch norms, one addition, ReLU."""
 
     conv: nn.Conv2d
     nodes: list[fx.Node]
+    normalize: Normalize | None = None
     norms: list[nn.BatchNorm2d] = field(default_factory=list)
     addition: fx.Node | None = None
     norms_before_addition: int = 0
@@ -220,6 +234,9 @@ class _Link:
         """What it computes, from values with these numbers."""
         shift = None if self.conv.bias is None else self.conv.bias.detach().clone()
         skip, scale = self.skip, None
+        filters, mean = self.conv.weight.detach().clone(), None
+        if self.normalize:
+            filters, mean = filters / self.normalize.std, self.normalize.mean.flatten().clone()
         skip_scale: Tensor | None = None
         for at, norm in enumerate(self.norms):
             assert norm.running_var is not None and norm.running_mean is not None
@@ -231,11 +248,12 @@ class _Link:
                 skip_scale = factor if skip_scale is None else skip_scale * factor
         return ConvStep(
             source=number[self.source],
-            filters=self.conv.weight.detach().clone(),
+            filters=filters,
             stride=self.conv.stride[0],
             padding=_padding(self.conv),
             scale=scale,
             shift=shift,
+            mean=mean,
             skip=None if skip is None else number[skip],
             skip_scale=skip_scale,
             relu=self.relu,
@@ -298,13 +316,21 @@ def _links(traced: fx.GraphModule) -> list[_Link]:
         conv = _module(traced, node)
         if not _is_understood(conv):
             continue
-        link = _Link(conv, [node])
-        if link.step({link.source: 0}).suits:
+        begun = [_Link(conv, [node])]
+        if normalize := _normalize(traced, node.args[0]):
+            begun.insert(0, _Link(conv, [node.args[0], node], normalize))
+        if link := next((link for link in begun if link.step({link.source: 0}).suits), None):
             while (follower := _only_user(link.end)) and follower not in taken and _fold(traced, link, follower):
                 link.nodes.append(follower)
             taken.update(link.nodes)
             links.append(link)
     return links
+
+
+def _normalize(traced: fx.GraphModule, node: fx.Node) -> Normalize | None:
+    """The normalisation that a node is, if only one other reads it."""
+    module = _module(traced, node)
+    return module if type(module) is Normalize and not _hooks(module) and _only_user(node) else None
 
 
 def _is_understood(conv: Any) -> bool:

@@ -18,7 +18,7 @@ WINOGRAD_WEIGHTS, DIRECT_WEIGHTS = 512 * 512 * 9, 32 * 64 * 9
 
 @dataclass(frozen=True)
 class ConvStep:
-    """``relu(scale conv(source, filters) + shift + skip_scale skip)``.
+    """``relu(scale conv(source - mean, filters) + shift + skip_scale skip)``.
 
     Args:
         source: number of the value that is convolved: inputs of the chain count from 0, then the outputs of its steps.
@@ -26,6 +26,7 @@ class ConvStep:
         stride: from one output to the next, in both directions.
         padding: zeros above and left of an image, and below and right of it.
         scale, shift, skip_scale: ``(out,)``; None for 1, 0 and 1.
+        mean: ``(in,)``, taken from every pixel before zeros are put around the image; None for 0.
         skip: number of the value that is added, of the shape of the output; None for none.
         relu: whether what is negative becomes zero.
     """
@@ -36,6 +37,7 @@ class ConvStep:
     padding: tuple[int, int] = (1, 1)
     scale: Tensor | None = None
     shift: Tensor | None = None
+    mean: Tensor | None = None
     skip: int | None = None
     skip_scale: Tensor | None = None
     relu: bool = False
@@ -51,7 +53,9 @@ class ConvStep:
 
     def plain(self, values: Sequence[Tensor]) -> Tensor:
         """The step by PyTorch."""
-        y = F.conv2d(F.pad(values[self.source], self.padding * 2), self.scaled, self.shift, stride=self.stride)
+        x = values[self.source]
+        x = x if self.mean is None else x - self.mean.view(-1, 1, 1)
+        y = F.conv2d(F.pad(x, self.padding * 2), self.scaled, self.shift, stride=self.stride)
         if self.skip is not None:
             skip = values[self.skip]
             y = y + (skip if self.skip_scale is None else skip * self.skip_scale.view(-1, 1, 1))
@@ -63,7 +67,8 @@ class ConvStep:
         usual = self.filters.shape[-1] == 3 and (same or (self.stride == 2 and self.padding[0] <= 1))
         channels = self.filters.shape[0 if turned else 1]
         whole = channels % native.library().conv_lanes() == 0
-        return usual and whole and self.filters.numel() <= WINOGRAD_WEIGHTS
+        possible = usual and whole and (turned or self.mean is None)
+        return possible and self.filters.numel() <= WINOGRAD_WEIGHTS
 
     @property
     def suits(self) -> bool:
@@ -256,6 +261,7 @@ def _forward_step(step: ConvStep, target: int) -> Step:
         target=target,
         source=step.source,
         shift=_dense(step.shift),
+        mean=_dense(step.mean),
         skip=NONE if step.skip is None else step.skip,
         skip_scale=_dense(step.skip_scale),
         relu=step.relu,

@@ -33,9 +33,10 @@ struct Value {
 
 enum Method : int32_t { ADD, SAME, SHRINK, GROW, DIRECT, BACK };
 
-// target = relu(conv(source) + shift + skip_scale skip); source and skip count where the gates of other values let them
-// through. -1 and null: none. ADD leaves the convolution out: source is added as it is. SAME, SHRINK and GROW are
-// Winograd's; GROW and BACK take the gradient of a convolution's outputs to that of its inputs, of SHRINK and DIRECT.
+// target = relu(conv(source - mean) + shift + skip_scale skip); source and skip count where the gates of other values
+// let them through. -1 and null: none. ADD leaves the convolution out: source is added as it is. SAME, SHRINK and GROW
+// are Winograd's; GROW and BACK take the gradient of a convolution's outputs to that of its inputs, of SHRINK and
+// DIRECT.
 struct Step {
     int32_t source, gate, skip, skip_gate, target, relu;
     Method method;
@@ -44,6 +45,7 @@ struct Step {
     int32_t size, stride, before;  // of the filter, and zeros above and left of the image
     const float *weights;  // matrices, as products() reads them, by frequency and part or by tap
     const float *shift, *skip_scale;  // (target's channels)
+    const float *mean;                // (source's channels): taken from every pixel; of DIRECT alone
 };
 
 struct Chain {
@@ -264,9 +266,11 @@ private:
             };
             if constexpr (whole()) EACH(k, OUT) finish(k);
             else if (!part) for (int k = 0; k < columns; k++) finish(k);
-            else for (int k = 0; k < columns; k++)
-                for (int64_t l = 0; l < channels; l++)
-                    j.finish_one(sums[k][l], row + k * layout.column + l * layout.channel);
+            else for (int64_t l = 0; l < channels; l++) {
+                const int64_t at = row + l * layout.channel;
+                if (columns == OUT) EACH(k, OUT) j.finish_one(sums[k][l], at + k * layout.column);
+                else for (int k = 0; k < columns; k++) j.finish_one(sums[k][l], at + k * layout.column);
+            }
         };
         if (rows == OUT && columns == OUT && !part) EACH(i, OUT) row_out(i, std::true_type{});  // a tenth faster
         else for (int i = 0; i < rows; i++) row_out(i, std::false_type{});
@@ -323,7 +327,7 @@ public:
 private:
     const float *weights(int64_t i, int64_t j) const { return job.step.weights + (i * size + j) * in * filled; }
 
-    // An image within zeros, its gate applied; a product may read past the last place.
+    // An image within zeros, its gate applied and its mean taken away; a product may read past the last place.
     const float *pad(int64_t n, int64_t height, int64_t width, int64_t edge) const {
         float *const to = scratch.padded.room((height * width + 2 * ROWS * stride + width) * in);
         const Layout layout(job.source);
@@ -339,11 +343,16 @@ private:
             const float *const from = job.x + n * layout.image + source * layout.row;
             const Gate *const gate = job.gate ? job.gate + (n * job.source.height + source) * line / LANES : nullptr;
             float *const image = std::fill_n(at, left * in, 0.0f);
-            for (int64_t ch = 0; job.source.planar && ch < in; ch++)
-                for (int64_t i = 0; i < inside / in; i++) image[i * in + ch] = from[ch * layout.channel + i];
-            if (!job.source.planar && !gate) std::copy(from, from + inside, image);
-            for (int64_t i = 0; gate && i < inside; i += LANES)
-                write<float>(image + i, gated(read<float>(from + i), gate[i / LANES]));
+            if (gate) {
+                for (int64_t i = 0; i < inside; i += LANES)
+                    write<float>(image + i, gated(read<float>(from + i), gate[i / LANES]));
+            } else if (!job.source.planar && !job.step.mean) {
+                std::copy(from, from + inside, image);
+            } else for (int64_t ch = 0; ch < in; ch++) {
+                const float mean = job.step.mean ? job.step.mean[ch] : 0;
+                for (int64_t i = 0; i < inside / in; i++)
+                    image[i * in + ch] = from[i * layout.column + ch * layout.channel] - mean;
+            }
             std::fill(image + inside, at + width * in, 0.0f);
         }
         return to;

@@ -45,7 +45,7 @@ class _Step(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("source", "gate", "skip", "skip_gate", "target", "relu")),
         *((name, c_int32) for name in ("method", "room", "parts", "size", "stride", "before")),
-        *((name, c_void_p) for name in ("weights", "shift", "skip_scale")),
+        *((name, c_void_p) for name in ("weights", "shift", "skip_scale", "mean")),
     )
 
 
@@ -86,10 +86,10 @@ class Shape:
 
 @dataclass
 class Step:
-    """``target = relu(conv(source) + shift + skip_scale skip)``, by numbers of values.
+    """``target = relu(conv(source - mean) + shift + skip_scale skip)``, by numbers of values.
 
     What has a gate counts where the ReLU of that value let it through. The filter has ``size`` x ``size`` taps; above
-    and left of the image lie ``before`` zeros.
+    and left of the image lie ``before`` zeros. Of means only ``DIRECT`` knows.
     """
 
     target: int = NONE
@@ -104,6 +104,7 @@ class Step:
     weights: Tensor | None = None
     shift: Tensor | None = None
     skip_scale: Tensor | None = None
+    mean: Tensor | None = None
     relu: bool = False
 
     @property
@@ -227,15 +228,16 @@ class Plan:
             gates: of :meth:`empty_gates`, for the values whose gates are held.
         """
         values = type(self.values).from_buffer_copy(self.values)  # other threads may take the steps meanwhile
+        images = len(tensors[0])
         if gates is not None:
-            at = gates.data_ptr()
+            at, size = gates.data_ptr(), images * gates.itemsize
             for number, words in self.gates.items():
                 values[number].gate = at
-                at += len(tensors[0]) * words * gates.itemsize
+                at += size * words
         for number, tensor in zip(self.held, tensors, strict=True):
             values[number].data = tensor.data_ptr()
             values[number].planar = number in self.part and tensor.is_contiguous()
-        chain = _Chain(len(tensors[0]), self.memory.size, ctypes.addressof(values), ctypes.addressof(self.steps))
+        chain = _Chain(images, self.memory.size, ctypes.addressof(values), ctypes.addressof(self.steps))
         chain.length, chain.group, chain.threads = len(self.steps), self.memory.group, torch.get_num_threads()
         return bool(self.lib.conv_run(ctypes.byref(chain)))
 

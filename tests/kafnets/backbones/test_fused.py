@@ -13,7 +13,7 @@ from kafnets import ops
 from kafnets.activations import KAF, KWTA, ReLU, SiLU
 from kafnets.attacks import PGD
 from kafnets.attacks.bpda import replaced_backward
-from kafnets.backbones import ConvShortcut, Fused, KafResNet, KafVGG, LightNet, PreActResNet18, ResNet
+from kafnets.backbones import ConvShortcut, Fused, KafResNet, KafVGG, LightNet, Normalize, PreActResNet18, ResNet
 from kafnets.backbones.fused import _Form
 from kafnets.ops import dispatch
 from kafnets.ops.conv import ConvChain
@@ -89,7 +89,7 @@ def test_all_that_can_be_is_folded(net, images):
     fused = Fused(net)
     fused(images)
     kinds = {type(module) for module in fused._form.graph.modules() if not list(module.children())}
-    assert not kinds & {nn.Conv2d, nn.BatchNorm2d, ReLU}
+    assert not kinds & {nn.Conv2d, nn.BatchNorm2d, ReLU, Normalize}
     assert sum(type(module).__name__ == "_Chain" for module in fused._form.graph.modules()) == 1
 
 
@@ -126,6 +126,8 @@ CHANGES = {
     "a state dict": lambda net: net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()}),
     "a batch in training mode": lambda net: (net.train()(torch.rand(4, 3, 8, 8)), net.eval()),
     "another parameter": lambda net: setattr(net.block1_1.conv_a, "weight", nn.Parameter(torch.rand(16, 16, 3, 3))),
+    "another mean": lambda net: net.normalize.mean.add_(0.1),
+    "another std": lambda net: net.normalize.std.mul_(2),
     "another module": lambda net: setattr(net.block1_1, "bn_out", trained(nn.BatchNorm2d(16))),
 }
 
@@ -230,7 +232,9 @@ def test_other_engines_and_autocast_get_the_network(net, images):
 
 
 def test_wrong_images_are_refused_as_ever(net):
-    for one in (net, Fused(net)):
+    used = Fused(net)
+    used(torch.rand(2, 3, 8, 8))
+    for one in (net, Fused(net), used):
         with pytest.raises(ValueError, match=r"KafResNet takes images of shape \(N, 3, 8, 8\), got \(1, 3, 8, 9\)"):
             one(torch.rand(1, 3, 8, 9))
 
@@ -319,6 +323,19 @@ class Scaled(Strange):
         return (b + c).mean((2, 3)) + b.amax((2, 3))
 
 
+class Normalized(nn.Module):
+    """Normalises images of any size, and reads them as many times as it has convolutions."""
+
+    def __init__(self, convs, channels=3):
+        super().__init__()
+        self.normalize = Normalize(0.5, [0.2, *[0.5] * (channels - 1)], channels)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, 16, 3, padding=1) for _ in range(convs))
+
+    def forward(self, x):
+        x = self.normalize(x)
+        return sum(conv(x).relu() for conv in self.convs).mean((2, 3))
+
+
 class Clipped(ReLU):
     """What ReLU is not."""
 
@@ -333,6 +350,18 @@ def test_additions_of_multiples_and_values_read_twice(images):
     for one, other in zip(logits_and_gradient(fused, images), logits_and_gradient(net, images), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert [link.addition is None for link in fused._form.links] == [True] * 3
+
+
+@pytest.mark.parametrize(("convs", "channels", "folded"), [(1, 3, True), (2, 3, False), (1, 16, True)])
+def test_normalisation_is_folded_where_one_convolution_reads_it(convs, channels, folded):
+    torch.manual_seed(0)
+    net = Normalized(convs, channels).eval()
+    fused = Fused(net)
+    for size in (8, 9, 8):
+        images = torch.rand(6, channels, size, 8)
+        for one, other in zip(logits_and_gradient(fused, images), logits_and_gradient(net, images), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert is_fused(fused) and all(bool(link.normalize) == folded for link in fused._form.links)
 
 
 def test_subclasses_are_not_what_they_derive_from(net, images):

@@ -97,6 +97,15 @@ def test_a_step_agrees_with_pytorch_in_double_precision(name, folded):
     agrees(*steps_of(name, folded=folded))
 
 
+@pytest.mark.parametrize("name", ["winograd", "winograd back only", "stride 2", "odd channels", "5x5"])
+def test_a_mean_is_taken_from_every_pixel_but_not_from_the_zeros_around(name):
+    torch.manual_seed(0)
+    (step,), (x, skip) = steps_of(name, folded=True)
+    steps = [dataclasses.replace(step, mean=whole(x.shape[1]) + 0.25)]
+    agrees(steps, [x, skip])
+    agrees(steps, [native.channels_last(x), skip])
+
+
 def residual_chain():
     """Blocks: one that halves the image on two paths, others with identities; and a step that reads a value again."""
     torch.manual_seed(0)
