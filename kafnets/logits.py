@@ -29,12 +29,23 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: labels must lie in [0, 9] for 10 classes, got 10 to 10
     """
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"the network must return a tensor of logits, got {type(logits).__name__}")
-    if logits.dim() != 2 or len(logits) != len(y):
-        raise ValueError(f"the network must return logits ({len(y)}, classes), got shape {tuple(logits.shape)}")
+    check_shape(logits, len(y))
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         raise ValueError(
             f"labels must lie in [0, {logits.shape[1] - 1}] for {logits.shape[1]} classes, "
             f"got {int(y.min())} to {int(y.max())}"
         )
+
+
+def check_shape(logits: Tensor, images: int) -> None:
+    """Raise ``ValueError`` unless ``logits`` are ``(images, classes)``.
+
+    Example:
+        >>> check_shape(torch.zeros(10), 1)
+        Traceback (most recent call last):
+        ValueError: the network must return logits (1, classes), got shape (10,)
+    """
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the network must return a tensor of logits, got {type(logits).__name__}")
+    if logits.dim() != 2 or len(logits) != images:
+        raise ValueError(f"the network must return logits ({images}, classes), got shape {tuple(logits.shape)}")

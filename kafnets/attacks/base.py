@@ -13,7 +13,7 @@ from kafnets.attacks.noise import image_keys
 from kafnets.attacks.norms import Linf, Norm
 from kafnets.attacks.undisturbed import undisturbed
 from kafnets.attacks.worst import Worst
-from kafnets.logits import check_logits, is_correct
+from kafnets.logits import check_logits, check_shape, is_correct
 from kafnets.losses import cross_entropy
 
 __all__ = ["Attack", "Loss", "Net", "at_least_one", "in_input_units", "is_look_due", "show_units"]
@@ -87,8 +87,9 @@ def _checked(net: Net, y: Tensor | None) -> Net:
 
     def answer(x: Tensor) -> Tensor:
         logits = net(x)
-        # reading labels waits for the device; where they are known to fit, zeros of the host stand for them
-        check_logits(logits, unchecked.pop() if unchecked else torch.zeros(1, dtype=torch.int64).expand(len(x)))
+        if unchecked:  # reading labels waits for the device
+            check_logits(logits, unchecked.pop())
+        check_shape(logits, len(x))
         return logits
 
     return answer
@@ -199,8 +200,7 @@ class Attack(ABC):
             # a network that answers but can't be followed would pass for robust; in training the loss is watched
             grad = found.grad.flatten(1)
             finite = torch.isfinite(grad.amax(1)) & torch.isfinite(grad.amin(1))
-            usable = finite | ~is_correct(found.logits, labels[0])
-            unusable = ~usable.all()
+            unusable = (~finite & is_correct(found.logits, labels[0])).any()
             self._unusable = unusable if self._unusable is None else self._unusable | unusable
             if is_look_due(step, x_adv.device):
                 self._refuse_unusable()

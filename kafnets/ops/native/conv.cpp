@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 
 #include "products.h"
 #include "tiles.h"
@@ -46,6 +47,7 @@ struct Step {
     const float *weights;  // matrices, as products() reads them, by frequency and part or by tap
     const float *shift, *skip_scale;  // (target's channels)
     const float *mean;                // (source's channels): taken from every pixel; of DIRECT alone
+    int32_t joined;                   // to the step before, of the same method and sizes, and of the same source or target
 };
 
 struct Chain {
@@ -146,15 +148,18 @@ struct Job {
 template <class Tile>
 class Winograd {
 public:
-    // Tiles begin `edge` pixels before the image.
-    Winograd(const Job &job, int64_t edge)
-        : job(job), edge(edge), height(job.target.height), width(job.target.width), in(job.source.channels),
-          out(job.target.channels), filled(fill(out)), down((height + OUT - 1) / OUT), across((width + OUT - 1) / OUT),
-          layout(job.target), most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
+    // Tiles begin `edge` pixels before the image. Another job is done on the way: its sums are added to those of this
+    // one, if it has the same target; otherwise it has the same source.
+    Winograd(const Job &job, const Job *other, int64_t edge)
+        : job(job), added(other && other->y == job.y ? other : nullptr), twin(added ? nullptr : other), edge(edge),
+          height(job.target.height), width(job.target.width), in(job.source.channels), out(job.target.channels),
+          filled(fill(out)), down((height + OUT - 1) / OUT), across((width + OUT - 1) / OUT), layout(job.target),
+          most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
 
     // Returns whether the sums are finite.
     bool run(int64_t images) const {
-        float *const v = scratch.v.room(F * F * v_step + ROWS * in);  // products may take places past the last
+        const int64_t all = F * F * v_step;
+        float *const v = scratch.v.room((added ? 2 : 1) * all + ROWS * in);  // products may take places past the last
         float *const m = scratch.m.room(F * F * m_step + ROWS * filled);
         const float *const zeros = scratch.zeros.room((job.source.width + IN) * in);
         const int64_t tiles = images * down * across, blocks = (tiles + most - 1) / most;
@@ -162,17 +167,13 @@ public:
         V rest{};
         for (int64_t first = 0; first < tiles; first += block) {
             const int64_t count = std::min(block, tiles - first);
-            by_rows(first, count, [&](const Place &place, int64_t tiles, int64_t at) {
-                if (job.gate) take_in<true>(place, tiles, v + at * in, zeros);
-                else take_in<false>(place, tiles, v + at * in, zeros);
-            });
-            for (int i = 0; i < F; i++)
-                for (int j = 0; j < F; j++) multiply(i, j, v, count, m);
-            job.specialised([&](auto skip, auto gated, auto relu) {
-                by_rows(first, count, [&](const Place &place, int64_t tiles, int64_t at) {
-                    put_out<skip(), gated(), relu()>(place, tiles, m + at * filled, rest);
-                });
-            });
+            take_in(job, first, count, v, zeros);
+            if (added) take_in(*added, first, count, v + all, zeros);
+            multiply(job, v, added, v + all, count, m);
+            put_out(job, first, count, m, rest);
+            if (!twin) continue;
+            multiply(*twin, v, nullptr, nullptr, count, m);
+            put_out(*twin, first, count, m, rest);
         }
         return total<float>(rest) == 0;
     }
@@ -198,11 +199,19 @@ private:
     }
 
     int64_t tiles_together() const {
-        return std::max<int64_t>(BLOCK_BYTES / (F * F * int64_t(sizeof(float)) * (in + filled)), ROWS);
+        const int64_t numbers = (added ? 2 : 1) * in + filled;
+        return std::max<int64_t>(BLOCK_BYTES / (F * F * int64_t(sizeof(float)) * numbers), ROWS);
+    }
+
+    void take_in(const Job &job, int64_t first, int64_t count, float *v, const float *zeros) const {
+        by_rows(first, count, [&](const Place &place, int64_t tiles, int64_t at) {
+            if (job.gate) take_in<true>(job, place, tiles, v + at * in, zeros);
+            else take_in<false>(job, place, tiles, v + at * in, zeros);
+        });
     }
 
     template <bool GATED>
-    void take_in(const Place &place, int64_t tiles, float *to, const float *zeros) const {
+    void take_in(const Job &job, const Place &place, int64_t tiles, float *to, const float *zeros) const {
         const int64_t source_height = job.source.height, source_width = job.source.width;
         const float *rows[IN];
         const Gate *gates[IN];
@@ -224,31 +233,48 @@ private:
         }
     }
 
-    // The tiles' products at a frequency.
-    void multiply(int i, int j, const float *v, int64_t count, float *m) const {
-        const int64_t depth = in / job.step.parts, frequency = i * F + j;
-        const int64_t matrix = Tile::matrix(i) * MATRICES + Tile::matrix(j);
-        Taps parts{depth};
-        for (int64_t ch = 0; ch < in; ch += depth)
-            parts.add(v + frequency * v_step + ch, job.step.weights + (matrix * in + ch) * filled);
-        products(parts, in, filled, count, m + frequency * m_step);
+    // The tiles' products at all frequencies, and those of another job added.
+    void multiply(const Job &job, const float *v, const Job *other, const float *other_v, int64_t count,
+                  float *m) const {
+        const int64_t depth = in / job.step.parts;
+        for (int i = 0; i < F; i++)
+            for (int j = 0; j < F; j++) {
+                const int64_t frequency = i * F + j, matrix = Tile::matrix(i) * MATRICES + Tile::matrix(j);
+                Taps parts{depth};
+                const auto add = [&](const Job &job, const float *v) {
+                    for (int64_t ch = 0; ch < in; ch += depth)
+                        parts.add(v + frequency * v_step + ch, job.step.weights + (matrix * in + ch) * filled);
+                };
+                add(job, v);
+                if (other) add(*other, other_v);
+                products(parts, in, filled, count, m + frequency * m_step);
+            }
+    }
+
+    void put_out(const Job &job, int64_t first, int64_t count, const float *m, V &rest) const {
+        job.specialised([&](auto skip, auto gated, auto relu) {
+            by_rows(first, count, [&](const Place &place, int64_t tiles, int64_t at) {
+                put_out<skip(), gated(), relu()>(job, place, tiles, m + at * filled, rest);
+            });
+        });
     }
 
     template <bool SKIP, bool GATED, bool RELU>
-    void put_out(const Place &place, int64_t tiles, const float *from, V &rest) const {
+    void put_out(const Job &job, const Place &place, int64_t tiles, const float *from, V &rest) const {
         const int64_t top = place.row * OUT, left = place.column * OUT;
         const int rows = int(std::min<int64_t>(OUT, height - top));
         int64_t at = place.image * layout.image + top * layout.row + left * layout.column;
         for (int64_t t = 0; t < tiles; t++, at += OUT * layout.column) {
             const int columns = int(std::min<int64_t>(OUT, width - left - t * OUT));
             for (int64_t ch = 0; ch < filled; ch += LANES, from += LANES)
-                tile_out<SKIP, GATED, RELU>(from, ch, at + ch * layout.channel, rows, columns, rest);
+                tile_out<SKIP, GATED, RELU>(job, from, ch, at + ch * layout.channel, rows, columns, rest);
         }
     }
 
     // A vector of channels, from `ch` on, of a tile of which so many rows and columns lie in the image, `at` in y.
     template <bool SKIP, bool GATED, bool RELU>
-    NOT_INLINE void tile_out(const float *from, int64_t ch, int64_t at, int rows, int columns, V &rest) const {
+    NOT_INLINE void tile_out(const Job &job, const float *from, int64_t ch, int64_t at, int rows, int columns,
+                             V &rest) const {
         const Job j = job;
         const Layout layout = this->layout;
         const int64_t channels = std::min<int64_t>(LANES, out - ch);
@@ -278,6 +304,7 @@ private:
     }
 
     const Job &job;
+    const Job *const added, *const twin;
     const int64_t edge, height, width, in, out, filled, down, across;
     const Layout layout;
     const int64_t most, v_step, m_step;
@@ -401,13 +428,14 @@ void add(const Job &job, int64_t images) {
         }
 }
 
-bool run(const Job &job, int64_t images) {
+bool run(const Job &job, const Job *other, int64_t images) {
     switch (job.step.method) {
         case ADD: add(job, images); return true;
-        case SAME: return Winograd<Same>(job, 1).run(images);
-        case SHRINK: return Winograd<Shrink>(job, job.step.before).run(images);
+        case SAME: return Winograd<Same>(job, other, 1).run(images);
+        case SHRINK: return Winograd<Shrink>(job, other, job.step.before).run(images);
         case GROW:
-            return job.step.before ? Winograd<Grow<1>>(job, 0).run(images) : Winograd<Grow<0>>(job, 1).run(images);
+            if (job.step.before) return Winograd<Grow<1>>(job, other, 0).run(images);
+            return Winograd<Grow<0>>(job, other, 1).run(images);
         case DIRECT: Direct(job).forward(images); return true;
         case BACK: Direct(job).back(images); return true;
     }
@@ -428,13 +456,17 @@ bool run(const Chain &chain, int from, int to, int64_t first, int64_t last, int6
         if (value < 0 || !chain.values[value].gate) return nullptr;
         return chain.values[value].gate + first * size_of(chain.values[value]) / LANES;
     };
+    const auto job = [&](const Step &s) {
+        const Value &target = chain.values[s.target], &source = s.source < 0 ? target : chain.values[s.source];
+        return Job{data(s.source), data(s.skip), gate(s.gate), gate(s.skip_gate), data(s.target), gate(s.target),
+                   s, source, target};
+    };
     bool finite = true;
     for (int i = from; i < to; i++) {
-        const Step &s = chain.steps[i];
-        const Value &target = chain.values[s.target], &source = s.source < 0 ? target : chain.values[s.source];
-        const Job job{data(s.source), data(s.skip), gate(s.gate), gate(s.skip_gate), data(s.target), gate(s.target),
-                      s, source, target};
-        finite = run(job, last - first) && finite;
+        const Job one = job(chain.steps[i]), *other = nullptr;
+        std::optional<Job> joined;
+        if (i + 1 < to && chain.steps[i + 1].joined) other = &joined.emplace(job(chain.steps[++i]));
+        finite = run(one, other, last - first) && finite;
     }
     return finite;
 }

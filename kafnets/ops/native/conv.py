@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_int32, c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cache
 from itertools import accumulate, pairwise
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kafnets.ops.native.build import BuildError, load
 
-MATRICES, MOST_TAPS, MOST_PARTS = 36, 25, 16
+MATRICES, MOST_TAPS, MOST_PARTS = 36, 32, 16  # two sums of parts are taps
 CHUNK_PIXELS = 1024  # of the images that a step makes at a time: they stay in the cache
 GROUP_NUMBERS = 16 << 20  # of what lies between steps of different sizes
 DEPTH = 64  # channels that Winograd's products sum in one go: over 512 they err by three times as much
@@ -32,6 +32,9 @@ class Method(IntEnum):
     BACK = 5  # from the gradient of its outputs to that of its inputs; `taps`, turned
 
 
+WINOGRAD = (Method.SAME, Method.SHRINK, Method.GROW)
+
+
 class _Value(ctypes.Structure):
     _fields_ = (
         ("data", c_void_p),
@@ -46,6 +49,7 @@ class _Step(ctypes.Structure):
         *((name, c_int32) for name in ("source", "gate", "skip", "skip_gate", "target", "relu")),
         *((name, c_int32) for name in ("method", "room", "parts", "size", "stride", "before")),
         *((name, c_void_p) for name in ("weights", "shift", "skip_scale", "mean")),
+        ("joined", c_int32),
     )
 
 
@@ -74,6 +78,11 @@ class Shape:
     gates: bool = False
 
     @property
+    def size(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.channels, self.height, self.width
+
+    @property
     def room(self) -> int:
         """How many images a step makes at a time."""
         return max(CHUNK_PIXELS // (self.height * self.width), 1)
@@ -89,7 +98,8 @@ class Step:
     """``target = relu(conv(source - mean) + shift + skip_scale skip)``, by numbers of values.
 
     What has a gate counts where the ReLU of that value let it through. The filter has ``size`` x ``size`` taps; above
-    and left of the image lie ``before`` zeros. Of means only ``DIRECT`` knows.
+    and left of the image lie ``before`` zeros. Of means only ``DIRECT`` knows. What is ``joined`` is computed together
+    with the step before.
     """
 
     target: int = NONE
@@ -106,6 +116,7 @@ class Step:
     skip_scale: Tensor | None = None
     mean: Tensor | None = None
     relu: bool = False
+    joined: bool = False
 
     @property
     def values(self) -> set[int]:
@@ -115,8 +126,7 @@ class Step:
     @property
     def parts(self) -> int:
         """Into how many sums over channels the frequencies are cut."""
-        winograd = self.method in (Method.SAME, Method.SHRINK, Method.GROW)
-        return self.weights.shape[1] if winograd and self.weights is not None else 1
+        return self.weights.shape[1] if self.method in WINOGRAD and self.weights is not None else 1
 
 
 @cache
@@ -199,17 +209,16 @@ class Plan:
     """
 
     def __init__(self, shapes: Sequence[Shape], steps: Sequence[Step], *, lib: ctypes.CDLL | None = None) -> None:
-        self.lib, self.kept = lib or library(), list(steps)  # their tensors have to outlive the plan
+        steps = _joined(shapes, steps)
+        self.lib, self.kept = lib or library(), steps  # their tensors have to outlive the plan
         self.held = [number for number, shape in enumerate(shapes) if shape.held]
         lanes = self.lib.conv_lanes()
         self.part = {number for number, shape in enumerate(shapes) if shape.channels % lanes}
         self.word = torch.int16 if lanes > 8 else torch.int8
         self.gates = {number: shape.numbers // lanes for number, shape in enumerate(shapes) if shape.gates}
         self.memory = _Memory.of(shapes, steps)
-        sizes = [(shape.channels, shape.height, shape.width) for shape in shapes]
-        self.values = (_Value * len(shapes))(
-            *(_Value(None, None, *place, 0, *size) for place, size in zip(self.memory.places, sizes, strict=True))
-        )
+        placed = zip(self.memory.places, shapes, strict=True)
+        self.values = (_Value * len(shapes))(*(_Value(None, None, *place, 0, *shape.size) for place, shape in placed))
         names = [name for name, *_ in _Step._fields_ if name != "room"]
         said = [{name: _at(getattr(step, name)) for name in names} for step in steps]
         rooms = [shapes[step.target].room for step in steps]
@@ -242,6 +251,32 @@ class Plan:
         return bool(self.lib.conv_run(ctypes.byref(chain)))
 
 
+def _joined(shapes: Sequence[Shape], steps: Sequence[Step]) -> list[Step]:
+    """The steps, joined where two in a row have the same source, or add to the same target.
+
+    Their transforms are computed once for both: so much alike are the two paths of a block that halves the image.
+    """
+    found: list[Step] = []
+    for step in steps:
+        if found and not found[-1].joined and _alike(shapes, found[-1], step):
+            before, constants = found[-1], (step.shift, step.skip_scale, step.mean)
+            if step.target != before.target:
+                step = replace(step, joined=(step.source, step.gate) == (before.source, before.gate))
+            elif step.skip == step.target and not (before.relu or step.relu or any(c is not None for c in constants)):
+                step = replace(step, joined=True, skip=NONE)
+        found.append(step)
+    return found
+
+
+def _alike(shapes: Sequence[Shape], one: Step, other: Step) -> bool:
+    """Whether two steps transform images in the same way."""
+    if one.method != other.method or one.method not in WINOGRAD or one.weights is None or other.weights is None:
+        return False
+    same_filters = (one.before, one.weights.shape) == (other.before, other.weights.shape)
+    pairs = ((one.source, other.source), (one.target, other.target))
+    return same_filters and all(shapes[a].size == shapes[b].size for a, b in pairs)
+
+
 @dataclass
 class _Memory:
     """Where the values that no tensor holds are kept.
@@ -266,9 +301,10 @@ class _Memory:
         stretches = list(accumulate((now != before for before, now in pairwise(rooms)), initial=0))
         first, last = dict[int, int](), dict[int, int]()
         for at, step in enumerate(steps):
+            joins = at + 1 < len(steps) and steps[at + 1].joined  # then they are taken block by block, in turn
             for value in step.values:
                 first.setdefault(value, at)
-                last[value] = at
+                last[value] = at + joins
         loose = [value for value in first if not shapes[value].held]
         whole = {value for value in loose if stretches[first[value]] != stretches[last[value]]}
         group = min(max(rooms), GROUP_NUMBERS // max(sum(shapes[value].numbers for value in whole), 1))
@@ -283,7 +319,7 @@ class _Memory:
                 slots[value] = free.pop()
                 room = group if value in whole else min(group, rooms[at])
                 sizes[slots[value]] = max(sizes[slots[value]], shapes[value].numbers * room)
-            free += [slots[v] for v in step.values if v in slots and v not in whole and last[v] == at]
+            free += [slots[v] for v, end in last.items() if end == at and v in slots and v not in whole]
         offsets = list(accumulate(sizes, initial=0))
         places = [(offsets[slots[value]] if value in slots else 0, value in whole) for value in range(len(shapes))]
         return cls(group, places, offsets[-1])

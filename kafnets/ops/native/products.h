@@ -10,7 +10,7 @@ constexpr int ROWS = 12, SOME_ROWS = 8, FEW_ROWS = 4;  // places whose sums stay
 constexpr int ROWS = 6, SOME_ROWS = 4, FEW_ROWS = 2;
 #endif
 constexpr int64_t FEW_TERMS = 64;  // that are summed in one go
-constexpr int MOST_TAPS = 25;
+constexpr int MOST_TAPS = 32;
 
 // R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
 // `step` apart; u is (in, C vectors). Taps of many channels are summed each by itself, so that fewer terms round on top

@@ -154,6 +154,42 @@ def test_a_chain_with_skips_agrees_with_pytorch_in_double_precision(chain):
     agrees(*chain())
 
 
+def twins():
+    """Pairs of convolutions of one value, of both strides; what one adds is needed until both are done."""
+    torch.manual_seed(0)
+
+    def step(source, inputs, outputs, stride=1, **settings):
+        filters = torch.randn(outputs, inputs, 3, 3) / (9 * inputs) ** 0.5
+        return ConvStep(source, filters, stride, shift=torch.randn(outputs), **settings)
+
+    steps = [
+        step(0, 16, 16),  # 1
+        step(0, 16, 16, skip=1, relu=True),  # 2
+        step(2, 16, 32, 2),  # 3
+        step(2, 16, 32, 2, relu=True),  # 4
+        step(4, 32, 32, skip=3),  # 5
+        step(4, 32, 32, skip=5, scale=torch.rand(32), relu=True),  # 6
+        step(6, 32, 16),
+    ]
+    return steps, [torch.randn(40, 16, 36, 28)]
+
+
+@pytest.mark.parametrize("chain", [residual_chain, twins])
+def test_steps_that_are_joined_are_as_exact_as_alone(chain, monkeypatch):
+    def joined(steps, inputs):
+        plans = ConvChain(len(inputs), steps)._plans_for(inputs)
+        return [sum(step.joined for step in plan.kept) for plan in (plans.there, plans.back)]
+
+    steps, inputs = chain()
+    assert min(joined(steps, inputs)) > 0
+    agrees(steps, inputs)
+    with torch.no_grad():
+        found = ConvChain(len(inputs), steps)(*inputs)
+        monkeypatch.setattr(native, "_joined", lambda shapes, steps: list(steps))
+        assert joined(steps, inputs) == [0, 0]
+        assert torch.equal(ConvChain(len(inputs), steps)(*inputs), found)
+
+
 def test_what_lies_between_sizes_takes_no_more_memory_than_it_may(monkeypatch):
     steps, inputs = pyramid()
     sizes = {}
@@ -168,7 +204,7 @@ def test_what_lies_between_sizes_takes_no_more_memory_than_it_may(monkeypatch):
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
-@pytest.mark.parametrize("chain", [residual_chain, pyramid])
+@pytest.mark.parametrize("chain", [residual_chain, pyramid, twins])
 def test_neither_batch_nor_threads_change_a_bit(chain):
     steps, inputs = chain()
     chain, threads = ConvChain(len(inputs), steps), torch.get_num_threads()
