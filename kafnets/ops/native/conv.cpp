@@ -47,7 +47,7 @@ struct Step {
     const float *weights;  // matrices, as products() reads them, by frequency and part or by tap
     const float *shift, *skip_scale;  // (target's channels)
     const float *mean;                // (source's channels): taken from every pixel; of DIRECT alone
-    int32_t joined;                   // to the step before, of the same method and sizes, and of the same source or target
+    int32_t joined;                   // to the step before, of the same method and sizes; source or target are the same
 };
 
 struct Chain {

@@ -295,16 +295,16 @@ class _Memory:
     def of(cls, shapes: Sequence[Shape], steps: Sequence[Step]) -> "_Memory":
         """A value that is made at one room and read at another is kept for the whole group, in a place of its own.
 
-        The others take places that are used again once nobody reads what was there.
+        The others take places that are used again once nobody reads what was there. Of joined steps the first may add
+        what lies where the second writes: pixel by pixel it is read before.
         """
         rooms = [shapes[step.target].room for step in steps]
         stretches = list(accumulate((now != before for before, now in pairwise(rooms)), initial=0))
         first, last = dict[int, int](), dict[int, int]()
         for at, step in enumerate(steps):
-            joins = at + 1 < len(steps) and steps[at + 1].joined  # then they are taken block by block, in turn
             for value in step.values:
                 first.setdefault(value, at)
-                last[value] = at + joins
+                last[value] = at
         loose = [value for value in first if not shapes[value].held]
         whole = {value for value in loose if stretches[first[value]] != stretches[last[value]]}
         group = min(max(rooms), GROUP_NUMBERS // max(sum(shapes[value].numbers for value in whole), 1))
@@ -319,7 +319,7 @@ class _Memory:
                 slots[value] = free.pop()
                 room = group if value in whole else min(group, rooms[at])
                 sizes[slots[value]] = max(sizes[slots[value]], shapes[value].numbers * room)
-            free += [slots[v] for v, end in last.items() if end == at and v in slots and v not in whole]
+            free += [slots[v] for v in step.values if v in slots and v not in whole and last[v] == at]
         offsets = list(accumulate(sizes, initial=0))
         places = [(offsets[slots[value]] if value in slots else 0, value in whole) for value in range(len(shapes))]
         return cls(group, places, offsets[-1])

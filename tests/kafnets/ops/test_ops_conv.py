@@ -155,7 +155,7 @@ def test_a_chain_with_skips_agrees_with_pytorch_in_double_precision(chain):
 
 
 def twins():
-    """Pairs of convolutions of one value, of both strides; what one adds is needed until both are done."""
+    """Pairs of convolutions of one value, of both strides."""
     torch.manual_seed(0)
 
     def step(source, inputs, outputs, stride=1, **settings):
