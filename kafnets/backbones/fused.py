@@ -75,7 +75,7 @@ class Fused(nn.Module):
                     self._form = _Form(self.net, x[:1])
                 self._compared = True
         form = self._form
-        if x.shape[1:] not in form.shapes:
+        if form.links and x.shape[1:] not in form.shapes:
             form.ask(x)
         return form.graph(x)
 
@@ -139,7 +139,7 @@ class _Form:
 
     @torch.no_grad()
     def ask(self, x: Tensor) -> Tensor:
-        """The network's own answer: what is wrong with images of this shape is said here."""
+        """The network's own answer to the first image: what is wrong with such a shape is said here, once."""
         logits: Tensor = self.net(x[:1])
         self.shapes.add(x.shape[1:])
         return logits
@@ -317,7 +317,7 @@ def _links(traced: fx.GraphModule) -> list[_Link]:
         if not _is_understood(conv):
             continue
         begun = [_Link(conv, [node])]
-        if normalize := _normalize(traced, node.args[0]):
+        if normalize := _normalize(traced, node.args[0], conv.in_channels):
             begun.insert(0, _Link(conv, [node.args[0], node], normalize))
         if link := next((link for link in begun if link.step({link.source: 0}).suits), None):
             while (follower := _only_user(link.end)) and follower not in taken and _fold(traced, link, follower):
@@ -327,10 +327,12 @@ def _links(traced: fx.GraphModule) -> list[_Link]:
     return links
 
 
-def _normalize(traced: fx.GraphModule, node: fx.Node) -> Normalize | None:
-    """The normalisation that a node is, if only one other reads it."""
+def _normalize(traced: fx.GraphModule, node: fx.Node, channels: int) -> Normalize | None:
+    """The normalisation of so many channels that a node is, if only one other reads it."""
     module = _module(traced, node)
-    return module if type(module) is Normalize and not _hooks(module) and _only_user(node) else None
+    if type(module) is not Normalize or _hooks(module) or len(node.args) != 1 or not _only_user(node):
+        return None
+    return module if module.mean.shape == module.std.shape == (1, channels, 1, 1) else None
 
 
 def _is_understood(conv: Any) -> bool:

@@ -51,6 +51,14 @@ class ConvStep:
         """The filters, times their scales."""
         return self.filters if self.scale is None else self.filters * self.scale.view(-1, 1, 1, 1)
 
+    def check_constants(self) -> None:
+        """Raise ``ValueError`` where one is not of the shape above."""
+        outputs, inputs = self.filters.shape[:2]
+        for name, count in {"scale": outputs, "shift": outputs, "skip_scale": outputs, "mean": inputs}.items():
+            value = getattr(self, name)
+            if value is not None and value.shape != (count,):
+                raise ValueError(f"{name} must be of shape ({count},), one a channel, got {tuple(value.shape)}")
+
     def plain(self, values: Sequence[Tensor]) -> Tensor:
         """The step by PyTorch."""
         x = values[self.source]
@@ -96,12 +104,15 @@ class ConvChain:
 
     Raises:
         BuildError: if there is no C++ library.
-        ValueError: if a step does not suit, or nothing reads an input or an output but the last.
+        ValueError: if a step does not suit, or a constant of it has another shape; if nothing reads an input, or an
+            output but the last.
     """
 
     def __init__(self, inputs: int, steps: Sequence[ConvStep]) -> None:
         if unfit := [step.filters.shape for step in steps if not step.suits]:
             raise ValueError(f"a chain has no way to convolve with filters {[tuple(shape) for shape in unfit]}")
+        for step in steps:
+            step.check_constants()
         read = {value for step in steps for value in (step.source, step.skip)}
         if unread := set(range(inputs + len(steps) - 1)) - read:
             raise ValueError(

@@ -47,7 +47,7 @@ struct Step {
     const float *weights;  // matrices, as products() reads them, by frequency and part or by tap
     const float *shift, *skip_scale;  // (target's channels)
     const float *mean;                // (source's channels): taken from every pixel; of DIRECT alone
-    int32_t joined;                   // to the step before, of the same method and sizes; source or target are the same
+    int32_t joined;  // to the step before, of the same method and sizes: both have one source and gate, or one target
 };
 
 struct Chain {
@@ -107,6 +107,7 @@ struct Job {
     Gate *passed;
     const Step &step;
     const Value &source, &target;
+    const Layout layout;  // of the target
 
     // What is left to do with a vector of sums, at a place in y.
     template <bool SKIP, bool GATED, bool RELU>
@@ -149,12 +150,12 @@ template <class Tile>
 class Winograd {
 public:
     // Tiles begin `edge` pixels before the image. Another job is done on the way: its sums are added to those of this
-    // one, if it has the same target; otherwise it has the same source.
+    // one, if it has the same target; otherwise it has the same source, through the same gate.
     Winograd(const Job &job, const Job *other, int64_t edge)
         : job(job), added(other && other->y == job.y ? other : nullptr), twin(added ? nullptr : other), edge(edge),
           height(job.target.height), width(job.target.width), in(job.source.channels), out(job.target.channels),
-          filled(fill(out)), down((height + OUT - 1) / OUT), across((width + OUT - 1) / OUT), layout(job.target),
-          most(tiles_together()), v_step(most * in + LINE), m_step(most * filled + LINE) {}
+          filled(fill(out)), down((height + OUT - 1) / OUT), across((width + OUT - 1) / OUT), most(tiles_together()),
+          v_step(most * in + LINE), m_step(most * filled + LINE) {}
 
     // Returns whether the sums are finite.
     bool run(int64_t images) const {
@@ -261,6 +262,7 @@ private:
 
     template <bool SKIP, bool GATED, bool RELU>
     void put_out(const Job &job, const Place &place, int64_t tiles, const float *from, V &rest) const {
+        const Layout &layout = job.layout;
         const int64_t top = place.row * OUT, left = place.column * OUT;
         const int rows = int(std::min<int64_t>(OUT, height - top));
         int64_t at = place.image * layout.image + top * layout.row + left * layout.column;
@@ -276,7 +278,7 @@ private:
     NOT_INLINE void tile_out(const Job &job, const float *from, int64_t ch, int64_t at, int rows, int columns,
                              V &rest) const {
         const Job j = job;
-        const Layout layout = this->layout;
+        const Layout &layout = j.layout;
         const int64_t channels = std::min<int64_t>(LANES, out - ch);
         const bool part = channels < LANES || layout.channel > 1;
         const V shift = part ? V{} : j.shift(ch), scale = part ? V{} : j.scale(ch);
@@ -306,7 +308,6 @@ private:
     const Job &job;
     const Job *const added, *const twin;
     const int64_t edge, height, width, in, out, filled, down, across;
-    const Layout layout;
     const int64_t most, v_step, m_step;
 };
 
@@ -459,7 +460,7 @@ bool run(const Chain &chain, int from, int to, int64_t first, int64_t last, int6
     const auto job = [&](const Step &s) {
         const Value &target = chain.values[s.target], &source = s.source < 0 ? target : chain.values[s.source];
         return Job{data(s.source), data(s.skip), gate(s.gate), gate(s.skip_gate), data(s.target), gate(s.target),
-                   s, source, target};
+                   s, source, target, Layout(target)};
     };
     bool finite = true;
     for (int i = from; i < to; i++) {

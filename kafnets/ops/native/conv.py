@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kafnets.ops.native.build import BuildError, load
 
-MATRICES, MOST_TAPS, MOST_PARTS = 36, 32, 16  # two sums of parts are taps
+MATRICES, MOST_TAPS, MOST_PARTS = 36, 32, 16  # joined steps add up the parts of both: as many taps
 CHUNK_PIXELS = 1024  # of the images that a step makes at a time: they stay in the cache
 GROUP_NUMBERS = 16 << 20  # of what lies between steps of different sizes
 DEPTH = 64  # channels that Winograd's products sum in one go: over 512 they err by three times as much
@@ -252,17 +252,17 @@ class Plan:
 
 
 def _joined(shapes: Sequence[Shape], steps: Sequence[Step]) -> list[Step]:
-    """The steps, joined where two in a row have the same source, or add to the same target.
+    """The steps, joined where two in a row share a transform: that of their source, or that of the sums they add up.
 
-    Their transforms are computed once for both: so much alike are the two paths of a block that halves the image.
+    So do the two paths of a block that halves the image, there and back.
     """
     found: list[Step] = []
     for step in steps:
         if found and not found[-1].joined and _alike(shapes, found[-1], step):
-            before, constants = found[-1], (step.shift, step.skip_scale, step.mean)
+            before, plain = found[-1], not step.relu and step.shift is step.skip_scale is None
             if step.target != before.target:
                 step = replace(step, joined=(step.source, step.gate) == (before.source, before.gate))
-            elif step.skip == step.target and not (before.relu or step.relu or any(c is not None for c in constants)):
+            elif plain and (step.skip, step.skip_gate) == (step.target, NONE) and not before.relu:
                 step = replace(step, joined=True, skip=NONE)
         found.append(step)
     return found
@@ -295,8 +295,8 @@ class _Memory:
     def of(cls, shapes: Sequence[Shape], steps: Sequence[Step]) -> "_Memory":
         """A value that is made at one room and read at another is kept for the whole group, in a place of its own.
 
-        The others take places that are used again once nobody reads what was there. Of joined steps the first may add
-        what lies where the second writes: pixel by pixel it is read before.
+        The others take places that are used again once nobody reads what was there. The second of two joined
+        steps may write where the skip of the first lies: each pixel is read before.
         """
         rooms = [shapes[step.target].room for step in steps]
         stretches = list(accumulate((now != before for before, now in pairwise(rooms)), initial=0))

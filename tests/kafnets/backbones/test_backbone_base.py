@@ -63,6 +63,7 @@ def test_the_mean_over_pixels_and_its_gradient_lie_in_memory_as_the_images(layou
     (grad,) = torch.autograd.grad((PixelMean()(inner) * weights).sum(), x)
     torch.testing.assert_close(grad, images.cos() * (weights / 20)[..., None, None])
     assert laid[0].is_contiguous(memory_format=layout)
+    torch.testing.assert_close(torch.func.vmap(lambda one: PixelMean()(one[None])[0])(images), y)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 3, 16, 16), (1, 3, 8, 16), (1, 8, 8, 3)])

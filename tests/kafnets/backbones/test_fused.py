@@ -364,6 +364,14 @@ def test_normalisation_is_folded_where_one_convolution_reads_it(convs, channels,
     assert is_fused(fused) and all(bool(link.normalize) == folded for link in fused._form.links)
 
 
+def test_normalisation_by_one_number_stays_what_it_is(images):
+    net = Normalized(1).eval()
+    net.normalize.mean = torch.full((1,), 0.5)
+    fused = Fused(net)
+    torch.testing.assert_close(fused(images), net(images), rtol=1e-4, atol=1e-5)
+    assert is_fused(fused) and fused._form.links[0].normalize is None
+
+
 def test_subclasses_are_not_what_they_derive_from(net, images):
     net.act1 = Clipped(16).eval()
     fused = Fused(net)

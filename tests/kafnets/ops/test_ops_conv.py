@@ -252,6 +252,15 @@ def test_images_lie_in_memory_as_they_like():
     assert planes[1][0].is_contiguous()
 
 
+def test_inputs_of_one_chain_lie_in_memory_each_as_it_likes():
+    torch.manual_seed(0)
+    steps = [ConvStep(0, torch.randn(16, 3, 3, 3)), ConvStep(1, torch.randn(16, 3, 3, 3), skip=2)]
+    a, b = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    assert any(step.joined for step in ConvChain(2, steps)._plans_for([a, b]).back.kept)
+    agrees(steps, [a, native.channels_last(b)])
+    agrees(steps, [native.channels_last(a), b])
+
+
 def test_nan_and_its_gradient_pass_relu_without_winograd():
     torch.manual_seed(0)
     chain, x = ConvChain(1, [ConvStep(0, whole(16, 16, 5, 5), 2, (2, 2), relu=True)]), whole(2, 16, 8, 8)
@@ -314,6 +323,9 @@ def test_steps_that_do_not_fit_are_refused():
         ConvChain(2, [ConvStep(0, wide[..., :3, :3])])
     with pytest.raises(ValueError, match=r"1 inputs reads the values \[1\]"):
         ConvChain(1, [ConvStep(0, wide[..., :3, :3]), ConvStep(0, wide[..., :3, :3])])
+    for name in ("scale", "shift", "skip_scale", "mean"):
+        with pytest.raises(ValueError, match=rf"{name} must be of shape \(16,\), one a channel, got \(1,\)"):
+            ConvChain(1, [ConvStep(0, wide[..., :3, :3], **{name: torch.ones(1)})])
     with pytest.raises(ValueError, match="too small"):
         ConvChain(1, [ConvStep(0, wide[..., :5, :5], padding=(0, 0))])(torch.rand(1, 16, 4, 4))
 
