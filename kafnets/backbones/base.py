@@ -110,7 +110,7 @@ class PixelMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Average."""
         if x.stride(1) == 1:  # channels_last
-            # the gradient of mean((2, 3)) is contiguous; a convolution before it would turn it round, four times slower
+            # the gradient of mean((2, 3)) is contiguous; a convolution before it would turn it round, six times slower
             return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
         return x.mean((2, 3))
 

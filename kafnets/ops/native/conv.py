@@ -295,8 +295,8 @@ class _Memory:
     def of(cls, shapes: Sequence[Shape], steps: Sequence[Step]) -> "_Memory":
         """A value that is made at one room and read at another is kept for the whole group, in a place of its own.
 
-        The others take places that are used again once nobody reads what was there. The second of two joined
-        steps may write where the skip of the first lies: each pixel is read before.
+        The others take places that are used again once nobody reads what was there. The second of two joined steps may
+        write where the skip of the first lies: each pixel is read before.
         """
         rooms = [shapes[step.target].room for step in steps]
         stretches = list(accumulate((now != before for before, now in pairwise(rooms)), initial=0))

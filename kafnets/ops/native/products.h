@@ -14,8 +14,7 @@ constexpr int MOST_TAPS = 32;
 
 // R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
 // `step` apart; u is (in, C vectors). Taps of many channels are summed each by itself, so that fewer terms round on top
-// of each other. On the way `in` vectors of weights are fetched, from
-// `ahead` on.
+// of each other. On the way `in` vectors of weights are fetched, from `ahead` on.
 template <int R, int C>
 NOT_INLINE static void multiply(int taps, const float *const *v, int64_t step, int64_t in, const float *const *u,
                                 int64_t ahead, int64_t out, float *m) {
@@ -87,8 +86,8 @@ static void products(const Taps &taps, int64_t step, int64_t out, int64_t count,
             const auto next = [&](auto rows) {
                 for (int tap = 0; tap < taps.count; tap++) places[tap] = taps.v[tap] + t * step;
                 const auto work = two ? multiply<rows(), 2> : multiply<rows(), 1>;
-                // the next columns, half of them during the first rows, half later: all at once they come too late; behind
-                // the last ones lies something else, or nothing, which does no harm
+                // the next columns, half of them during the first rows, half later: all at once they come too late;
+                // what lies behind the last ones is fetched for nothing
                 const int64_t ahead = (t ? 3 : 2) * taps.channels * LANES;
                 work(taps.count, places, step, taps.channels, columns, ahead, out, m + t * out + o);
                 t += rows();

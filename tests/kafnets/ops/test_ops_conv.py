@@ -190,6 +190,29 @@ def test_steps_that_are_joined_are_as_exact_as_alone(chain, monkeypatch):
         assert torch.equal(ConvChain(len(inputs), steps)(*inputs), found)
 
 
+SHAPES = [native.Shape(16, 8, 8), native.Shape(16, 8, 8), native.Shape(16, 8, 8, gates=True), native.Shape(16, 9, 8)]
+ALONE = {
+    "another source": {"source": 1, "target": 2},
+    "another gate": {"gate": 2, "target": 2},
+    "another method": {"method": native.Method.DIRECT, "target": 2},
+    "another size": {"source": 3, "skip": 1},
+    "more sums": {"weights": torch.empty(36, 2, 8, 16), "skip": 1},
+    "not added": {"source": 2},
+    "added through a gate": {"source": 2, "skip": 1, "skip_gate": 2},
+    "ReLU": {"source": 2, "skip": 1, "relu": True},
+    "a shift": {"source": 2, "skip": 1, "shift": torch.ones(16)},
+    "a multiple": {"source": 2, "skip": 1, "skip_scale": torch.ones(16)},
+}
+
+
+@pytest.mark.parametrize("change", ALONE)
+def test_steps_that_differ_are_not_joined(change):
+    step = native.Step(target=1, source=0, method=native.Method.SAME, weights=torch.empty(36, 1, 16, 16), before=1)
+    for alike in ({"target": 2}, {"source": 2, "skip": 1}):
+        assert native._joined(SHAPES, [step, dataclasses.replace(step, **alike)])[1].joined
+    assert not native._joined(SHAPES, [step, dataclasses.replace(step, **ALONE[change])])[1].joined
+
+
 def test_what_lies_between_sizes_takes_no_more_memory_than_it_may(monkeypatch):
     steps, inputs = pyramid()
     sizes = {}
