@@ -25,7 +25,7 @@ AGREEMENT = 1e-3  # of the largest logit: rounding is a few 1e-6, a misread netw
 
 
 class Fused(nn.Module):
-    """The same network, up to 3.8 times as fast on a CPU: what an attack asks thousands of times.
+    """The same network, up to four times as fast on a CPU: what an attack asks thousands of times.
 
     Batch norm, additions and ReLU are folded into the convolutions before them, :class:`Normalize` into the one after
     it, and runs of convolutions go through :class:`kafnets.ops.conv.ConvChain`; the rest are the network's own modules.
