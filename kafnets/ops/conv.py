@@ -84,8 +84,7 @@ class ConvStep:
         if self.filters.dtype != torch.float32 or self.filters.device.type != "cpu":
             return False
         whole = self.filters.shape[0] % native.library().conv_lanes() == 0
-        small = self.filters.shape[-1] ** 2 <= native.MOST_TAPS and self.filters.numel() <= DIRECT_WEIGHTS
-        return whole and (small or self.suits_winograd())
+        return whole and (self.filters.numel() <= DIRECT_WEIGHTS or self.suits_winograd())
 
 
 class ConvChain:

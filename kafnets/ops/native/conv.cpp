@@ -241,14 +241,13 @@ private:
         for (int i = 0; i < F; i++)
             for (int j = 0; j < F; j++) {
                 const int64_t frequency = i * F + j, matrix = Tile::matrix(i) * MATRICES + Tile::matrix(j);
-                Taps parts{depth};
-                const auto add = [&](const Job &job, const float *v) {
+                const auto work = [&](const Job &job, const float *v, bool add) {
                     for (int64_t ch = 0; ch < in; ch += depth)
-                        parts.add(v + frequency * v_step + ch, job.step.weights + (matrix * in + ch) * filled);
+                        products(v + frequency * v_step + ch, in, depth, job.step.weights + (matrix * in + ch) * filled,
+                                 filled, count, m + frequency * m_step, add || ch);
                 };
-                add(job, v);
-                if (other) add(*other, other_v);
-                products(parts, in, filled, count, m + frequency * m_step);
+                work(job, v, false);
+                if (other) work(*other, other_v, true);
             }
     }
 
@@ -285,10 +284,12 @@ private:
         V half[OUT][F], bad = rest;
         half_out<Tile>(from, m_step, half);
         const auto row_out = [&](int i, auto whole) __attribute__((always_inline)) {
+            const int64_t row = at + i * layout.row;
+            // where the tile after the next goes
+            EACH(k, OUT) __builtin_prefetch(j.y + row + (2 * OUT + k) * layout.column, 1);
             V sums[OUT];
             Tile::out(half[i], sums);
             EACH(k, OUT) bad += sums[k] * 0.0f;  // NaN from anything that is not finite
-            const int64_t row = at + i * layout.row;
             const auto finish = [&](int k) {
                 j.finish<SKIP, GATED, RELU>(sums[k] + shift, scale, row + k * layout.column);
             };
@@ -325,9 +326,11 @@ public:
         for (int64_t n = 0; n < images; n++) {
             const float *padded = pad(n, height, width, before);
             for (int64_t row = 0; row < job.target.height; row++) {
-                Taps taps{size * in};
-                for (int64_t i = 0; i < size; i++) taps.add(padded + (row * stride + i) * width * in, weights(i, 0));
-                sum(taps, stride * in, n, row, 0, 1, job.target.width);
+                float *const sums = room(job.target.width);
+                for (int64_t i = 0; i < size; i++)
+                    products(padded + (row * stride + i) * width * in, stride * in, size * in, weights(i, 0), filled,
+                             job.target.width, sums, i);
+                finish(sums, n, row, 0, 1, job.target.width);
             }
         }
     }
@@ -341,13 +344,18 @@ public:
             const float *padded = pad(n, height, width, reach);
             for (int64_t row = 0; row < job.target.height; row++)
                 for (int64_t first = 0; first < std::min<int64_t>(stride, job.target.width); first++) {
-                    Taps taps{in};
+                    const int64_t count = (job.target.width - first + stride - 1) / stride;
+                    float *const sums = room(count);
+                    bool reached = false;
                     for (int64_t i = (row + before) % stride; i < size; i += stride)
                         for (int64_t j = (first + before) % stride; j < size; j += stride) {
                             const int64_t y = (row + before - i) / stride, x = (first + before - j) / stride;
-                            taps.add(padded + ((y + reach) * width + x + reach) * in, weights(i, j));
+                            const float *const from = padded + ((y + reach) * width + x + reach) * in;
+                            products(from, in, in, weights(i, j), filled, count, sums, reached);
+                            reached = true;
                         }
-                    sum(taps, in, n, row, first, stride, (job.target.width - first + stride - 1) / stride);
+                    if (!reached) std::fill(sums, sums + count * filled, 0.0f);  // no filter reaches these inputs
+                    finish(sums, n, row, first, stride, count);
                 }
         }
     }
@@ -386,12 +394,11 @@ private:
         return to;
     }
 
+    // For so many outputs.
+    float *room(int64_t count) const { return scratch.m.room((count + ROWS) * filled); }
+
     // Outputs of a row: `count` of them, from the column `first` on, `apart`.
-    void sum(const Taps &taps, int64_t step, int64_t n, int64_t row, int64_t first, int64_t apart,
-             int64_t count) const {
-        float *const sums = scratch.m.room((count + ROWS) * filled);
-        if (taps.count) products(taps, step, filled, count, sums);
-        else std::fill(sums, sums + count * filled, 0.0f);  // no filter reaches these inputs
+    void finish(const float *sums, int64_t n, int64_t row, int64_t first, int64_t apart, int64_t count) const {
         const Layout layout(job.target);
         const int64_t at = n * layout.image + row * layout.row + first * layout.column;
         if (out == filled) {

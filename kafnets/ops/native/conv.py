@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kafnets.ops.native.build import BuildError, load
 
-MATRICES, MOST_TAPS, MOST_PARTS = 36, 32, 16  # joined steps add up the parts of both: as many taps
+MATRICES = 36  # of a transformed filter
 CHUNK_PIXELS = 1024  # of the images that a step makes at a time: they stay in the cache
 GROUP_NUMBERS = 16 << 20  # of what lies between steps of different sizes
 DEPTH = 64  # channels that Winograd's products sum in one go: over 512 they err by three times as much
@@ -179,7 +179,7 @@ def frequencies(
     weights = torch.empty((MATRICES, outputs, inputs) if turned else (MATRICES, inputs, outputs))
     lib.conv_weights(filters.data_ptr(), _at(scale), outputs, inputs, stride, int(turned), weights.data_ptr())
     parts, rows = 1, weights.shape[1]
-    while rows // parts > DEPTH and rows % (2 * parts) == 0 and parts < MOST_PARTS:
+    while rows // parts > DEPTH and rows % (2 * parts) == 0:
         parts *= 2
     return _columns(weights.unflatten(1, (parts, rows // parts)), lib)
 

@@ -9,42 +9,32 @@ constexpr int ROWS = 12, SOME_ROWS = 8, FEW_ROWS = 4;  // places whose sums stay
 #else
 constexpr int ROWS = 6, SOME_ROWS = 4, FEW_ROWS = 2;
 #endif
-constexpr int64_t FEW_TERMS = 64;  // that are summed in one go
-constexpr int MOST_TAPS = 32;
 
-// R places times C vectors of output channels, added up over taps: `v` and `u` hold where each begins. Places are
-// `step` apart; u is (in, C vectors). Taps of many channels are summed each by itself, so that fewer terms round on top
-// of each other. On the way `in` vectors of weights are fetched, from `ahead` on.
+// R places times C vectors of output channels: places have `in` channels and are `step` apart, u is (in, C vectors).
+// Sums are added to m, (R, out), if `add`. On the way `in` vectors of weights are fetched, from `ahead` on.
 template <int R, int C>
-NOT_INLINE static void multiply(int taps, const float *const *v, int64_t step, int64_t in, const float *const *u,
-                                int64_t ahead, int64_t out, float *m) {
-    const bool apart = taps * in > FEW_TERMS;
+NOT_INLINE static void multiply(const float *v, int64_t step, int64_t in, const float *u, const float *ahead,
+                                int64_t out, float *m, bool add) {
+    constexpr int BASES = (R + 2) / 3;
+    const float *from[BASES];  // every third row: an address reaches the two after it
+    EACH(r, BASES) from[r] = v + 3 * r * step;
     V sum[R][C] = {};
-    for (int tap = 0; tap < taps; tap++) {
-        constexpr int BASES = (R + 2) / 3;
-        const float *from[BASES], *weights = u[tap];  // every third row: an address reaches the two after it
-        EACH(r, BASES) from[r] = v[tap] + 3 * r * step;
-        for (int64_t k = 0; k < in; k++, weights += C * LANES) {
-            __builtin_prefetch(u[tap] + ahead + k * LANES);
-            V row[C];
-            EACH(c, C) row[c] = read<float>(weights + c * LANES);
-            EACH(r, R) {
-                const V value = splat<float>(from[r / 3][r % 3 * step]);
-                EACH(c, C) sum[r][c] += value * row[c];
-            }
-            EACH(r, BASES) from[r]++;
+    for (int64_t k = 0; k < in; k++, u += C * LANES, ahead += LANES) {
+        __builtin_prefetch(ahead);
+        V row[C];
+        EACH(c, C) row[c] = read<float>(u + c * LANES);
+        EACH(r, R) {
+            const V value = splat<float>(from[r / 3][r % 3 * step]);
+            EACH(c, C) sum[r][c] += value * row[c];
         }
-        if (!apart && tap + 1 < taps) continue;
-        EACH(r, R) EACH(c, C) {
-            float *const to = m + r * out + c * LANES;
-            write<float>(to, apart && tap ? read<float>(to) + sum[r][c] : sum[r][c]);
-            sum[r][c] = V{};
-        }
+        EACH(r, BASES) from[r]++;
     }
+    if (add) EACH(r, R) EACH(c, C) sum[r][c] += read<float>(m + r * out + c * LANES);
+    EACH(r, R) EACH(c, C) write<float>(m + r * out + c * LANES, sum[r][c]);
 }
 
-// LANES channels of `count` places, `step` apart, times one vector of output channels, added to m if `add`: the weights
-// stay in registers.
+// LANES channels of `count` places times one vector of output channels: the weights stay in registers. The matrix
+// behind them is fetched.
 NOT_INLINE static void multiply_narrow(const float *v, int64_t step, const float *u, int64_t count, float *m,
                                        bool add) {
     constexpr int R = SOME_ROWS;
@@ -53,6 +43,7 @@ NOT_INLINE static void multiply_narrow(const float *v, int64_t step, const float
     const float *from[R];  // an address each: one that is added up takes the processor a second operation
     EACH(r, R) from[r] = v + r * step;
     for (int64_t t = 0; t < count; t += R, m += R * LANES) {
+        if (t < 2 * R) EACH(k, LANES / 2) __builtin_prefetch(u + (LANES + (t ? LANES / 2 : 0) + k) * LANES);
         V sum[R] = {};
         if (add) EACH(r, R) sum[r] = read<float>(m + r * LANES);
         EACH(k, LANES) EACH(r, R) sum[r] += splat<float>(from[r][k]) * weights[k];
@@ -60,44 +51,37 @@ NOT_INLINE static void multiply_narrow(const float *v, int64_t step, const float
     }
 }
 
-// What a place is multiplied with: so many channels in a row, from `v` on, times the matrix `u`; all of them added up.
-struct Taps {
-    const int64_t channels;
-    int count = 0;
-    const float *v[MOST_TAPS], *u[MOST_TAPS];
+// `count` places times C vectors of the `out` output channels.
+template <int C>
+static void multiply_all(const float *v, int64_t step, int64_t in, const float *u, int64_t out, int64_t count,
+                         float *m, bool add) {
+    for (int64_t t = 0; t < count;) {
+        const auto next = [&](auto rows) {
+            // the next columns, half of them during the first rows, half later: all at once they come too late; what
+            // lies behind the last ones is fetched for nothing
+            const float *const ahead = u + (t ? 3 : 2) * in * LANES;
+            multiply<rows(), C>(v + t * step, step, in, u, ahead, out, m + t * out, add);
+            t += rows();
+        };
+        const int64_t rest = count - t;  // places that are computed for nothing are few
+        if (rest > 2 * SOME_ROWS || (rest > SOME_ROWS && rest <= ROWS)) next(std::integral_constant<int, ROWS>{});
+        else if (rest > FEW_ROWS) next(std::integral_constant<int, SOME_ROWS>{});
+        else next(std::integral_constant<int, FEW_ROWS>{});
+    }
+}
 
-    void add(const float *places, const float *weights) { v[count] = places, u[count++] = weights; }
-};
-
-// `count` places, rounded up to whole products, `step` apart, times all output channels: m is (count, out). There is at
-// least one tap. Matrices hold two vectors of output channels at a time, (channels, 2 vectors); an odd last one alone.
-static void products(const Taps &taps, int64_t step, int64_t out, int64_t count, float *m) {
-    const float *places[MOST_TAPS], *columns[MOST_TAPS];
-    if (LANES == 16 && out == LANES && taps.channels % LANES == 0) {  // with as many registers to spare
-        for (int tap = 0; tap < taps.count; tap++)
-            for (int64_t k = 0; k < taps.channels; k += LANES)
-                multiply_narrow(taps.v[tap] + k, step, taps.u[tap] + k * LANES, count, m, tap || k);
+// `count` places, rounded up to whole products, of `in` channels, `step` apart, times all output channels. The result
+// is written to m, (count, out), or added to it. The matrix u holds two vectors of output channels at a time, (in, 2
+// vectors); an odd last one alone.
+static void products(const float *v, int64_t step, int64_t in, const float *u, int64_t out, int64_t count, float *m,
+                     bool add) {
+    if (LANES == 16 && in == LANES && out == LANES) {  // with as many registers to spare
+        multiply_narrow(v, step, u, count, m, add);
         return;
     }
-    for (int64_t o = 0; o < out; o += 2 * LANES) {
-        const bool two = out - o >= 2 * LANES;
-        for (int tap = 0; tap < taps.count; tap++) columns[tap] = taps.u[tap] + o * taps.channels;
-        for (int64_t t = 0; t < count;) {
-            const auto next = [&](auto rows) {
-                for (int tap = 0; tap < taps.count; tap++) places[tap] = taps.v[tap] + t * step;
-                const auto work = two ? multiply<rows(), 2> : multiply<rows(), 1>;
-                // the next columns, half of them during the first rows, half later: all at once they come too late;
-                // what lies behind the last ones is fetched for nothing
-                const int64_t ahead = (t ? 3 : 2) * taps.channels * LANES;
-                work(taps.count, places, step, taps.channels, columns, ahead, out, m + t * out + o);
-                t += rows();
-            };
-            const int64_t rest = count - t;  // places that are computed for nothing are few
-            if (rest > 2 * SOME_ROWS || (rest > SOME_ROWS && rest <= ROWS)) next(std::integral_constant<int, ROWS>{});
-            else if (rest > FEW_ROWS) next(std::integral_constant<int, SOME_ROWS>{});
-            else next(std::integral_constant<int, FEW_ROWS>{});
-        }
-    }
+    int64_t o = 0;
+    for (; o + 2 * LANES <= out; o += 2 * LANES) multiply_all<2>(v, step, in, u + o * in, out, count, m + o, add);
+    if (o < out) multiply_all<1>(v, step, in, u + o * in, out, count, m + o, add);
 }
 
 }  // namespace

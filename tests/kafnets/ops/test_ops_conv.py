@@ -38,6 +38,7 @@ CONVOLUTIONS = {
     "a tap in four": (16, 32, 1, 2, (0, 0), 8, 6),
     "narrower than its padding": (16, 16, 1, 6, (2, 2), 6, 2),
     "5x5": (16, 16, 5, 1, (2, 2), 9, 9),
+    "7x7, stride 2": (3, 64, 7, 2, (3, 3), 15, 12),
     "odd channels": (5, 16, 3, 2, (1, 0), 9, 8),
     "odd channels, more than a vector": (21, 32, 3, 1, (1, 1), 9, 8),
     "odd channels, more than a vector, stride 2": (35, 16, 3, 2, (1, 1), 9, 8),
@@ -128,13 +129,22 @@ def residual_chain():
     return steps, [torch.randn(7, 16, 12, 10), torch.randn(7, 32, 6, 5)]
 
 
+def far_from_kinks(source, inputs, outputs, stride=1, *, skip=None, **settings):
+    """About three ones and minus ones an output, and a shift that is finer than the values before: no sum is near zero.
+
+    Of millions of random sums, some would lie so close to zero that rounding decides on which side of ReLU's kink.
+    """
+    filters = whole(outputs, inputs, 3, 3, scale=1) * (torch.rand(outputs, inputs, 3, 3) < 0.5 / inputs)
+    shift = torch.full((outputs,), 0.5 ** (1 + max(source, skip or 0)))
+    return ConvStep(source, filters, stride, shift=shift, skip=skip, **settings)
+
+
 def pyramid():
     """Images that shrink three times, and more of them than go through at a time; paths cross from size to size."""
     torch.manual_seed(0)
 
-    def step(source, inputs, outputs, stride=1, *, skip=None, relu=True):
-        filters = torch.randn(outputs, inputs, 3, 3) / (9 * inputs) ** 0.5
-        return ConvStep(source, filters, stride, skip=skip, skip_scale=torch.rand(outputs) + 0.5, relu=relu)
+    def step(source, inputs, outputs, stride=1, *, relu=True, **settings):
+        return far_from_kinks(source, inputs, outputs, stride, relu=relu, **settings)
 
     steps = [
         step(0, 3, 16),  # 1
@@ -146,7 +156,7 @@ def pyramid():
         step(5, 32, 16, 2, skip=6),  # 7
         step(7, 16, 16, 2),
     ]
-    return steps, [torch.randn(70, 3, 32, 24)]
+    return steps, [whole(70, 3, 32, 24)]
 
 
 @pytest.mark.parametrize("chain", [residual_chain, pyramid])
@@ -157,21 +167,17 @@ def test_a_chain_with_skips_agrees_with_pytorch_in_double_precision(chain):
 def twins():
     """Pairs of convolutions of one value, of both strides."""
     torch.manual_seed(0)
-
-    def step(source, inputs, outputs, stride=1, **settings):
-        filters = torch.randn(outputs, inputs, 3, 3) / (9 * inputs) ** 0.5
-        return ConvStep(source, filters, stride, shift=torch.randn(outputs), **settings)
-
+    step = far_from_kinks
     steps = [
         step(0, 16, 16),  # 1
         step(0, 16, 16, skip=1, relu=True),  # 2
         step(2, 16, 32, 2),  # 3
         step(2, 16, 32, 2, relu=True),  # 4
         step(4, 32, 32, skip=3),  # 5
-        step(4, 32, 32, skip=5, scale=torch.rand(32), relu=True),  # 6
+        step(4, 32, 32, skip=5, scale=whole(32), relu=True),  # 6
         step(6, 32, 16),
     ]
-    return steps, [torch.randn(40, 16, 36, 28)]
+    return steps, [whole(40, 16, 36, 28)]
 
 
 @pytest.mark.parametrize("chain", [residual_chain, twins])
@@ -338,19 +344,19 @@ def test_inputs_that_do_not_fit_are_refused():
 
 
 def test_steps_that_do_not_fit_are_refused():
-    wide, half = torch.rand(16, 16, 7, 7), torch.rand(16, 16, 3, 3).bfloat16()
-    for filters in (wide, half, torch.rand(7, 16, 3, 3), torch.rand(528, 512, 3, 3)):
+    wide, small = torch.rand(32, 16, 7, 7), torch.rand(16, 16, 3, 3)
+    for filters in (wide, small.bfloat16(), torch.rand(7, 16, 3, 3), torch.rand(528, 512, 3, 3)):
         with pytest.raises(ValueError, match="no way to convolve"):
             ConvChain(1, [ConvStep(0, filters)])
     with pytest.raises(ValueError, match=r"2 inputs reads the values \[1\]"):
-        ConvChain(2, [ConvStep(0, wide[..., :3, :3])])
+        ConvChain(2, [ConvStep(0, small)])
     with pytest.raises(ValueError, match=r"1 inputs reads the values \[1\]"):
-        ConvChain(1, [ConvStep(0, wide[..., :3, :3]), ConvStep(0, wide[..., :3, :3])])
+        ConvChain(1, [ConvStep(0, small), ConvStep(0, small)])
     for name in ("scale", "shift", "skip_scale", "mean"):
         with pytest.raises(ValueError, match=rf"{name} must be of shape \(16,\), one a channel, got \(1,\)"):
-            ConvChain(1, [ConvStep(0, wide[..., :3, :3], **{name: torch.ones(1)})])
+            ConvChain(1, [ConvStep(0, small, **{name: torch.ones(1)})])
     with pytest.raises(ValueError, match="too small"):
-        ConvChain(1, [ConvStep(0, wide[..., :5, :5], padding=(0, 0))])(torch.rand(1, 16, 4, 4))
+        ConvChain(1, [ConvStep(0, wide[:16, :, :5, :5], padding=(0, 0))])(torch.rand(1, 16, 4, 4))
 
 
 def test_second_derivatives_are_refused():
