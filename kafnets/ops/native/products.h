@@ -19,6 +19,7 @@ NOT_INLINE static void multiply(const float *v, int64_t step, int64_t in, const 
     const float *from[BASES];  // every third row: an address reaches the two after it
     EACH(r, BASES) from[r] = v + 3 * r * step;
     V sum[R][C] = {};
+    _Pragma("GCC unroll 2")  // additions of addresses take the ports of multiply-adds
     for (int64_t k = 0; k < in; k++, u += C * LANES, ahead += LANES) {
         __builtin_prefetch(ahead);
         V row[C];
