@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 from kafnets.ops.native import conv as native
 from kafnets.ops.native.conv import NONE, Method, Plan, Shape, Step
 
-# The most weights with which each was measured to be faster than PyTorch.
-WINOGRAD_WEIGHTS, DIRECT_WEIGHTS = 512 * 512 * 9, 32 * 64 * 9
+# The most weights with which each was measured to be faster than PyTorch, and the widest filter.
+WINOGRAD_WEIGHTS, DIRECT_WEIGHTS, WIDEST = 512 * 512 * 9, 32 * 64 * 9, 7
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class ConvStep:
         if self.filters.dtype != torch.float32 or self.filters.device.type != "cpu":
             return False
         whole = self.filters.shape[0] % native.library().conv_lanes() == 0
-        return whole and (self.filters.numel() <= DIRECT_WEIGHTS or self.suits_winograd())
+        small = self.filters.shape[-1] <= WIDEST and self.filters.numel() <= DIRECT_WEIGHTS
+        return whole and (small or self.suits_winograd())
 
 
 class ConvChain:

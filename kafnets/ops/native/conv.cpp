@@ -215,14 +215,14 @@ private:
     void take_in(const Job &job, const Place &place, int64_t tiles, float *to, const float *zeros) const {
         const int64_t source_height = job.source.height, source_width = job.source.width;
         const float *rows[IN];
-        const Gate *gates[IN];
+        const Gate *gates[IN] = {};
         int64_t column = place.column * Tile::STEP - edge;
         for (int i = 0; i < IN; i++) {
             const int64_t row = place.row * Tile::STEP - edge + i;
             const int64_t near = std::clamp<int64_t>(row, 0, source_height - 1);
             const int64_t at = (place.image * source_height + near) * source_width * in;
             rows[i] = (row == near ? job.x + at : zeros) + column * in;
-            gates[i] = job.gate + (at + column * in) / LANES;  // read where there are some; any does for zeros
+            if constexpr (GATED) gates[i] = job.gate + (at + column * in) / LANES;  // any does for zeros
         }
         for (int64_t t = 0, at = 0; t < tiles; t++, column += Tile::STEP, at += (Tile::STEP - 1) * in) {
             const int begin = int(std::max<int64_t>(0, -column));

@@ -345,7 +345,8 @@ def test_inputs_that_do_not_fit_are_refused():
 
 def test_steps_that_do_not_fit_are_refused():
     wide, small = torch.rand(32, 16, 7, 7), torch.rand(16, 16, 3, 3)
-    for filters in (wide, small.bfloat16(), torch.rand(7, 16, 3, 3), torch.rand(528, 512, 3, 3)):
+    odd, large = torch.rand(7, 16, 3, 3), torch.rand(528, 512, 3, 3)
+    for filters in (wide, torch.rand(16, 1, 9, 9), small.bfloat16(), odd, large):
         with pytest.raises(ValueError, match="no way to convolve"):
             ConvChain(1, [ConvStep(0, filters)])
     with pytest.raises(ValueError, match=r"2 inputs reads the values \[1\]"):
