@@ -130,12 +130,12 @@ def residual_chain():
 
 
 def far_from_kinks(source, inputs, outputs, stride=1, *, skip=None, **settings):
-    """About three ones and minus ones an output, and a shift that is finer than the values before: no sum is near zero.
+    """About three ones and minus ones an output, and shifts that are finer than the values before: no sum is near zero.
 
     Of millions of random sums, some would lie so close to zero that rounding decides on which side of ReLU's kink.
     """
     filters = whole(outputs, inputs, 3, 3, scale=1) * (torch.rand(outputs, inputs, 3, 3) < 0.5 / inputs)
-    shift = torch.full((outputs,), 0.5 ** (1 + max(source, skip or 0)))
+    shift = (2 * whole(outputs) + 1) * 0.5 ** (1 + max(source, skip or 0))
     return ConvStep(source, filters, stride, shift=shift, skip=skip, **settings)
 
 
@@ -144,7 +144,8 @@ def pyramid():
     torch.manual_seed(0)
 
     def step(source, inputs, outputs, stride=1, *, relu=True, **settings):
-        return far_from_kinks(source, inputs, outputs, stride, relu=relu, **settings)
+        scale = torch.tensor([1.0, -1.0, 2.0, -2.0]).repeat(outputs // 4)
+        return far_from_kinks(source, inputs, outputs, stride, skip_scale=scale, relu=relu, **settings)
 
     steps = [
         step(0, 3, 16),  # 1
