@@ -25,11 +25,12 @@ from lightning_modules.callbacks import (
     Pictures,
     Predictions,
     Results,
+    RobustnessReport,
     RunConfig,
     Throughput,
 )
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
-from lightning_modules.checkpoint_io import WholeCheckpoints
+from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from lightning_modules.command_line.arguments import resolve
 from lightning_modules.command_line.checkpoints import check_fits, read_checkpoint
 from lightning_modules.command_line.parser import OneLineParser, one_line
@@ -97,13 +98,16 @@ class CLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if config.get("fast_dev_run"):
             return super().instantiate_trainer(**kwargs)
+        for callback in as_list(config.get("callbacks")):
+            if isinstance(callback, RobustnessReport):
+                callback.study_within(self.model.threat)  # refuses attacks that do not fit the threat model
         run = self._get(self.config, "run")
         # other ranks write nothing; rank 0 tells them its folder
         version = new_version(Path(run.dir), run.name) if is_first() else 0
         csv = CSVLogger(run.dir, run.name, version)
         self.run_folder = Path(csv.log_dir)
         kwargs["logger"] = [csv, *as_list(config.get("logger"))]
-        kwargs["plugins"] = [*as_list(config.get("plugins")), WholeCheckpoints()]
+        kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
         return trainer

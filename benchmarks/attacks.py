@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from datamodules.image_files import ImageFormat, read_images
 from kafnets.attacks import PGD, Attack, AutoAttack
-from kafnets.attacks.noise import image_keys
-from kafnets.backbones import Fused, load_thesis
+from kafnets.backbones import load_thesis
+from kafnets.fused import Fused
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from lightning_modules.load_classifier import load_classifier
 

@@ -1,11 +1,12 @@
-"""What an attack step costs through the fused form of a network, beside the network itself.
+"""Time and memory of an attack step through ``Fused(net)``, compared with ``net`` itself.
 
     python benchmarks/fused.py
     python benchmarks/fused.py --batch 8 --threads 2
+    python benchmarks/fused.py --batch 4 --rounds 1 --networks "KafVGG, ReLU"  # takes seconds
 
-A step is logits and the gradient of the cross-entropy with respect to the images; a query is logits alone. Networks
-are as they are initialised, in evaluation mode: no time depends on their weights. Memory is what a step needs at most
-beyond what is there before it.
+A step computes logits and the gradient of the cross-entropy with respect to the images; a query computes logits alone.
+Networks are untrained, in evaluation mode: the times do not depend on the weights. Memory is the most that a step needs
+in addition to the memory in use before it.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from timing import interleaved, keep_freed_memory, machine, peak_bytes
 from torch import Tensor, nn
 
 from kafnets.activations import KAF, KWTA, ReLU, SiLU
-from kafnets.backbones import Fused, KafResNet, KafVGG, PreActResNet18
+from kafnets.backbones import KafResNet, KafVGG, PreActResNet18
+from kafnets.fused import Fused
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "KafResNet20, ReLU": partial(KafResNet, activation=ReLU),
@@ -43,13 +45,13 @@ def query(net: nn.Module, x: Tensor) -> Tensor:
 
 def row(name: str, net: nn.Module, options: argparse.Namespace) -> str:
     x, y = torch.rand(options.batch, 3, 32, 32), torch.randint(10, (options.batch,))
-    forms = {"as it is": net, "fused": Fused(net)}
+    forms = {"plain": net, "fused": Fused(net)}
     cells = [name]
     for work in (lambda form: step(form, x, y), lambda form: query(form, x)):
         runs = {which: partial(work, form) for which, form in forms.items()}
         taken = {which: 1e3 * value / len(x) for which, value in interleaved(runs, options.rounds, "cpu").items()}
-        ratio = taken["as it is"] / taken["fused"]
-        cells.append(f"{taken['as it is']:.2f} -> {taken['fused']:.2f} (x {ratio:.2f})")
+        ratio = taken["plain"] / taken["fused"]
+        cells.append(f"{taken['plain']:.2f} -> {taken['fused']:.2f} (x {ratio:.2f})")
     peaks = [peak_bytes(partial(step, form, x, y), "cpu") / len(x) / 2**20 for form in forms.values()]
     return f"| {' | '.join([*cells, f'{peaks[0]:.2f} -> {peaks[1]:.2f}'])} |"
 
@@ -65,7 +67,7 @@ def main() -> None:
     torch.manual_seed(0)
     keep_freed_memory()
     print(f"{machine()}, batch {options.batch}\n")
-    print("| network | attack step, ms an image | query, ms an image | memory of a step, MB an image |")
+    print("| network | attack step, ms per image | query, ms per image | memory of a step, MB per image |")
     print("|---" * 4 + "|")
     for name in options.networks:
         print(row(name, NETWORKS[name]().eval(), options), flush=True)

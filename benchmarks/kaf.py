@@ -1,4 +1,4 @@
-"""What a KAF costs, against SiLU, ReLU and the formula written down literally: time, memory, whole networks.
+"""Time and memory of a KAF, compared with SiLU, ReLU and the formula written literally; also of whole networks.
 
 python benchmarks/kaf.py                             # one CPU thread
 python benchmarks/kaf.py --threads 2 --networks
@@ -24,7 +24,7 @@ SHAPE = (128, 32, 32, 32)
 
 
 class Kaf:
-    """A KAF's parameters, and its function by an engine or by the formula that holds ``(..., D)`` tensors."""
+    """The parameters of a KAF, and its function by an engine or by the formula with ``(..., D)`` tensors."""
 
     def __init__(self, size: int, channels: int, device: str, *, free: bool = False) -> None:
         layer = KAF(channels, num_dict=size, free=free).to(device)
@@ -55,7 +55,7 @@ def training(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Ca
 
 
 def attack(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Callable[[], object]:
-    """Forward and backward to the input alone."""
+    """Forward and backward to the input only."""
 
     def run() -> None:
         with ops.force(engine) if engine else nullcontext():
@@ -65,7 +65,7 @@ def attack(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Call
 
 
 def penalty(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Callable[[], object]:
-    """A gradient penalty: forward, backward, and backward through that."""
+    """A gradient penalty: forward, backward, and backward through the backward pass."""
 
     def run() -> None:
         with ops.force(engine) if engine else nullcontext():
@@ -94,7 +94,7 @@ def available(device: str, wanted: list[str]) -> list[str]:
     for name in wanted:
         try:
             with ops.force(name):
-                ops.engine(torch.device(device))
+                ops.engine_for(torch.device(device))
             found.append(name)
         except ValueError as reason:
             print(f"(left out: {reason})")
@@ -144,7 +144,7 @@ def networks(options: argparse.Namespace, engines: list[str]) -> None:
         torch.rand(size, 3, 32, 32, device=options.device),
         torch.randint(10, (size,), device=options.device),
     )
-    print(f"\nTraining step of a network, batch {size}: milliseconds (times its ReLU twin)\n")
+    print(f"\nTraining step of a network, batch {size}: milliseconds (times the same network with ReLU)\n")
     print("| network | " + " | ".join(["ReLU", *(f"KAF, {engine}" for engine in engines)]) + " |")
     print("|---|" + "---|" * (1 + len(engines)))
     builders: dict[str, Callable[[Callable[[int], Activation]], Backbone]] = {
@@ -206,7 +206,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    wanted = options.engines or ["native" if options.device == "cpu" else "triton", "compiled", "eager"]
+    wanted = options.engines or ["native" if options.device == "cpu" else "triton", "eager"]
     engines = available(options.device, wanted)
     print(machine(options.device))
     if options.figure:

@@ -1,11 +1,12 @@
-"""What k-WTA costs: forward and backward of every path and of the authors' code, against SiLU's, in one run.
+"""Time of k-WTA, forward and backward, by every path and by the authors' code, compared with SiLU in one run.
 
     python benchmarks/kwta.py                       # one thread, (128, 32, 32, 32) float32
     python benchmarks/kwta.py --threads 2 --dtype bfloat16
     python benchmarks/kwta.py --device cuda
 
-On a CPU, times are of the processor (all threads together), on a GPU of its clock. The rivals take turns, so that
-whatever else the machine does falls on all of them; the first turns, which compile and touch new memory, do not count.
+On a CPU, times are processor time (of all threads together), on a GPU they are measured by its events. The functions
+take turns, so that other load on the machine affects all of them; the first turns, which compile and touch new memory,
+do not count.
 """
 
 import argparse
@@ -21,42 +22,39 @@ from timing import keep_freed_memory, machine
 from torch import Tensor
 from torch.nn.functional import silu
 
-from kafnets import ops
 from kafnets.functional import winner_count
-from kafnets.ops import dispatch
+from kafnets.ops.kwta import Compiled, Eager, Native, SelectionPath, kwta_along
 
 Function = Callable[[Tensor], Tensor]
 WARM_UP = 3
+PATHS: dict[str, SelectionPath] = {"unsorted topk (eager)": Eager(), "compiled": Compiled(), "native": Native()}
 
 
 def authors(x: Tensor, ratio: float) -> Tensor:
-    """In the way of the authors' code (github.com/a554b554/kWTA-Activation): a sorted topk, a mask as a factor."""
+    """As in the authors' code (github.com/a554b554/kWTA-Activation): a sorted topk, then a product with a mask."""
     rows = x.reshape(len(x), -1)
     smallest = rows.topk(winner_count(ratio, rows.shape[1]), dim=1).values[:, -1]
     return (x >= smallest.view(-1, *[1] * (x.dim() - 1))).to(x) * x
 
 
-def forced(x: Tensor, ratio: float, engine: str) -> Tensor:
-    with dispatch.force(engine):
-        return ops.kwta(x, ratio)
-
-
-def rivals(device: torch.device, ratio: float) -> Iterator[tuple[str, Function]]:
+def functions_on(device: torch.device, ratio: float) -> Iterator[tuple[str, Function]]:
     """SiLU, the authors' code and every path that works here."""
     yield "SiLU", silu
     yield "authors' sorted topk", partial(authors, ratio=ratio)
-    for name, engine in (("unsorted topk (eager)", "eager"), ("compiled", "compiled"), ("native", "native")):
+    for name, path in PATHS.items():
+        if name == "native" and device.type != "cpu":
+            continue
+        function: Function = partial(kwta_along, path, ratio=ratio)
         try:
-            with dispatch.force(engine):
-                dispatch.engine(device)
-        except ValueError as error:
+            function(torch.zeros(1, 2, device=device))
+        except Exception as error:  # a missing or broken compiler raises many types
             print(f"no {name}: {error}")
         else:
-            yield name, partial(forced, ratio=ratio, engine=engine)
+            yield name, function
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """What a function returns, and its seconds."""
+    """The result of a function, and its seconds."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -70,7 +68,7 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float
 
 
 def saved_bytes(function: Function, x: Tensor) -> float:
-    """What is kept for backward, in bytes a value."""
+    """Bytes per value that are saved for backward."""
     sizes: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:
@@ -109,11 +107,11 @@ def main() -> None:
     keep_freed_memory()
     dtype = getattr(torch, options.dtype)
     x = torch.randn(options.shape).to(options.device, dtype).requires_grad_()
-    functions = dict(rivals(options.device, options.ratio))
+    functions = dict(functions_on(options.device, options.ratio))
     times = measure(functions, x, torch.randn_like(x), options.turns)
     print(f"{machine(options.device.type)}\n{tuple(options.shape)} {options.dtype}, ratio {options.ratio}, ", end="")
     print(f"medians of {options.turns} turns\n")
-    print("| | forward ms | backward ms | both | times SiLU (median, worst) | kept for backward, bytes a value |")
+    print("| | forward ms | backward ms | both | times SiLU (median, worst) | saved for backward, bytes per value |")
     print("|---" * 6 + "|")
     turns = {name: [sum(pair) for pair in zip(*t, strict=True)] for name, t in times.items()}
     for name, (forward, backward) in times.items():

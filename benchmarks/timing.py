@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair clocks, interleaved runs, peak memory and the name of the machine."""
+"""Helpers of the benchmarks: clocks, interleaved runs, peak memory and the name of the machine."""
 
 import ctypes
 import platform
@@ -25,7 +25,7 @@ def machine(device: str = "cpu") -> str:
 
 
 def keep_freed_memory(size: int = 2**30) -> None:
-    """Keep ``size`` bytes for tensors to reuse: page faults cost more than an activation does."""
+    """Keep ``size`` bytes for tensors to reuse: page faults cost more time than an activation."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
@@ -34,7 +34,7 @@ def keep_freed_memory(size: int = 2**30) -> None:
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
-    """One run: on one CPU thread the process's own time, which other work on the machine hardly disturbs."""
+    """Time of one run; on one CPU thread the process's own time, which other work on the machine hardly changes."""
     if device == "cuda":
         torch.cuda.synchronize()
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
@@ -46,7 +46,7 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def interleaved(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each, all of them in turn in every round, after a round that does not count."""
+    """Median seconds of each. Every round runs all of them in turn; the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for at in range(rounds + 1):
         for name, run in runs.items():
@@ -57,7 +57,7 @@ def interleaved(runs: dict[str, Callable[[], object]], rounds: int, device: str)
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """Memory that one run needs at most beyond what is there before it."""
+    """The most memory that one run needs in addition to the memory in use before it."""
     run()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -67,7 +67,7 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 65536)  # what is freed goes back to the system
+    libc.mallopt(M_MMAP_MAX, 65536)  # freed memory goes back to the system
     libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _kilobytes("VmRSS")

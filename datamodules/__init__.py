@@ -1,4 +1,4 @@
-"""Where images come from: data modules with one contract, and the parts they are made of."""
+"""Data modules of images, and the parts they are made of."""
 
 from datamodules.augment import Augment, Chain, CropFlip, RandomCrop, RandomFlip
 from datamodules.base import ImageDataModule

@@ -10,16 +10,16 @@ from torch import Generator, Tensor, nn
 class Augment(ABC):
     """A random change of images: ``(B, C, H, W)`` in [0, 1] to the same shape, dtype, device and range.
 
-    Random numbers are drawn per image from the CPU generator given, then moved: a CPU and a GPU draw the same.
+    Random numbers are drawn per image from a CPU generator and then moved, so that CPU and GPU get the same ones.
     """
 
     @abstractmethod
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
-        """Return the changed images; ``x`` itself is left as it is."""
+        """Return the changed images; ``x`` itself is not changed."""
 
 
 class RandomCrop(Augment):
-    """Pad with zeros on every side, then cut each image back to its size at a place of its own.
+    """Pad with zeros on every side, then crop each image to its original size at its own random position.
 
     Args:
         padding: pixels added on each side, >= 0; images move by up to this many pixels each way.

@@ -1,4 +1,4 @@
-"""What every data module of this project is: images in memory, a held-out split, batches in [0, 1]."""
+"""The base class of all data modules: images in memory, a held-out split, batches in [0, 1]."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,25 +20,25 @@ class ImageDataModule(LightningDataModule, ABC):
     """Images for training, validation and test.
 
     Batches arrive on the device as ``(x (B, C, H, W) float32 in [0, 1], y (B,) int64, index (B,) int64)``; ``index``
-    is the position in the set the batch is from. Training batches are shuffled, full and augmented; their order is a
-    function of (seed, epoch) and their augmentation of (seed, rank, epoch, batch) alone, so that a run resumed at an
-    epoch's end sees what it would have seen.
+    is the position in the training, validation or test set. Training batches are shuffled, full and augmented; their
+    order is a function of (seed, epoch) and their augmentation of (seed, rank, epoch, batch) alone, so that a run
+    resumed at the end of an epoch sees the same batches as one that was not stopped.
 
-    Validation images are held out of the training images, in proportion from every class; which ones depends on the
-    labels, ``seed`` and ``val_fraction`` alone. The test set is never used to choose anything. Both come in an order
-    of which any prefix holds the classes in proportion (``index < k`` is a fair sample); that of the test set does not
-    depend on ``seed``, so that runs are tested on the same prefix.
+    Validation images are held out of the training images, in proportion from every class; the choice depends on the
+    labels, ``seed`` and ``val_fraction`` alone. The test set is never used to choose anything. Both sets are ordered so
+    that every prefix holds the classes in proportion (``index < k`` is a fair sample); the order of the test set does
+    not depend on ``seed``, so that all runs are tested on the same prefix.
 
     A subclass sets ``num_classes``, ``in_channels`` and ``image_size`` (pixels) when it is built, before any file is
     read, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``, ``test_set`` and
     ``class_names``.
 
     Args:
-        batch_size: training images a batch and process, >= 1.
-        eval_batch_size: the most validation or test images a batch and process, >= 1.
+        batch_size: training images per batch and process, >= 1.
+        eval_batch_size: largest number of validation or test images per batch and process, >= 1.
         val_fraction: share of the training images held out for validation, in (0, 1).
         augment: random change of the training images; None leaves them as they are.
-        seed: of the split, the order and the augmentation.
+        seed: seed of the split, the order and the augmentation.
         num_workers: processes that prepare batches; the images are in memory, so 0 is usually fastest.
 
     Raises:
@@ -80,10 +80,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return all training images (those of validation are among them) and all test images."""
+        """Return all training images, including those for validation, and all test images."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split the images once, and refuse what could not be run before anything is."""
+        """Load and split the images once, and check all settings before the first step."""
         self._check_trainer()
         if not self._is_loaded:
             self._load_all()
@@ -124,10 +124,10 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
                 f"{type(self).__name__} gives each of the {self.trainer.world_size} processes its own share of the "
-                "images, and Lightning would share them out a second time; set use_distributed_sampler=False on the "
+                "images, and Lightning would divide them a second time; set use_distributed_sampler=False on the "
                 "Trainer"
             )
-        if overfit := self.trainer.overfit_batches:  # type: ignore[attr-defined]  # Trainer sets it from afar
+        if overfit := self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector of Trainer
             raise ValueError(
                 f"overfit_batches={overfit} makes Lightning replace the sampler, which "
                 f"{type(self).__name__} does not allow; use limit_train_batches and limit_val_batches"
@@ -154,15 +154,15 @@ class ImageDataModule(LightningDataModule, ABC):
         return EvalBatches(len(images), batch_size=self.eval_batch_size, rank=self._rank, world_size=self._world_size)
 
     def _loader(self, images: ImageTensors, sampler: Sampler) -> DataLoader:
-        return _LateLoader(
+        return _LazyLoader(
             images,
             sampler=sampler,
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=Generator().manual_seed(self.seed),
+            generator=Generator().manual_seed(self.seed),  # otherwise it would draw from the global generator
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -191,21 +191,21 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _augment_generator(self) -> Generator:
         assert self.trainer is not None
-        # Lightning counts a batch as ready after its transfer, so here the count is still this batch's own number.
+        # Lightning increases this count after the transfer, so here it is the index of this batch.
         batch_index = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return keyed_generator("augment", self.seed, self._rank, self.trainer.current_epoch, batch_index)
 
 
-class _LateLoader(DataLoader):
-    """A DataLoader that asks its sampler for the first batch only when that batch is asked for.
+class _LazyLoader(DataLoader):
+    """A DataLoader that starts its sampler only when the first batch is requested.
 
-    Lightning makes the first iterator of a resumed run before it calls ``set_epoch``; workers would already be
-    fetching batches of another epoch's order. Its own generator keeps it from drawing on the global one.
+    Lightning creates the first iterator of a resumed run before it calls ``set_epoch``; workers would already fetch
+    batches in the order of another epoch.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from super().__iter__()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

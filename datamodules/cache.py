@@ -1,4 +1,4 @@
-"""A folder for what is slow to make and can be made again: written whole or not at all."""
+"""The cache folder, for files that can be made again; each is written whole or not at all."""
 
 import os
 import tempfile
@@ -14,10 +14,10 @@ def default_cache() -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Make ``folder`` if need be.
+    """Create ``folder`` if necessary, and check that files can be written into it.
 
     Raises:
-        OSError: if nothing can be written into it.
+        OSError: if that fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def check_writable(folder: Path) -> None:
 
 
 def save_tensors(value: Any, file: Path) -> None:
-    """Write ``value`` with ``torch.save``; processes that do so at once each leave a whole file.
+    """Write ``value`` with ``torch.save``; readers and other writers never meet a partial file.
 
     Raises:
         OSError: if it cannot be written.
@@ -53,7 +53,7 @@ def load_tensors(file: Path) -> Any:
     """
     try:
         return torch.load(file, weights_only=True)
-    except Exception as error:  # torch.load answers a damaged file with half a dozen types
+    except Exception as error:  # torch.load raises many types of errors for damaged files
         raise OSError(
-            f"the cached images {file} cannot be read ({error}); delete the file to have it made again"
+            f"the cached images {file} cannot be read ({error}); delete the file, and it will be made again"
         ) from error

@@ -18,13 +18,13 @@ from datamodules.image_tensors import ImageTensors
 SPLITS = ("train", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# What turns into the declared channels without loss; colour to grey and alpha to none would drop something.
+# Channels -> PIL's mode, and the modes that convert to it without loss (colour to grey, say, would lose something).
 _PIL_MODES = {1: ("L", ("1", "L")), 3: ("RGB", ("1", "L", "P", "RGB"))}
 _LAYOUT = "expected [one folder/]{train,test}/<class>/<image>.{jpg,jpeg,png}"
 
 
 class ImageFormat(NamedTuple):
-    """What decoded images must be.
+    """The required format of decoded images.
 
     Args:
         channels: 1 (grey) or 3 (RGB).
@@ -45,16 +45,16 @@ class _File(NamedTuple):
 
 
 def is_tar(path: Path) -> bool:
-    """Tell whether ``path`` is named like a tar."""
+    """Whether the name of ``path`` is that of a tar."""
     return path.name.lower().endswith(TAR_SUFFIXES)
 
 
 def check_path(path: Path) -> None:
-    """Refuse what is neither a folder nor a tar.
+    """Check that ``path`` is a folder or a tar.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
-        ValueError: if there is something else.
+        ValueError: if it is something else.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -77,7 +77,7 @@ def read_images(path: Path, image_format: ImageFormat) -> dict[str, ImageTensors
     """Decode the images of both splits.
 
     Args:
-        path: folder or tar. Files outside ``{train,test}`` and names that begin with a dot are left alone.
+        path: folder or tar. Files outside ``{train,test}`` and names that begin with a dot are ignored.
         image_format: what the images must be.
 
     Returns:
@@ -94,7 +94,7 @@ def read_images(path: Path, image_format: ImageFormat) -> dict[str, ImageTensors
 
 
 def _files_below(folder: Path) -> list[Path]:
-    # Two levels are listed, not the whole tree: someone may well give a home folder by mistake.
+    # Two levels are searched, not the whole tree, in case a user gives a home folder by mistake.
     tops = [top for split in SPLITS for top in (folder / split, *folder.glob(f"*/{split}")) if top.is_dir()]
     return sorted(file for top in tops for file in top.rglob("*") if file.is_file())
 
@@ -118,7 +118,7 @@ def _from_tar(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    # tarfile takes a damaged header for the end of the archive, and the images behind it would be missed in silence.
+    # tarfile takes a damaged header for the end of the archive, and would silently skip the images behind it.
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     block = tar.fileobj.read(tarfile.BLOCKSIZE)

@@ -1,4 +1,4 @@
-"""Images of one's own: a folder or a tar of JPEG and PNG files."""
+"""The user's own images: a folder or a tar of JPEG and PNG files."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from datamodules.image_tensors import ImageTensors
 class ImageFolder(ImageDataModule):
     """``[one folder/]{train,test}/<class>/*.{jpg,jpeg,png}`` in a folder, ``.tar``, ``.tar.gz`` or ``.tgz``.
 
-    Classes are numbered alphabetically. The files are decoded once, and the uint8 tensors kept in the cache under a
-    name that changes with the files; a tar is read in place, and nothing is written beside it. The cache may be
-    deleted at any time.
+    Classes are numbered alphabetically. The files are decoded once, and the uint8 tensors are kept in the cache under a
+    name that changes with the files; nothing is written beside a tar. The cache may be deleted at any time.
 
     Args:
         path: the folder or tar.
-        num_classes, in_channels, image_size: what the images are, so that a network can be built before they are
-            read; verified when they are. ``in_channels`` is 1 (grey) or 3 (RGB), ``image_size`` in pixels.
+        num_classes, in_channels, image_size: describe the images, so that a network can be built before they are
+            read; checked when they are read. ``in_channels`` is 1 (grey) or 3 (RGB), ``image_size`` in pixels.
         resize: resample images of another size to ``image_size`` (both sides, whatever the shape) instead of refusing
             them.
         cache: folder for the decoded images; None is ``$XDG_CACHE_HOME/kafnets`` or ``~/.cache/kafnets``.
@@ -28,8 +27,8 @@ class ImageFolder(ImageDataModule):
     Raises:
         ValueError: if an argument is out of its range; from :meth:`prepare_data` and :meth:`setup`, if the layout or
             an image is not as declared.
-        FileNotFoundError: from these, if there is nothing at ``path``.
-        OSError: from these, if a file is corrupt or the cache cannot be used.
+        FileNotFoundError: from the same methods, if there is nothing at ``path``.
+        OSError: from the same methods, if a file is corrupt or the cache cannot be used.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class ImageFolder(ImageDataModule):
         self.cache = default_cache() if cache is None else Path(cache).expanduser()
 
     def prepare_data(self) -> None:
-        """Decode the images into the cache, unless they are there."""
+        """Decode the images into the cache, unless they are already there."""
         self._decoded()
 
     def load(self) -> tuple[ImageTensors, ImageTensors]:

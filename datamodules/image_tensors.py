@@ -21,7 +21,7 @@ class ImageTensors(Dataset[Batch]):
     with an integer the same three without the first dimension.
 
     Raises:
-        ValueError: if a shape, a dtype or a label is outside the above, or if there is no image.
+        ValueError: if a shape, a dtype or a label is not as described above, or if there is no image.
 
     Example:
         >>> data = ImageTensors(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("cat", "dog"))
@@ -34,7 +34,7 @@ class ImageTensors(Dataset[Batch]):
             raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
         if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
-                f"labels must be int64 ({len(images)},), one an image, got {labels.dtype} {tuple(labels.shape)}"
+                f"labels must be int64 ({len(images)},), one per image, got {labels.dtype} {tuple(labels.shape)}"
             )
         if len(images) == 0:
             raise ValueError("there is no image; give at least one")

@@ -1,6 +1,6 @@
-"""Which images make which batch, on which process: every sampler here yields whole batches of positions.
+"""Samplers of the batches of one process; each yields whole batches of positions.
 
-Both shard by themselves, so Lightning must not (``Trainer(use_distributed_sampler=False)``).
+They divide the images among processes, so Lightning must not (``Trainer(use_distributed_sampler=False)``).
 """
 
 import math
@@ -18,12 +18,12 @@ class ShuffledBatches(Sampler[Tensor]):
 
     The permutation does not depend on the number of processes: step ``t`` of all processes together sees its images
     ``t * batch_size * world_size`` onwards, so two processes with batches of 64 train on the same images at each step
-    as one with batches of 128. The incomplete last batch of an epoch is left out; other images fall in it next epoch.
+    as one with batches of 128. The incomplete last batch is left out; it holds other images in the next epoch.
 
     Args:
         num_images: images in the training set.
-        batch_size: images a batch and process, >= 1.
-        seed: of the permutations.
+        batch_size: images per batch and process, >= 1.
+        seed: seed of the permutations.
         rank, world_size: this process and their number.
 
     Yields:
@@ -61,12 +61,12 @@ class EvalBatches(Sampler[Tensor]):
     """Evaluation batches: every image exactly once over all processes, none repeated as padding.
 
     Process ``r`` of ``W`` gets positions ``r, r + W, ...``. All processes get the same number of batches (DDP
-    synchronises buffers at every forward, so one batch more on one process would wait for ever); sizes in a process
-    differ by one image at most.
+    synchronises buffers at every forward pass, so a process with one more batch would wait for ever); batch sizes
+    within a process differ by one image at most.
 
     Args:
         num_images: images in the set.
-        batch_size: the most images a batch and process, >= 1.
+        batch_size: largest number of images per batch and process, >= 1.
         rank, world_size: this process and their number.
 
     Yields:

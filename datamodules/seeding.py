@@ -1,4 +1,4 @@
-"""Random numbers as a function of what they are for, not of what was drawn before."""
+"""Random generators that depend on a key alone, not on what was drawn before."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from torch import Generator
 def keyed_generator(*key: int | str) -> Generator:
     """Return a CPU generator whose numbers depend on ``key`` alone.
 
-    Give each use its own word, so that equal numbers for different ends do not collide.
+    Begin the key with a word for its purpose, so that equal numbers for different purposes do not collide.
 
     Example:
         >>> import torch
@@ -16,6 +16,6 @@ def keyed_generator(*key: int | str) -> Generator:
         >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
         True
     """
-    # Not hash(): Python salts it anew in every process, and a resumed run is another process.
+    # Not hash(), which differs from process to process, and a resumed run is another process.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return Generator().manual_seed(int.from_bytes(digest, "big"))

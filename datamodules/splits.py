@@ -8,7 +8,7 @@ def interleave(labels: Tensor, generator: Generator) -> Tensor:
     """Return a random order of the images in which every prefix holds the classes in proportion.
 
     With equally large classes, a prefix of ``k`` images holds ``floor(k / C)`` or ``ceil(k / C)`` of each of the ``C``
-    classes, so the first images stand for all of them even where files are sorted by class.
+    classes, so the first images are a fair sample even if files are sorted by class.
 
     Args:
         labels: ``(N,)`` int64, >= 0.
@@ -29,7 +29,7 @@ def interleave(labels: Tensor, generator: Generator) -> Tensor:
     group = labels[grouped]
     place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[group]
     progress = (place + 0.5) / counts[group].double()
-    # Classes of one size tie at every step: a second shuffle lets no class always come first.
+    # Classes of equal size tie at every step; the second shuffle keeps one class from always coming first.
     shuffled = torch.randperm(len(labels), generator=generator)
     return grouped[shuffled][torch.argsort(progress[shuffled], stable=True)]
 

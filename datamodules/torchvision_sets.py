@@ -12,7 +12,7 @@ from torchvision import datasets
 from datamodules.base import ImageDataModule
 from datamodules.image_tensors import ImageTensors
 
-# What torchvision's readers were seen to raise on missing, cut or foreign files, or without a network (URLError and
+# Errors that torchvision's readers raise for missing, truncated or foreign files, or without a network (URLError and
 # the errors of gzip are OSErrors).
 _READ_ERRORS = (OSError, RuntimeError, EOFError, ValueError, AssertionError, KeyError, IndexError, UnpicklingError)
 
@@ -28,13 +28,13 @@ class TorchvisionDataModule(ImageDataModule):
     """A data set that torchvision knows how to download and read.
 
     Args:
-        root: folder that holds the files, or will.
-        download: fetch what is missing in ``root``; needs a network only if something is.
+        root: folder of the files; downloads go there too.
+        download: download files that are missing in ``root``; needs a network only if any are.
         **kwargs: see :class:`~datamodules.base.ImageDataModule`.
 
     Raises:
         FileNotFoundError: from :meth:`prepare_data` and :meth:`setup`, if the files are absent and cannot be fetched.
-        OSError: likewise, if the files are there and incomplete or corrupt.
+        OSError: likewise, if the files are there but incomplete or corrupt.
     """
 
     stored_in: ClassVar[tuple[str, ...]]
@@ -49,10 +49,10 @@ class TorchvisionDataModule(ImageDataModule):
 
     @abstractmethod
     def convert(self, source: Any) -> ImageTensors:
-        """Return what torchvision's data set holds."""
+        """Convert torchvision's data set."""
 
     def prepare_data(self) -> None:
-        """Download what is missing, if asked to."""
+        """Download missing files if ``download`` is set."""
         if self.download:
             for train in (True, False):
                 self._read(train=train, download=True)

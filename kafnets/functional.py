@@ -1,4 +1,4 @@
-"""The maths of the activations as pure functions: short, obvious, and the reference that everything fast is tested on.
+"""The maths of the activations as pure functions: short, and the reference that every fast path is tested against.
 
 They may materialise a dictionary axis (``D`` times the input's memory). Networks use :mod:`kafnets.ops` instead.
 """
@@ -102,7 +102,7 @@ def _in_lengths(t: Tensor, bandwidth: float | Tensor) -> Tensor:
 
 
 def _size(u: Tensor) -> Tensor:
-    """``|u|``, with slope 1 at 0: abs has slope 0 there, and would hide the curvature of a Matern kernel."""
+    """``|u|`` with slope 1 at 0; torch.abs has slope 0 there, which would lose the curvature of a Matern kernel."""
     return u * torch.copysign(u.new_ones(()), u.detach())
 
 
@@ -170,7 +170,7 @@ def kwta(x: Tensor, ratio: float) -> Tensor:
 
 
 def check_ratio(ratio: float) -> float:
-    """Return ``ratio`` as a float, or say why it is no fraction of the values to keep.
+    """Return ``ratio`` as a float, if it is a valid fraction of values to keep.
 
     Raises:
         ValueError: if ``ratio`` is outside (0, 1].
@@ -181,7 +181,7 @@ def check_ratio(ratio: float) -> float:
 
 
 def winner_count(ratio: float, count: int) -> int:
-    """``ceil(ratio * count)``, at least 1, with the product's rounding error forgiven.
+    """``ceil(ratio * count)``, at least 1; the rounding error of the product is ignored.
 
     Example:
         >>> 0.07 * 100 > 7, winner_count(0.07, 100), winner_count(1e-9, 100)
@@ -210,7 +210,7 @@ def ridge(
     Args:
         dictionary: ``(..., D)``.
         bandwidth: gamma > 0; a number or ``(...)``.
-        target: wanted values ``t`` at the dictionary points, broadcasting with ``(..., D)``.
+        target: the values ``t`` to take at the dictionary points, broadcasting with ``(..., D)``.
         eps: ridge, > 0; larger gives smaller coefficients and a looser fit.
         kernel: ``k(t, bandwidth)``, elementwise.
 

@@ -1,11 +1,11 @@
-"""What is asked of the logits of any network."""
+"""Which images are classified correctly, and checks of logits and labels."""
 
 import torch
 from torch import Tensor
 
 
 def is_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether the largest logit is the true class's; a row with a non-finite logit never is.
+    """Whether the true class has the largest logit; False for rows with a non-finite logit.
 
     Args:
         logits: ``(N, classes)``, floating point.
@@ -30,10 +30,14 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         ValueError: labels must lie in [0, 9] for 10 classes, got 10 to 10
     """
     check_shape(logits, len(y))
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+    check_labels(y, logits.shape[1])
+
+
+def check_labels(y: Tensor, classes: int) -> None:
+    """Raise ``ValueError`` unless every label is one of ``classes`` classes."""
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
         raise ValueError(
-            f"labels must lie in [0, {logits.shape[1] - 1}] for {logits.shape[1]} classes, "
-            f"got {int(y.min())} to {int(y.max())}"
+            f"labels must lie in [0, {classes - 1}] for {classes} classes, got {int(y.min())} to {int(y.max())}"
         )
 
 
@@ -49,3 +53,22 @@ def check_shape(logits: Tensor, images: int) -> None:
         raise ValueError(f"the network must return a tensor of logits, got {type(logits).__name__}")
     if logits.dim() != 2 or len(logits) != images:
         raise ValueError(f"the network must return logits ({images}, classes), got shape {tuple(logits.shape)}")
+
+
+def likely_wrong_classes(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The ``count`` most likely classes other than the true one, most likely first; all of them if there are fewer.
+
+    Args:
+        logits: ``(N, classes)``.
+        y: int64 ``(N,)``, the true classes.
+        count: >= 1.
+
+    Returns:
+        int64 ``(N, min(count, classes - 1))``.
+
+    Example:
+        >>> likely_wrong_classes(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
+        tensor([[2, 1]])
+    """
+    others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
+    return others.argsort(dim=1, descending=True, stable=True)[:, :-1][:, :count]

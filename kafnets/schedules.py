@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of the fractional epoch, so that a resumed run goes on where it stopped.
+"""Learning-rate schedules: functions of the fractional epoch, so that a resumed run continues where it stopped.
 
 A schedule is called as ``schedule(epoch, max_epochs)``, with ``epoch`` a real number in [0, max_epochs], and returns
 the multiplier of the optimizer's learning rate.
@@ -25,7 +25,7 @@ class Constant(Schedule):
     """
 
     def __call__(self, epoch: float, max_epochs: float) -> float:
-        """One."""
+        """Return 1."""
         return 1.0
 
 
@@ -36,11 +36,11 @@ def _fraction(name: str, value: float, *, open_interval: bool = False) -> float:
 
 
 class Triangular(Schedule):
-    """One cycle: straight up from ``low`` to 1 at ``peak`` of the way, straight down again to ``low`` (Smith 2018).
+    """One cycle: linear from ``low`` to 1 at the fraction ``peak`` of the run, then linear to ``low`` (Smith 2018).
 
     Args:
         low: multiplier at both ends, in [0, 1]: the thesis's (min, max) = (0.01, 1) is ``lr=1, low=0.01``.
-        peak: where the top is, a fraction of the run in (0, 1).
+        peak: time of the maximum, a fraction of the run in (0, 1).
 
     Raises:
         ValueError: if a value is out of its range.
@@ -63,13 +63,13 @@ class Triangular(Schedule):
 
 
 class TriangularThenHalving(Schedule):
-    """One triangular cycle, then a tail that starts at ``low`` and halves step by step (the thesis's ResNets).
+    """One triangular cycle, then a tail that starts at ``low`` and halves at regular intervals (the thesis's ResNets).
 
     The thesis has 80 epochs of cycle and 20 of tail, halved every 4: ``tail=0.2, every=0.04`` of the run.
 
     Args:
         low: multiplier at both ends of the cycle and at the start of the tail, in [0, 1].
-        tail: where the tail is, the last fraction of the run, in (0, 1).
+        tail: length of the tail, a fraction of the run in (0, 1).
         every: time between two halvings, a fraction of the run in (0, 1).
 
     Raises:
@@ -92,5 +92,5 @@ class TriangularThenHalving(Schedule):
         cycle = (1 - self.tail) * max_epochs
         if epoch < cycle:
             return self.cycle(epoch, cycle)
-        # an epoch at which it halves may lie a rounding below the quotient
+        # 1e-9, because rounding can leave the quotient just below an integer
         return self.low * 0.5 ** math.floor((epoch - cycle) / (self.every * max_epochs) + 1e-9)

@@ -1,14 +1,15 @@
 """Checkpoints that a kill can't cut short."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from kafnets.files import written_whole
 
-class WholeCheckpoints(TorchCheckpointIO):
+
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Write beside the target, then rename: at any moment there is the old file or the new one, never a part.
 
     Lightning's own goes through the system's temporary folder, from where a move to another file system is a copy.
@@ -18,6 +19,5 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Save to a local file."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}")
-        torch.save(checkpoint, part)
-        part.replace(target)
+        with written_whole(target) as part:
+            torch.save(checkpoint, part)

@@ -1,6 +1,5 @@
 """What standard and adversarial training share: optimizer, schedule, evaluation, logging."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -10,14 +9,17 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from kafnets import objectives
 from kafnets.attacks import PGD, Attack
-from kafnets.attacks.noise import image_keys
-from kafnets.backbones import Backbone, Fused
+from kafnets.backbones import Backbone
+from kafnets.keyed_random import image_keys
 from kafnets.logits import check_logits, is_correct
 from kafnets.losses import cross_entropy
 from kafnets.metrics import RobustAccuracy
+from kafnets.objectives import Objective, Terms
 from kafnets.schedules import Constant, Schedule
-from lightning_modules.weight_decay import all_parameters
+from kafnets.threat import ThreatModel
+from lightning_modules.decay_filters import all_parameters
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -47,7 +49,7 @@ class Evaluation(nn.Module):
 
 
 class Classifier(LightningModule):
-    """A backbone in training: subclasses say on which images it is trained (:meth:`training_inputs`).
+    """A backbone in training: an objective says what a step minimises; this module says when, and how it is measured.
 
     Batches are ``(x, y, index)``: images float32 ``(N, C, H, W)`` in [0, 1], true classes int64 ``(N,)``, and the
     number of each image within its split, int64 ``(N,)``. Random numbers of an attack belong to (seed, epoch, image),
@@ -60,32 +62,41 @@ class Classifier(LightningModule):
 
     Args:
         net: the backbone.
+        objective: what a training step minimises.
+        threat: the threat model of the run, stated here once: every attack that does not state its own takes its norm
+            and eps from here.
         optimizer: builds the optimizer from parameter groups; its ``lr`` is the schedule's 1, its ``weight_decay``
-            applies to ``decayed`` alone.
+            applies to what ``decay_filter`` returns alone.
         schedule: fractional epoch to multiplier of the learning rate.
-        decayed: which parameters are decayed, a function of the network.
+        decay_filter: a function of the network that returns the parameters to decay.
         val_attack: the attack behind ``val/robust_accuracy``, run every epoch; cheap.
         val_images: number of validation images attacked, >= 1.
         test_attack: the attack of the final test.
         test_images: number of test images attacked, >= 1; None for all.
+        attack_view: builds from the network what evaluations attack in its place, up to rounding the same but faster,
+            such as :class:`kafnets.fused.Fused`; the network itself judges what is found. None for the network.
         seed: the seed of everything random.
 
     Raises:
-        ValueError: if a number of images is below 1, if the trainer counts no epochs, or if its precision is not
-            32-true, 64-true, 16-mixed or bf16-mixed.
+        ValueError: if a number of images is below 1, if an attack that measures states another norm or eps than
+            ``threat``, if the trainer counts no epochs, or if its precision is not 32-true, 64-true, 16-mixed or
+            bf16-mixed.
     """
 
     def __init__(
         self,
         *,
         net: Backbone,
+        objective: Objective,
+        threat: ThreatModel | None = None,
         optimizer: OptimizerCallable = torch.optim.SGD,
         schedule: Schedule | None = None,
-        decayed: Callable[[nn.Module], Iterable[Tensor]] = all_parameters,
+        decay_filter: Callable[[nn.Module], Iterable[Tensor]] = all_parameters,
         val_attack: Attack | None = None,
         val_images: int = 500,
         test_attack: Attack | None = None,
         test_images: int | None = None,
+        attack_view: Callable[[nn.Module], nn.Module] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -93,54 +104,81 @@ class Classifier(LightningModule):
             if images is not None and images < 1:
                 raise ValueError(f"{name} must be >= 1, got {images}")
         self.net = net
+        self.objective = objective
+        self.threat = threat or ThreatModel()
         self.optimizer = optimizer
         self.schedule = schedule or Constant()
-        self.decayed = decayed
-        self.val_attack = val_attack or PGD(steps=10)
+        self.decay_filter = decay_filter
+        self.val_attack = self._measuring("val_attack", val_attack or PGD(steps=10))
         self.val_images = val_images
-        self.test_attack = test_attack or PGD(steps=50)
+        self.test_attack = self._measuring("test_attack", test_attack or PGD(steps=50))
         self.test_images = test_images
+        self.attack_view = attack_view
         self.seed = seed
         self.val, self.test = Evaluation(), Evaluation()
         self.inputs: Tensor | None = None
+        self._step: tuple[objectives.Batch, Terms] | None = None
+        self._replay = 0
         self.test_results: dict[str, float] = {}
         self._peak_lrs: list[float] = []
-        self._fused: list[Fused] = []
+        self._view: tuple[nn.Module, nn.Module] | None = None
+
+    def _measuring(self, name: str, attack: Attack) -> Attack:
+        bound = attack.within(self.threat)
+        if bound.threat != self.threat:
+            raise ValueError(
+                f"{name} states {bound.threat}, the run {self.threat}; leave eps and norm out of {name}, or set "
+                "--model.threat.eps and --model.threat.norm"
+            )
+        return bound
 
     # --- what is trained ---------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def training_inputs(self, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
-        """The images to train on in place of ``x``; ``keys`` are this epoch's keys of the images."""
-
-    def training_labels(self) -> dict[str, Any]:
-        """``attack`` and ``eps`` of the training, for tables and dashboards."""
-        return {"attack": "none", "eps": 0.0}
-
     def labels(self) -> dict[str, Any]:
-        """The scalars that runs are compared by: activation, backbone, attack, eps, seed."""
-        return {"activation": self.net.activation_label, "backbone": self.net.label} | (
-            self.training_labels() | {"seed": self.seed}
-        )
+        """The scalars that runs are compared by: activation, backbone, objective, norm, eps, seed."""
+        net, threat = self.net, self.threat
+        names = {"activation": net.activation_label, "backbone": net.label, "objective": self.objective.label}
+        return names | {"norm": type(threat.norm).__name__, "eps": threat.eps, "seed": self.seed}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy on the training inputs."""
+        """What the objective makes of a batch."""
         x, y, index = batch
-        # kept for the report if this step's loss turns out not to be finite
-        self.inputs = self.training_inputs(x, y, image_keys(index, self.seed, TRAIN, self.current_epoch))
-        logits = self.net(self.inputs)
-        check_logits(logits, y)
-        loss = cross_entropy(logits, y).mean()
-        accuracy = is_correct(logits.detach(), y).float().mean()
-        values = {"train/loss": loss.detach(), "train/accuracy": accuracy}
+        keys = image_keys(index, self.seed, TRAIN, self.current_epoch)
+        if self._replay:
+            keys = image_keys(keys, self._replay)
+        known = objectives.Batch(x, y, keys, self._fractional_epoch(batch_idx), self.threat)
+        terms = self.objective(self.net, known)
+        check_logits(terms.logits, y)
+        self.inputs = terms.inputs  # kept for the report if this step's loss turns out not to be finite
+        self._step = known, terms
+        accuracy = is_correct(terms.logits.detach(), y).float().mean()
+        values = {"loss": terms.loss.detach(), "accuracy": accuracy} | terms.log
+        values = {f"train/{name}": value for name, value in values.items()}
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
-        return loss
+        return terms.loss
+
+    def on_after_backward(self) -> None:
+        """Tell the objective, which may use the gradients."""
+        if self._step is not None:
+            self.objective.after_backward(*self._step)
+            self._step = None  # the graph is done with
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the optimizer for each replay of the batch; Lightning's ``global_step`` counts batches."""
+        for replay in range(self.objective.replays):
+            self._replay = replay
+            super().optimizer_step(*args, **kwargs)
+        self._replay = 0
+
+    def _fractional_epoch(self, batch_idx: int) -> float:
+        done = batch_idx + self._replay / self.objective.replays
+        return self.current_epoch + done / self.trainer.num_training_batches
 
     # --- how it is optimised -----------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Two parameter groups: decayed as the optimizer says, and not at all."""
-        decayed = list(self.decayed(self.net))
+        """Two parameter groups: weight decay as the optimizer says, and none."""
+        decayed = list(self.decay_filter(self.net))
         chosen = {id(parameter) for parameter in decayed}
         rest = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
@@ -153,9 +191,14 @@ class Classifier(LightningModule):
         """Refuse what could not be scheduled or measured, before any work."""
         self.check_trainer(self.trainer, fitting=stage == "fit")
 
-    @staticmethod
-    def check_trainer(trainer: Trainer, *, fitting: bool) -> None:
-        """Raise ``ValueError`` if the trainer counts no epochs or has a precision that can't be measured in."""
+    def check_trainer(self, trainer: Trainer, *, fitting: bool) -> None:
+        """Raise ``ValueError`` if the trainer counts no epochs, or can't run the objective or measure."""
+        accumulated = trainer.accumulate_grad_batches
+        if fitting and self.objective.replays > 1 and accumulated > 1:
+            raise ValueError(
+                f"{self.objective.label} steps {self.objective.replays} times on each batch, which can't be combined "
+                f"with trainer.accumulate_grad_batches={accumulated}; set it to 1"
+            )
         if fitting and (trainer.max_epochs or 0) < 1:
             raise ValueError(f"schedules count epochs: set trainer.max_epochs >= 1, got {trainer.max_epochs}")
         if trainer.precision not in ("32-true", "64-true", "16-mixed", "bf16-mixed"):
@@ -166,8 +209,7 @@ class Classifier(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set this step's learning rate, and the random state of what draws from torch's own generator (dropout)."""
-        epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
-        multiplier = self.schedule(epoch, self.trainer.max_epochs or 1)
+        multiplier = self.schedule(self._fractional_epoch(batch_idx), self.trainer.max_epochs or 1)
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         for group, peak in zip(groups, self._peak_lrs, strict=True):
             group["lr"] = peak * multiplier
@@ -182,11 +224,13 @@ class Classifier(LightningModule):
     # --- how it is measured ------------------------------------------------------------------------------------------
 
     @property
-    def attacked(self) -> Fused:
+    def attacked(self) -> nn.Module:
         """The network as evaluations attack it; what is found is judged by the network itself."""
-        if not self._fused or self._fused[0].net is not self.net:
-            self._fused = [Fused(self.net)]  # in a list, which is none of submodules: checkpoints hold the network once
-        return self._fused[0]
+        if self.attack_view is None:
+            return self.net
+        if self._view is None or self._view[0] is not self.net:
+            self._view = (self.net, self.attack_view(self.net))  # in a tuple it is no submodule to be saved again
+        return self._view[1]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation split."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kafnets.analysis.comparison import Comparison, compare
-from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.per_image_results import PerImageResults
 
 BALL = ("norm", "eps")
 DATA = ("data", "data_sha256")
@@ -48,7 +48,7 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> dict[str, 
         one, other = (_told(record, names) for record in (first, second))
         if one != other:
             raise ValueError(f"the reports differ in {what}, so their images can't be paired: {one} and {other}")
-    a, b = _shared(Outcomes.decode(first["outcomes"]), Outcomes.decode(second["outcomes"]))
+    a, b = _shared(PerImageResults.decode(first["outcomes"]), PerImageResults.decode(second["outcomes"]))
     compared = {"clean": compare(a["clean"] == 1, b["clean"] == 1)}
     both = [name for name in first["attacks"] if name in second["attacks"]]
     compared |= {name: compare(a[name] == 1, b[name] == 1) for name in both}
@@ -62,14 +62,16 @@ def _told(record: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     return [(settings | record).get(name) for name in names]
 
 
-def _worst(outcomes: Outcomes, attacks: list[str]) -> torch.Tensor:
+def _worst(outcomes: PerImageResults, attacks: list[str]) -> torch.Tensor:
     return torch.stack([outcomes[name] for name in ("clean", *attacks)]).amin(0) == 1
 
 
-def _shared(a: Outcomes, b: Outcomes) -> tuple[Outcomes, Outcomes]:
+def _shared(a: PerImageResults, b: PerImageResults) -> tuple[PerImageResults, PerImageResults]:
     """Both, on the images they share."""
     parts = [
-        Outcomes({name: values[torch.isin(one["index"], other["index"])] for name, values in one.columns.items()})
+        PerImageResults(
+            {name: values[torch.isin(one["index"], other["index"])] for name, values in one.columns.items()}
+        )
         for one, other in ((a, b), (b, a))
     ]
     if not len(parts[0]) or not torch.equal(parts[0]["label"], parts[1]["label"]):

@@ -1,20 +1,28 @@
-"""Files that are either whole or absent."""
+"""The files of a run: text, tables, JSON and pictures, each written whole or not at all."""
 
 import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 
-def write_whole(path: Path, content: str) -> None:
-    """Write ``content`` so that a reader, or a kill at any moment, meets the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(content, encoding="utf-8")
-    part.replace(path)
+from kafnets.files import written_whole
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write ``content`` in UTF-8."""
+    with written_whole(path) as part:
+        part.write_text(content, encoding="utf-8")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Save a matplotlib figure in the format that the suffix of ``path`` names."""
+    with written_whole(path) as part:
+        figure.savefig(part)
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -24,12 +32,12 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON."""
-    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sha256(path: Path) -> str:

@@ -1,13 +1,18 @@
 """Training on clean images."""
 
-from torch import Tensor
+from typing import Any
 
+from kafnets.objectives import Clean
 from lightning_modules.classifier import Classifier
 
 
 class StandardTraining(Classifier):
-    """Train on the images as they are; see :class:`~lightning_modules.classifier.Classifier` for the arguments."""
+    """Train on the images as they are.
 
-    def training_inputs(self, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
-        """The clean images."""
-        return x
+    Args:
+        objective: the loss on clean images; the cross-entropy by default.
+        kwargs: see :class:`~lightning_modules.classifier.Classifier`.
+    """
+
+    def __init__(self, *, objective: Clean | None = None, **kwargs: Any) -> None:
+        super().__init__(objective=objective or Clean(), **kwargs)

@@ -45,7 +45,10 @@ def test_results_carry_what_it_takes_to_believe_them(tiny_run: Path):
     assert results["robust"]["wilson95_low"] <= results["robust"]["accuracy"] <= results["robust"]["wilson95_high"]
     assert results["attack"]["attack"] == "PGD" and results["attack"]["steps"] == 2
     assert results["dtype"] == "float32" and results["seed"] == 0
-    assert results["run"] == {"activation": "KAF", "backbone": "KafVGG", "attack": "FGSM", "eps": 8 / 255, "seed": 0}
+    assert results["run"] == {
+        "activation": "KAF", "backbone": "KafVGG(in_channels=1, image_size=8, width=4, hidden=8)",
+        "objective": "Adversarial-FGSM", "norm": "Linf", "eps": 8 / 255, "seed": 0,
+    }  # fmt: skip
 
 
 def test_checkpoints_hold_nothing_but_tensors_and_plain_data(tiny_run: Path):
@@ -81,13 +84,20 @@ def test_predict_writes_a_row_an_image_in_order(tiny_run: Path, tmp_path: Path, 
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path, tiny_flags: list[str]):
-    fit = ["fit", "--config=vgg_relu_standard.yaml", *tiny_flags, f"--run.dir={tmp_path}", "--trainer.max_epochs=1"]
+    fit = [
+        "fit",
+        "--config=vgg_relu.yaml",
+        "--config=standard.yaml",
+        *tiny_flags,
+        f"--run.dir={tmp_path}",
+        "--trainer.max_epochs=1",
+    ]
     cli.main(fit)
     before = {path: sha256(path) for path in tmp_path.rglob("*") if path.is_file()}
     cli.main([*fit, "--seed_everything=3"])
     assert {path: sha256(path) for path in before} == before
-    assert sorted(path.name for path in (tmp_path / "vgg_relu_standard+digits").iterdir()) == ["version_0", "version_1"]
-    first, second = (tmp_path / "vgg_relu_standard+digits" / f"version_{k}" for k in range(2))
+    assert sorted(path.name for path in (tmp_path / "vgg_relu+standard+digits").iterdir()) == ["version_0", "version_1"]
+    first, second = (tmp_path / "vgg_relu+standard+digits" / f"version_{k}" for k in range(2))
     assert not (first / "activations.png").exists()  # nothing about a ReLU is learned
     seeds = [json.loads((run / "results.json").read_text())["seed"] for run in (first, second)]
     assert seeds == [0, 3]
@@ -146,8 +156,13 @@ def test_flags_beat_what_a_checkpoint_was_trained_with(tiny_run: Path, capsys):
     [
         (["--trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
         (["--trainer.max_epochs=three"], "trainer.max_epochs: Expected a int"),
-        (["--model.attack.eps=-0.1"], "eps must lie in [0, 1]"),
-        (["--model.attack.eps=8"], "for 8 grey levels write 8/255"),
+        (["--model.threat.eps=-0.1"], "eps must lie in [0, 1]"),
+        (["--model.threat.eps=8"], "for 8 grey levels write 8/255"),
+        (["--model.threat.epss=8"], "did you mean eps?"),
+        (["--model.test_attack.eps=4/255"], "test_attack states Linf eps 4/255, the run Linf eps 8/255; leave eps"),
+        (["--model.objective.attack.restarts=2"], "training takes one start per image, got restarts=2"),
+        (["--model.objective=TRADE"], "did you mean TRADES"),
+        (["--model.objective=TRADES", "--model.objective.betta=1"], "did you mean beta?"),
         (["--model.net.activation=KWTA", "--model.net.activation.ratio=1.5"], "must be in (0, 1], got 1.5"),
         (["--model.net.activation=ReLUU"], "did you mean ReLU"),
         (["--model.net.activation=torch.nn.ReLU"], "Expected 'torch.nn.ReLU' to be a subclass of Activation"),

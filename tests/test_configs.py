@@ -1,49 +1,158 @@
-"""Every config there is, parsed and run for one step."""
+"""Every config there is: a run is a network x a training x overlays, and every combination keeps its promise."""
 
+import contextlib
+import io
+import itertools
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import cli
+from lightning_modules.command_line.arguments import resolve
 
 CONFIGS = Path(cli.__file__).parent / "configs"
-OVERLAYS = {"cifar10_jpeg", "cpu", "ddp", "digits", "eval_full", "gpu", "short", "wandb"}
-RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in OVERLAYS)
+NETWORKS = [
+    *("kafvgg", "kafvgg_elu", "kafvgg_swish", "kafvgg_free", "vgg_relu", "vgg_elu", "vgg_swish", "vgg_kwta"),
+    *("kafresnet20", "resnet20_relu", "resnet20_swish", "preactresnet18", "lightnet"),
+]
+TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align"]
+SHORTCUTS = [
+    *("kafvgg_fast_at", "kafresnet20_fast_at", "vgg_relu_fast_at", "resnet20_relu_fast_at", "preactresnet18_fast_at"),
+    *("kafvgg_short_fast_at", "vgg_relu_short_fast_at"),
+]
+# what each overlay promises, by the place in the composed configuration
+OVERLAYS: dict[str, dict[str, Any]] = {
+    "short": {
+        "trainer.max_epochs": 5,
+        "model.init_args.optimizer.class_path": "torch.optim.SGD",
+        "model.init_args.optimizer.init_args.lr": 0.1,
+        "model.init_args.optimizer.init_args.nesterov": True,
+        "model.init_args.schedule.class_path": "Triangular",
+        "data.init_args.augment.class_path": "CropFlip",
+    },
+    "digits": {
+        "data.class_path": "Digits",
+        "model.init_args.net.init_args.in_channels": 1,
+        "model.init_args.net.init_args.image_size": 8,
+    },
+    "cifar10_jpeg": {"data.class_path": "ImageFolder", "data.init_args.batch_size": 128},
+    "cpu": {"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.precision": "32-true"},
+    "gpu": {"trainer.accelerator": "gpu", "trainer.devices": 1, "trainer.precision": "bf16-mixed"},
+    "ddp": {"trainer.strategy": "ddp", "trainer.devices": 2},
+    "wandb": {"trainer.logger.0.class_path": "lightning_modules.wandb_logger.Wandb"},
+    "eval_full": {
+        "trainer.callbacks.-1.class_path": "RobustnessReport",
+        "data.init_args.eval_batch_size": 100,
+    },
+}
+SMALL = ["--data.batch_size=8", "--data.eval_batch_size=16", "--model.val_attack.steps=1", "--model.val_images=4"]
 
 
 def one_step(*arguments: str) -> None:
-    cli.main(["fit", *arguments, "--trainer.fast_dev_run=true", "--model.val_images=4"])
+    cli.main(["fit", *arguments, "--trainer.fast_dev_run=true", *SMALL])
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_runs(recipe: str):
-    grey = ["--model.net.mean=0.5", "--model.net.std=0.25"] if "preact" in recipe else []
-    small = ["--data.batch_size=8", "--data.eval_batch_size=16", "--model.val_attack.steps=1"]
-    one_step(f"--config={recipe}", "--config=digits", "--config=cpu", *small, *grey)
+def composed(*names: str) -> dict[str, Any]:
+    """What some configs give together, before the parser fills in defaults."""
+    command = "test" if "eval_full" in names else "fit"
+    arguments = resolve([command, *(f"--config={name}" for name in names), "--print_config"], [CONFIGS])
+    return yaml.safe_load(arguments[arguments.index("--config") + 1])
+
+
+def parsed(*names: str) -> dict[str, Any]:
+    """The whole configuration that some configs give together."""
+    printed = io.StringIO()
+    arguments = [f"--config={name}" for name in names]
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+        cli.main(["test" if "eval_full" in names else "fit", *arguments, "--print_config"])
+    assert stop.value.code == 0
+    return yaml.safe_load(printed.getvalue())
+
+
+def at(config: Any, place: str) -> Any:
+    for part in place.split("."):
+        config = config[int(part)] if isinstance(config, list) else config[part]
+    return config
+
+
+def test_these_are_all_configs():
+    found = {path.stem for path in CONFIGS.glob("*.yaml")}
+    assert found == {*NETWORKS, *TRAININGS, *OVERLAYS, *SHORTCUTS}
+    assert len([path for path in CONFIGS.rglob("*.yaml") if "studies" not in path.parts]) <= 45
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_runs_every_training(network: str, training: str):
+    one_step(f"--config={network}", f"--config={training}", "--config=digits", "--config=cpu")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_runs_the_short_schedule(network: str):
+    one_step(f"--config={network}", "--config=fast_at", "--config=short", "--config=digits", "--config=cpu")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_keeps_its_promise_over_every_recipe(overlay: str):
+    for network, training in itertools.product(NETWORKS, TRAININGS):
+        plain, config = composed(network, training), composed(network, training, overlay)
+        found = {place: at(config, place) for place in OVERLAYS[overlay]}
+        assert found == OVERLAYS[overlay], (network, training)
+        for kept in ("model.class_path", "model.init_args.net.class_path", "model.init_args.threat"):
+            assert at(config, kept) == at(plain, kept), (network, training)
+        objectives = [one["model"]["init_args"].get("objective") for one in (plain, config)]
+        assert objectives[0] == objectives[1], (network, training)
+
+
+# overlays that go together, so that every one of them is parsed over every network
+@pytest.mark.parametrize("overlays", [["short", "cifar10_jpeg", "ddp", "wandb"], ["eval_full", "gpu"]], ids="+".join)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_overlays_are_valid_over_every_network(network: str, overlays: list[str]):
+    config = parsed(network, "fast_at", *overlays)
+    assert at(config, "trainer.devices") == OVERLAYS["ddp" if "ddp" in overlays else "gpu"]["trainer.devices"]
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_a_shortcut_is_short_for_a_composition(shortcut: str):
+    network = shortcut.removesuffix("_fast_at").removesuffix("_short").replace("kafvgg_short", "kafvgg")
+    parts = [network, "fast_at"]
+    if "short" in shortcut:
+        parts = [network.replace("kafvgg", "kafvgg_elu"), "fast_at", "short", "base/vgg_short"]
+    expected, found = composed(*parts), composed(shortcut)
+    for config in (expected, found):
+        config.pop("run")
+    assert found == expected
+    one_step(f"--config={shortcut}", "--config=digits", "--config=cpu")
+
+
+def test_the_threat_model_is_stated_once():
+    for path in CONFIGS.rglob("*.yaml"):
+        code = [line.partition("#")[0] for line in path.read_text().splitlines()]
+        stated = any(re.search(r"\beps:", line) for line in code)
+        assert stated == (path.stem in ("run", "lightnet")), path.name
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_config_is_short_and_says_what_it_is(path: Path):
     lines = path.read_text().splitlines()
-    assert len(lines) <= 25
+    assert len(lines) <= 26
     assert lines[0].startswith("# ")
 
 
-def test_the_recipes_asked_for_are_there():
-    networks = ["kafvgg", *(f"vgg_{name}" for name in ("relu", "elu", "swish", "kwta"))]
-    networks += ["kafresnet20", "resnet20_relu", "resnet20_swish"]
-    wanted = {f"{name}_{training}" for name in networks for training in ("standard", "fast_at", "pgd_at")}
-    assert wanted | {"preactresnet18_fast_at", "lightnet_standard"} <= set(RECIPES)
+def test_image_files_keep_the_recipe_s_augmentation():
+    config = composed("kafvgg_short_fast_at", "cifar10_jpeg")
+    assert at(config, "data.class_path") == "ImageFolder"
+    assert at(config, "data.init_args.augment.class_path") == "CropFlip"
 
 
-def test_image_files_keep_the_recipe_s_augmentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        cli.main(
-            ["fit", "--config=kafvgg_short_fast_at", "--config=cifar10_jpeg", "--data.path=x.tar", "--print_config"]
-        )
-    printed = capsys.readouterr().out
-    assert "datamodules.ImageFolder" in printed and "datamodules.CropFlip" in printed
+@pytest.mark.parametrize("names", [["kafvgg"], ["fast_at"]])
+def test_half_a_run_is_one_line_that_says_what_is_missing(names: list[str], refused):
+    line = refused(["fit", *(f"--config={name}" for name in names)])
+    assert "a run is a network and a training" in line
 
 
 def test_a_gpu_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]):

@@ -13,11 +13,11 @@ import torch
 from cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ["--config", "kafvgg_swish_fast_at.yaml", "--config", "digits.yaml"]
+NAMES = ["--config", "kafvgg_swish.yaml", "--config", "fast_at.yaml", "--config", "digits.yaml"]
 TWO_RANKS = ["--config", "ddp.yaml", "--trainer.accelerator=cpu"]
 TINY = ["--model.net.width=8", "--model.net.hidden=32", "--data.batch_size=32", "--model.val_images=40"]
 TINY += ["--model.net.dropout=[0, 0, 0, 0]", "--model.net.bn_momentum=0.3"]
-TINY += ["--model.test_attack.steps=3", "--model.test_attack.eps=16/255", "--model.test_images=77"]
+TINY += ["--model.test_attack.steps=3", "--model.threat.eps=16/255", "--model.test_images=77"]
 LEARN = ["--trainer.max_epochs=2", "--model.schedule=Constant"]
 LEARN += ["--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"]
 
@@ -30,23 +30,23 @@ from pytorch_lightning import Callback
 
 class Spy(Callback):
     def on_train_start(self, trainer, module):
-        self.steps, self.attack = [], module.attack
-        module.attack = self.attacked
+        self.steps, self.craft = [], module.objective.craft
+        module.objective.craft = self.crafted
 
-    def attacked(self, net, x, y, *, keys):
+    def crafted(self, net, batch):
         before = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
-        x_adv = self.attack(net, x, y, keys=keys)
+        x_adv = self.craft(net, batch)
         same = all(b is None and p.grad is None or torch.equal(b, p.grad)
                    for b, p in zip(before, net.parameters(), strict=True))
-        self.steps.append({"keys": keys, "delta": x_adv - x, "had_grad": before[0] is not None, "grad_as_found": same,
-                           "dropout_seed": torch.initial_seed()})
+        self.steps.append({"keys": batch.keys, "delta": x_adv - batch.x, "had_grad": before[0] is not None,
+                           "grad_as_found": same, "dropout_seed": torch.initial_seed()})
         return x_adv
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.steps[-1] |= {"loss": outputs["loss"].detach(), "epoch": trainer.current_epoch}
 
     def on_train_end(self, trainer, module):
-        module.attack = self.attack
+        del module.objective.craft
         weights = {name: value.detach() for name, value in module.net.named_parameters()}
         torch.save([self.steps, weights], os.environ["SPY_FOLDER"] + f"/rank{trainer.global_rank}.pt")
         atexit.register(note_whether_left, trainer.global_rank)

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
 from kafnets.activations.checks import count
+from kafnets.activations.derivative_bounds import PiecewiseLinear
 from kafnets.activations.pointwise import per_channel
-from kafnets.activations.reports import PiecewiseLinear
 from kafnets.ops.recompute import lean
 
 
@@ -14,9 +14,9 @@ class APL(Activation):
     """``f(x) = max(0, x) + sum_s a_s max(0, b_s - x)``: a ReLU plus S trained hinges that open to the left.
 
     Agostinelli, Hoffman, Sadowski, Baldi, "Learning activation functions to improve deep neural networks", ICLR 2015
-    workshop (arXiv 1412.6830), eq. 1. They learn a function per unit, here it is one per channel. As in their code
-    ``a`` begins uniform in [-0.2, 0.2] and ``b`` normal with standard deviation 0.5; their weight decay of 0.001 on
-    both is the optimiser's business.
+    workshop (arXiv 1412.6830), eq. 1. The paper learns one function per unit, here it is one per channel. As in the
+    authors' code, ``a`` starts uniform in [-0.2, 0.2] and ``b`` normal with standard deviation 0.5; their weight decay
+    of 0.001 on both is left to the optimiser.
 
     Args:
         num_channels: channels of the input.

@@ -1,20 +1,21 @@
-"""What every activation of this project is: a module that is told its channels when it is built."""
+"""The base class of all activations, which are built with their number of channels."""
 
 import torch
 from torch import Tensor, nn
 
-from kafnets.activations import reports
-from kafnets.activations.reports import EVERYWHERE, Bounds, Curve, GaussianMoments, Interval
+from kafnets.activations.curves import Curve, curve
+from kafnets.activations.derivative_bounds import EVERYWHERE, Bounds, Interval, certain, check_interval
+from kafnets.activations.gaussian_moments import GaussianMoments, gaussian_moments
 
 
 class Activation(nn.Module):
     """A channelwise activation, built as ``Activation(num_channels)``.
 
-    Backbones take a factory ``Callable[[int], Activation]`` and call it once per place with that place's channels,
-    so that trainable activations own parameters of the right size and fixed ones ignore the number.
+    Backbones take a factory ``Callable[[int], Activation]`` and call it once per activation with the number of
+    channels there, so that trainable activations own parameters of the right size; fixed ones ignore the number.
 
-    An activation of your own defines :meth:`forward`. To report its slope and curvature too it defines
-    :meth:`bounds`; the other reports then need nothing more.
+    A subclass defines :meth:`forward`. :meth:`lipschitz` and :meth:`curvature` need :meth:`bounds` too;
+    :meth:`gaussian_moments` and :meth:`plot` do not.
 
     Shapes:
         input and output ``(N, C)`` or ``(N, C, *spatial)`` with ``C = num_channels``, floating point.
@@ -23,8 +24,8 @@ class Activation(nn.Module):
         num_channels: channels of the input, >= 1.
 
     Attributes:
-        pointwise: whether an output value depends on one input value only. Reports other than
-            :attr:`num_parameters` are for such activations, and raise a ``TypeError`` for others.
+        pointwise: whether each output value depends on one input value only. If not, :meth:`lipschitz`,
+            :meth:`curvature`, :meth:`gaussian_moments` and :meth:`plot` raise a ``TypeError``.
 
     Raises:
         ValueError: if ``num_channels`` is not a positive integer, or (from :meth:`check`) if an input has another
@@ -53,11 +54,11 @@ class Activation(nn.Module):
 
     @property
     def label(self) -> str:
-        """The name of this activation in tables and dashboards; variants of a class have names of their own."""
+        """The name of this activation in tables and dashboards; variants of one class have different names."""
         return type(self).__name__
 
     def check(self, x: Tensor) -> Tensor:
-        """Return ``x``, or say what is wrong with its shape or dtype."""
+        """Return ``x``, or raise an error if its shape or dtype is wrong."""
         if x.dim() < 2:
             raise ValueError(f"{type(self).__name__} takes (N, C) or (N, C, *spatial), got shape {tuple(x.shape)}")
         if x.shape[1] != self.num_channels:
@@ -75,29 +76,29 @@ class Activation(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def bounds(self) -> Bounds:
-        """What is known for certain about the derivatives, for :meth:`lipschitz` and :meth:`curvature`.
+        """Bounds on the derivatives, for :meth:`lipschitz` and :meth:`curvature`.
 
         Raises:
-            NotImplementedError: if the class does not say.
+            NotImplementedError: if the class does not define it.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not bound its derivatives; define bounds() and return "
-            "kafnets.activations.reports.PiecewiseLinear, Turning, or an object with their two methods"
+            "kafnets.activations.derivative_bounds.PiecewiseLinear, Turning, or an object with their two methods"
         )
 
     @torch.no_grad()
     def lipschitz(self, interval: Interval = EVERYWHERE) -> Tensor:
-        """An upper bound of ``sup |f_c'|`` over an interval, for each channel: how much f can stretch a disturbance.
+        """An upper bound of ``sup |f_c'|`` over an interval, per channel: how much f can stretch a perturbation.
 
-        Never below the truth, which is the formula's at the stored parameters, without the rounding of a forward pass:
-        a relative slack of 1e-6 covers that of the bound itself where there is any. As a rule within about 1 % of it.
+        Never below the supremum of the formula at the stored parameters (rounding errors of a forward pass are not
+        included): where the bound itself is rounded, a relative slack of 1e-6 is added. Usually within about 1 %.
 
         Args:
             interval: ``(low, high)`` in units of x, low < high, infinite by default.
 
         Returns:
-            ``(C,)``, float64 on the CPU, without a gradient; infinite where f jumps, its slope is unbounded, or nothing
-            is certain (a parameter is NaN).
+            ``(C,)``, float64 on the CPU, without a gradient; infinite where f jumps, its slope is unbounded, or no
+            bound is known (a parameter is NaN).
 
         Raises:
             ValueError: if ``interval`` is not two numbers with low < high.
@@ -105,13 +106,13 @@ class Activation(nn.Module):
             TypeError: if the activation is not pointwise.
         """
         self._must_be_pointwise("lipschitz")
-        return reports.certain(self.bounds().slope(*reports.check_interval(interval)))
+        return certain(self.bounds().slope(*check_interval(interval)))
 
     @torch.no_grad()
     def curvature(self, interval: Interval = EVERYWHERE) -> Tensor:
-        """An upper bound of ``sup |f_c''|`` over an interval, for each channel: how fast the slope can change.
+        """An upper bound of ``sup |f_c''|`` over an interval, per channel: how fast the slope can change.
 
-        Never below the truth, with the slack of :meth:`lipschitz`. A recent study finds the best robustness where
+        Never below the supremum, with the slack of :meth:`lipschitz`. A recent study finds the best robustness where
         max|f''| lies between 4 and 10 (arXiv 2603.23860).
 
         Args:
@@ -126,14 +127,14 @@ class Activation(nn.Module):
             TypeError: if the activation is not pointwise.
         """
         self._must_be_pointwise("curvature")
-        return reports.certain(self.bounds().curvature(*reports.check_interval(interval)))
+        return certain(self.bounds().curvature(*check_interval(interval)))
 
     def gaussian_moments(self, mean: float = 0.0, std: float = 1.0) -> GaussianMoments:
-        """``E f(Z)``, ``Var f(Z)`` and ``E f'(Z)^2`` for ``Z ~ N(mean, std^2)``, for each channel.
+        """``E f(Z)``, ``Var f(Z)`` and ``E f'(Z)^2`` for ``Z ~ N(mean, std^2)``, per channel.
 
-        What batch norm feeds an activation is about ``N(0, 1)``; see :attr:`GaussianMoments.gradient_growth`. Computed
-        in float64 on the CPU, by the midpoint rule on 20,000 cells of std / 1000: exact to 1e-7 for smooth functions
-        and for a kink at the mean; a jump of f'^2 by J elsewhere costs at most 2e-4 J.
+        Outputs of batch norm are about ``N(0, 1)``; see :attr:`GaussianMoments.gradient_growth`. Computed in float64 on
+        the CPU, by the midpoint rule on 20,000 cells of std / 1000: exact to 1e-7 for smooth functions and for a kink
+        at the mean; a jump of f'^2 by J elsewhere costs at most 2e-4 J.
 
         Args:
             mean: in units of x, finite.
@@ -147,7 +148,7 @@ class Activation(nn.Module):
             TypeError: if the activation is not pointwise.
         """
         self._must_be_pointwise("gaussian_moments")
-        return reports.gaussian_moments(self, self.num_channels, mean, std)
+        return gaussian_moments(self, self.num_channels, mean, std)
 
     def plot(self, interval: Interval = (-4.0, 4.0), points: int = 401) -> Curve:
         """The data of a plot of ``f_c`` and its slope; draws nothing.
@@ -164,15 +165,15 @@ class Activation(nn.Module):
             TypeError: if the activation is not pointwise.
         """
         self._must_be_pointwise("plot")
-        low, high = reports.check_interval(interval)
+        low, high = check_interval(interval)
         if not (-float("inf") < low and high < float("inf")):
             raise ValueError(f"interval must be finite for a plot, got {interval!r}; the default is (-4, 4)")
         if not isinstance(points, int) or isinstance(points, bool) or points < 2:
             raise ValueError(f"points must be an integer >= 2, got {points!r}; the default is 401")
-        return reports.curve(self, self.num_channels, torch.linspace(low, high, points, dtype=torch.float64))
+        return curve(self, self.num_channels, torch.linspace(low, high, points, dtype=torch.float64))
 
-    def _must_be_pointwise(self, report: str) -> None:
+    def _must_be_pointwise(self, method: str) -> None:
         if not self.pointwise:
             raise TypeError(
-                f"{report}() is for activations of one value, but each output of {type(self).__name__} depends on many"
+                f"{method}() is for activations of one value, but each output of {type(self).__name__} depends on many"
             )

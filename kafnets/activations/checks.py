@@ -1,4 +1,4 @@
-"""Checks of settings that several activations share: each returns the value, or names it, its range and its default."""
+"""Checks of settings, shared by activations: each returns the value, or raises an error with its range and default."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def count(name: str, value: int, least: int, default: int) -> int:
-    """An integer of at least ``least``.
+    """Return an integer of at least ``least``.
 
     Raises:
         ValueError: if it is not.
@@ -20,7 +20,7 @@ def count(name: str, value: int, least: int, default: int) -> int:
 
 
 def positive(name: str, value: float, default: float) -> float:
-    """A finite number above zero.
+    """Return a finite number above zero as a float.
 
     Raises:
         ValueError: if it is not.
@@ -31,7 +31,7 @@ def positive(name: str, value: float, default: float) -> float:
 
 
 def finite(name: str, value: float, default: float) -> float:
-    """A finite number.
+    """Return a finite number as a float.
 
     Raises:
         ValueError: if it is not.
@@ -44,7 +44,7 @@ def finite(name: str, value: float, default: float) -> float:
 def sampled(target: Callable[[Tensor], Tensor], points: Tensor, *, name: str = "init") -> Tensor:
     """The values of an elementwise function at points, in the points' dtype.
 
-    The points must have values, also while a network is built on the meta device.
+    The points must not be on the meta device, even while a network is built there.
 
     Raises:
         TypeError: if ``target`` cannot be called.
@@ -63,10 +63,10 @@ def sampled(target: Callable[[Tensor], Tensor], points: Tensor, *, name: str = "
 
 
 def new(values: Tensor) -> Tensor:
-    """Values as if freshly created: on the default device, which may be meta, in the default dtype."""
+    """Move values to the default device, which may be meta, and the default dtype."""
     return values.to(torch.get_default_device(), torch.get_default_dtype())
 
 
 def named(target: Callable[[Tensor], Tensor]) -> str:
-    """How a function is called in a repr."""
+    """The name of a function in a repr."""
     return getattr(target, "__name__", type(target).__name__)

@@ -17,28 +17,27 @@ class KAF(KernelActivation):
     """``f_c(x) = sum_i alpha[c, i] k(x - d_i)``: each channel learns its shape as a sum over kernels.
 
     Scardapane, Van Vaerenbergh, Totaro, Uncini, "Kafnets: kernel-based non-parametric activation functions for neural
-    networks", Neural Networks 110, 2019 (arXiv 1707.04035), section 3. The dictionary d is ``num_dict`` even steps
-    Delta from ``-boundary`` to ``boundary``. The kernel is ``k(t) = exp(-gamma t^2)`` with ``gamma = 1 / (6 Delta^2)``
-    unless another is given; the Gaussian is by far the quickest.
+    networks", Neural Networks 110, 2019 (arXiv 1707.04035), section 3. The dictionary d has ``num_dict`` points,
+    evenly spaced by Delta, from ``-boundary`` to ``boundary``. The kernel is ``k(t) = exp(-gamma t^2)`` with ``gamma =
+    1 / (6 Delta^2)`` unless another is given; the Gaussian is by far the fastest.
 
     Args:
         num_channels: channels of the input.
         kernel: a :class:`~kafnets.activations.kernels.Kernel`; None for the Gaussian.
         num_dict: number of dictionary points D, >= 2.
         boundary: the dictionary's half width, > 0, in units of x.
-        bandwidth: gamma > 0 in 1 / (units of x)^2; None for the kernel's own rule.
-        init: gives the first ``alpha``: :class:`Normal`, or :class:`Ridge` to begin as a known activation.
-        free: train dictionary and bandwidth too, both per parameter set. The bandwidth is a plain parameter and must
-            stay positive: Gaussians that grow outwards overflow. A sensible learning rate keeps it there; nothing else
-            does.
+        bandwidth: gamma > 0 in 1 / (units of x)^2; None for the kernel's default rule.
+        init: gives the initial ``alpha``: :class:`Normal`, or :class:`Ridge` to start as a known activation.
+        free: train dictionary and bandwidth too, both per parameter set. The bandwidth is an unconstrained parameter
+            and must stay positive, or Gaussians overflow; only a moderate learning rate prevents that.
         groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
-            one a channel; 1 for one a layer.
+            one per channel; 1 for one per layer.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least, also under autocast.
         Parameter ``alpha`` ``(G, D)``, with G = C by default. ``dictionary`` and ``bandwidth``: buffers ``(D,)`` and
-        ``()``, or with ``free`` parameters ``(G, D)`` and ``(G,)``. Change the buffers by ``load_state_dict`` only (a
-        fast path is prepared for them).
+        ``()``, or with ``free`` parameters ``(G, D)`` and ``(G,)``. Change the buffers by ``load_state_dict`` only (it
+        updates the fast path).
 
     Raises:
         ValueError: if ``num_dict``, ``boundary``, ``bandwidth`` or ``groups`` is out of its range.
@@ -82,7 +81,7 @@ class KAF(KernelActivation):
 
     @property
     def label(self) -> str:
-        """``KAF`` and what sets it apart: ``KAF_Matern32`` (kernel), ``KAF_elu`` (target), ``_Free``, ``_Groups1``."""
+        """``KAF`` with suffixes: ``KAF_Matern32`` (kernel), ``KAF_elu`` (target), ``_Free``, ``_Groups1``."""
         kernel = "" if type(self.kernel) is Gaussian else f"_{self.kernel.label}"
         return "KAF" + kernel + self.init.label + ("_Free" if self.free else "") + self.sharing
 
@@ -95,11 +94,11 @@ class KAF(KernelActivation):
         return self.kernel.expand(self.check(x), self.unshared(self.alpha), dictionary, bandwidth, self.grid)
 
     def parts(self) -> list[Part]:
-        """The one sum."""
+        """A single sum over kernels."""
         return [Part(self.kernel, self.alpha, self.dictionary, self.bandwidth)]
 
     def extra_repr(self) -> str:
-        """Name the settings, and how well a target was met."""
+        """Name the settings and, if there is a target, the errors of the fit."""
         size, fit = self.alpha.shape[1], "" if self.fit is None else f", fit={self.fit}"
         sharing = f", groups={self.groups}" if self.sharing else ""
         return (

@@ -1,4 +1,4 @@
-"""How the mixing coefficients of a KAF begin."""
+"""Initialisation of the mixing coefficients of a KAF."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -14,19 +14,19 @@ from kafnets.activations.checks import named, sampled
 from kafnets.activations.kernels import Kernel
 
 FIT_POINTS = 1001
-LEFT_OUT = 0.01  # of the target's size: what it may be outside the dictionary before a user is told
+LEFT_OUT = 0.01  # warn if the target outside the dictionary is larger than this share of its size inside
 
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """How well a sum over kernels meets a function.
+    """A sum over kernels that is fitted to a function, and its errors.
 
     Attributes:
-        alpha: its coefficients, ``(D,)``.
-        max_error: the largest ``|f - target|`` inside the dictionary's range, on 1001 even points.
-        rms_error: its root mean square there.
-        outside: the target's values of largest size within half the dictionary's range to its left and to its right,
-            ends included; there a KAF falls to 0 unless its kernel is periodic.
+        alpha: the coefficients, ``(D,)``.
+        max_error: the largest ``|f - target|`` inside the dictionary's range, on 1001 evenly spaced points.
+        rms_error: the root mean square of ``f - target`` there.
+        outside: the target's values of largest size left and right of the dictionary, up to half its range away, ends
+            included; there a KAF falls to 0 unless its kernel is periodic.
     """
 
     alpha: Tensor
@@ -39,24 +39,24 @@ class RidgeFit:
 
 
 class KAFInit(ABC):
-    """Gives the first mixing coefficients of a :class:`~kafnets.activations.KAF`; subclass it for another rule."""
+    """Gives the initial mixing coefficients of a :class:`~kafnets.activations.KAF`; subclass it for another rule."""
 
     @abstractmethod
     def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_sets: int, kernel: Kernel) -> Tensor:
         """Return alpha ``(num_sets, D)`` for a dictionary ``(D,)`` and a kernel with its bandwidth."""
 
     def fit(self, dictionary: Tensor, bandwidth: Tensor, kernel: Kernel) -> RidgeFit | None:
-        """How well a target is met; None if there is no target, or on the meta device no values."""
+        """The fit to the target; None without a target or on the meta device."""
         return None
 
     @property
     def label(self) -> str:
-        """What the layer's name in tables says of the initialisation, with a leading ``_``; may be empty."""
+        """The part of the layer's label about the initialisation, with a leading ``_``; may be empty."""
         return ""
 
 
 def check_init(init: KAFInit) -> KAFInit:
-    """Return ``init``, or say that it is none.
+    """Return ``init``, or raise an error if it is no :class:`KAFInit`.
 
     Raises:
         TypeError: if ``init`` is no :class:`KAFInit`, e.g. a function that should be the target of a :class:`Ridge`.
@@ -72,7 +72,7 @@ class Normal(KAFInit):
     """``alpha ~ N(0, std^2)``, independently. Scardapane et al. 2019 (arXiv 1707.04035), section 3.
 
     Args:
-        std: standard deviation, >= 0. Their own code uses 0.8; 0.05 is Keras's ``random_normal``.
+        std: standard deviation, >= 0. The authors' code uses 0.8; 0.05 is Keras's ``random_normal``.
 
     Raises:
         ValueError: if ``std`` is negative.
@@ -98,18 +98,19 @@ class Normal(KAFInit):
 
 
 class Ridge(KAFInit):
-    """Coefficients with which every channel begins as a given function, ``alpha = (K + eps I)^-1 t``.
+    """Coefficients that make every channel start as a given function, ``alpha = (K + eps I)^-1 t``.
 
     Scardapane et al. 2019 (arXiv 1707.04035), section 3; see :func:`kafnets.functional.ridge`. The fit holds inside the
-    dictionary's range; outside, a KAF falls to zero whatever the target does, and a warning says so where that leaves
-    out more than 1 % of the target's size. Coefficients can be as large as 70.
+    dictionary's range; outside, a KAF falls to zero whatever the target does, and a warning is given if the target
+    there exceeds 1 % of its size inside. Coefficients can be as large as 70.
 
     Args:
-        target: the function to begin as, elementwise, e.g. ``torch.nn.functional.elu``.
+        target: the elementwise function to start as, e.g. ``torch.nn.functional.elu``.
         eps: ridge, > 0.
 
     Raises:
-        ValueError: if ``eps`` is not positive, or (when called) if ``target`` gives no finite values or another shape.
+        ValueError: if ``eps`` is not positive, or (when called) if the values of ``target`` are not finite or their
+            shape is wrong.
         TypeError: if ``target`` is not callable.
 
     Example:
@@ -136,7 +137,7 @@ class Ridge(KAFInit):
         return f"_{self.name}"
 
     def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_sets: int, kernel: Kernel) -> Tensor:
-        """Solve once and give every set a copy, ``(num_sets, D)``; warn of what lies outside the dictionary."""
+        """Solve once and copy alpha to every set, ``(num_sets, D)``; warn if the target is large outside."""
         if dictionary.is_meta:
             return dictionary.new_empty(num_sets, len(dictionary))
         fit = self._solved(dictionary, bandwidth, kernel)
@@ -146,12 +147,12 @@ class Ridge(KAFInit):
             warnings.warn(
                 f"Ridge({self.name}): the target reaches {left:.3g} left of {ends[0]:g} and {right:.3g} right of "
                 f"{ends[1]:g}, where a KAF falls to 0; widen the boundary, or take a ResidualKAF",
-                stacklevel=1,  # one place, so that Python says it once and not once a layer
+                stacklevel=1,  # always this place, so that Python warns once and not once per layer
             )
         return fit.alpha.expand(num_sets, -1).clone()
 
     def fit(self, dictionary: Tensor, bandwidth: Tensor, kernel: Kernel) -> RidgeFit | None:
-        """Solve for a dictionary ``(D,)`` and a kernel with its bandwidth, and look at the result."""
+        """Solve for a dictionary ``(D,)`` and a kernel with its bandwidth, and measure the errors."""
         return None if dictionary.is_meta else self._solved(dictionary, bandwidth, kernel)
 
     def _solved(self, dictionary: Tensor, bandwidth: Tensor, kernel: Kernel) -> RidgeFit:
@@ -167,7 +168,7 @@ class Ridge(KAFInit):
         return RidgeFit(alpha, float(error.abs().max()), float(error.square().mean().sqrt()), (left, right))
 
     def _largest(self, points: Tensor) -> float:
-        """The target's value of largest size; it need not be finite outside the dictionary."""
+        """The target's value of largest size, which need not be finite outside the dictionary."""
         with torch.no_grad():
             values = self.target(points)
         return float(values[values.abs().argmax()])

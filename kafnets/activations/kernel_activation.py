@@ -1,4 +1,4 @@
-"""What activations made of kernels share: an even dictionary, parameter sets for groups of channels, reports."""
+"""The base class of activations that are sums over kernels: dictionary, shared parameters and bounds."""
 
 from abc import abstractmethod
 
@@ -10,14 +10,14 @@ from kafnets.activations.kernel_bounds import KernelSums, Part
 
 
 class KernelActivation(Activation):
-    """A sum over kernels at ``num_dict`` even points from ``-boundary`` to ``boundary``.
+    """A sum over kernels at ``num_dict`` evenly spaced points from ``-boundary`` to ``boundary``.
 
     Args:
         num_channels: channels of the input.
         num_dict: number of dictionary points D, >= 2.
         boundary: the dictionary's half width, > 0, in units of x.
         groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
-            one a channel; 1 for one a layer.
+            one per channel; 1 for one per layer.
 
     Raises:
         ValueError: if one of them is out of its range.
@@ -31,17 +31,17 @@ class KernelActivation(Activation):
         if not isinstance(groups, int | None) or groups is True or self.groups < 1 or num_channels % self.groups:
             raise ValueError(
                 f"groups, the number of parameter sets, must divide num_channels={num_channels}, got {groups!r}; "
-                "leave it None for one a channel, or give 1 for one a layer"
+                "leave it None for one per channel, or give 1 for one per layer"
             )
         self.step = 2 * boundary / (num_dict - 1)
 
     def unshared(self, sets: Tensor) -> Tensor:
-        """The parameters ``(C, ...)`` of all channels from those ``(G, ...)`` of all sets."""
+        """Expand parameters ``(G, ...)`` of all sets to ``(C, ...)``, one row per channel."""
         return sets if self.groups == self.num_channels else sets.repeat_interleave(self._channels, 0)
 
     @staticmethod
     def check_loaded(dictionary: Tensor, bandwidth: Tensor, *, prefix: str, errors: list[str]) -> None:
-        """Add to the errors of loading a state dict what is wrong with a fixed dictionary and its bandwidths."""
+        """Append to ``errors`` what is wrong with a dictionary and its bandwidths from a state dict."""
         if dictionary.is_meta or bandwidth.is_meta:
             return
         if not (dictionary.isfinite().all() and (dictionary.diff() > 0).all()):
@@ -51,15 +51,15 @@ class KernelActivation(Activation):
 
     @abstractmethod
     def parts(self) -> list[Part]:
-        """The sums over kernels whose sum this activation is."""
+        """The sums over kernels that add up to this activation."""
 
     def bounds(self, offset: float = 0.0) -> KernelSums:
-        """Bounds on the derivatives of ``offset x + f_c(x)``: within 1 % of the truth as a rule, never below it."""
+        """Bounds on the derivatives of ``offset x + f_c(x)``: usually within 1 % of the truth, never below it."""
         return KernelSums(self.parts(), self._channels, offset)
 
     @property
     def sharing(self) -> str:
-        """What the label says of shared parameters: nothing, or ``_Groups`` and their number."""
+        """The part of the label about shared parameters: empty, or ``_Groups`` and their number."""
         return "" if self.groups == self.num_channels else f"_Groups{self.groups}"
 
     @property

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kafnets.activations.kernels import Kernel, Shape
-from kafnets.activations.reports import SLACK
+from kafnets.activations.derivative_bounds import SLACK
+from kafnets.activations.kernels import Kernel, KernelShape
 
-CELLS = 1 << 11  # first tried
+CELLS = 1 << 11  # of the first attempt
 MOST_CELLS = 1 << 17
-FARTHEST = 1e4  # times the dictionary's width: where tails are followed to at most
+FARTHEST = 1e4  # largest distance at which tails are evaluated, in widths of the dictionary
 PIECE = 1 << 13  # cells computed at once
-CLOSE = 1.005  # how close a bound shall come to what is certainly reached
-ROUNDING = 1e-13  # of float64 sums, relative to the sum of sizes
+CLOSE = 1.005  # accepted ratio of a bound to the largest value found
+ROUNDING = 1e-13  # error of float64 sums, relative to the sum of absolute values
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Part:
     bandwidth: Tensor
 
     def sets(self) -> list["Part"]:
-        """One part for all sets where they share dictionary and bandwidth, or one a set."""
+        """One part for all sets if they share dictionary and bandwidth, otherwise one per set."""
         part = replace(self, **{n: getattr(self, n).detach().double().cpu() for n in ("alpha", "dictionary")})
         if self.dictionary.dim() == 1 and self.bandwidth.dim() == 0:
             return [part]
@@ -45,19 +45,19 @@ class Part:
 
 
 class KernelSums:
-    """Bounds on ``f_c(x) = offset x + sum over parts``: of :class:`~kafnets.activations.reports.Bounds`.
+    """The :class:`~kafnets.activations.derivative_bounds.Bounds` of ``f_c(x) = offset x + sum of the parts``.
 
     With m the middle of a cell of width 2 h in which no kernel breaks, Taylor's theorem gives for ``g = f'`` or ``f''``
 
         ``|g(x)| <= |g(m)| + h |g'(m)| + h^2 / 2 sum_i |alpha_i| sup |k'''|``      (``k''''`` for ``g = f''``),
 
-    and cells are halved until that comes close to the largest ``|g(m)|``. Beyond some distance R from the dictionary,
-    ``|g| <= sum_i |alpha_i| |k'(R)|``, since kernels fall there. Kernels that repeat themselves are seen over a period.
+    and cells are divided until this bound is close to the largest ``|g(m)|``. Beyond some distance R from the
+    dictionary, ``|g| <= sum_i |alpha_i| |k'(R)|``, since kernels fall there. Of periodic kernels, one period is enough.
 
     Args:
-        parts: the sum, all of the same number of sets.
-        channels: channels that share a set, neighbours.
-        offset: a slope added to all of ``f'``.
+        parts: the parts, all with the same number of sets.
+        channels: number of neighbouring channels that share a set.
+        offset: a constant added to ``f'``.
     """
 
     def __init__(self, parts: Sequence[Part], channels: int = 1, offset: float = 0.0) -> None:
@@ -68,7 +68,7 @@ class KernelSums:
         return self._each_set(1, low, high, self.offset)
 
     def curvature(self, low: float, high: float) -> Tensor:
-        """At least ``sup |f_c''|`` over ``(low, high)``, ``(C,)``; infinite if a kink of a term lies there."""
+        """At least ``sup |f_c''|`` over ``(low, high)``, ``(C,)``; infinite if a term has a kink there."""
         return self._each_set(2, low, high, 0.0)
 
     def _each_set(self, order: int, low: float, high: float, offset: float) -> Tensor:
@@ -83,7 +83,7 @@ class _Known:
     """A part with one dictionary and one bandwidth, and its kernel's shape."""
 
     part: Part
-    shape: Shape
+    shape: KernelShape
 
     def derivatives(self, t: Tensor, order: int) -> list[Tensor]:
         """``k`` and its derivatives up to an order, at t."""
@@ -94,7 +94,7 @@ class _Known:
                 (slope,) = torch.autograd.grad(
                     found[-1].sum(), t, create_graph=True, allow_unused=True, materialize_grads=True
                 )
-                # a piece of a straight line does not depend on t any more, but the next derivative asks
+                # the slope of a straight line has no graph, but the next derivative needs one
                 found.append(slope if slope.requires_grad else slope + 0 * t)
         return [value.detach() for value in found]
 
@@ -107,11 +107,11 @@ class _Known:
         return self.weight() * (self.shape.third if order == 1 else self.shape.fourth)
 
     def tail(self, order: int, reach: float) -> Tensor:
-        """At least the part's ``|g|`` at a distance of ``reach`` and more from all points, ``(G,)``."""
+        """An upper bound of the part's ``|g|`` at distances >= ``reach`` from all points, ``(G,)``."""
         return self.weight() * self.derivatives(torch.tensor([reach], dtype=torch.float64), order)[order].abs()
 
     def breaks(self) -> Tensor:
-        """Where its terms break, ``(B,)``."""
+        """The points where a derivative of a term jumps, ``(B,)``."""
         offsets = [sign * distance for distance in self.shape.breaks for sign in (-1, 1)]
         return (self.part.dictionary[:, None] + torch.tensor(offsets, dtype=torch.float64)).flatten()
 
@@ -119,10 +119,10 @@ class _Known:
 def _supremum(parts: Sequence[Part], order: int, low: float, high: float, offset: float) -> Tensor:
     """The bound for sets that share dictionaries and bandwidths, ``(G,)``."""
     if not all(float(part.bandwidth) > 0 for part in parts):
-        return torch.full((len(parts[0].alpha),), math.inf, dtype=torch.float64)  # such kernels grow
+        return torch.full((len(parts[0].alpha),), math.inf, dtype=torch.float64)  # the kernel may grow without bound
     try:
         known = [_Known(part, part.kernel.shape(float(part.bandwidth))) for part in parts]
-    except OverflowError:  # so narrow that its derivatives are no floats
+    except OverflowError:  # derivatives of a very narrow kernel exceed the range of floats
         return torch.full((len(parts[0].alpha),), math.inf, dtype=torch.float64)
     repeats = len({part.kernel.period for part in parts}) == 1 and parts[0].kernel.period < math.inf
     found = (_repeating if repeats else _near_and_far)(known, order, low, high, offset if order == 1 else 0.0)
@@ -130,15 +130,15 @@ def _supremum(parts: Sequence[Part], order: int, low: float, high: float, offset
 
 
 def _repeating(known: list[_Known], order: int, low: float, high: float, offset: float) -> Tensor:
-    """The bound over one period that all parts have."""
+    """The bound for parts that have the same period."""
     period = known[0].part.kernel.period
     if high - low >= period:
-        low, high = -period / 2, period / 2  # wherever the interval lies: far from 0 numbers are further apart
+        low, high = -period / 2, period / 2  # around 0, where float64 is finest
     return _cells(known, order, low, high, offset)
 
 
 def _near_and_far(known: list[_Known], order: int, low: float, high: float, offset: float) -> Tensor:
-    """Jointly near the dictionary; far away the tails, and what each part that repeats itself reaches on its own."""
+    """A joint bound near the dictionary; far away, the tails plus a separate bound for each periodic part."""
     falling = [k for k in known if k.part.kernel.period == math.inf]
     lasting = torch.full((len(known[0].part.alpha),), abs(offset), dtype=torch.float64)
     for k in known:
@@ -153,14 +153,14 @@ def _near_and_far(known: list[_Known], order: int, low: float, high: float, offs
         if (start, end) == (low, high):
             return near
         far = (lasting + sum(k.tail(order, reach) for k in falling)) * SLACK
-        # a tail above what is reached near by would hide it
+        # go further out while the bound on the tails is above the one near the dictionary
         if not (far > torch.maximum(near, CLOSE * lasting)).any() or reach > FARTHEST * (last - first):
             return torch.maximum(near, far)
         reach *= 2
 
 
 def _cells(known: list[_Known], order: int, low: float, high: float, offset: float) -> Tensor:
-    """The bound over a finite interval, ``(G,)``, with cells as small as it takes."""
+    """The bound over a finite interval, ``(G,)``, with cells small enough for a close bound."""
     breaks = torch.cat([k.breaks() for k in known])
     breaks = breaks[(breaks > low) & (breaks < high)]
     rest = torch.stack([k.rest(order) for k in known]).sum(0)
@@ -174,7 +174,7 @@ def _cells(known: list[_Known], order: int, low: float, high: float, offset: flo
 
 
 def _over(edges: Tensor, known: list[_Known], order: int, rest: Tensor, offset: float) -> tuple[Tensor, Tensor]:
-    """The bound over given cells, and the largest ``|g|`` in their middles, each ``(G,)``."""
+    """The bound over given cells, and the largest ``|g|`` at their midpoints, each ``(G,)``."""
     bounds, reached = [], []
     for left, right in _pieces(edges):
         middles, half = ((left + right) / 2)[:, None], ((right - left) / 2)[:, None]
@@ -194,7 +194,7 @@ def _pieces(edges: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _kinks(known: list[_Known], low: float, high: float) -> Tensor:
-    """Whether a term with a coefficient has a kink inside the interval, ``(G,)``."""
+    """Whether a term with a non-zero coefficient has a kink inside the interval, ``(G,)``."""
     found = torch.zeros(len(known[0].part.alpha), dtype=torch.bool)
     for k in known:
         if k.shape.kinks:

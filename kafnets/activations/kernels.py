@@ -1,4 +1,4 @@
-"""Kernels for kernel activation functions: how far a coefficient of the sum reaches, and in what shape."""
+"""The kernels that kernel activation functions sum over."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,13 +10,13 @@ from kafnets import functional, ops
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a kernel knows about its derivatives at one bandwidth; sound reports of slope and curvature rest on it.
+class KernelShape:
+    """Bounds on the derivatives of a kernel at one bandwidth; bounds on slope and curvature of a layer use them.
 
     Attributes:
-        third: at least ``sup |k'''|`` over all t where it exists, in 1 / (units of x)^3.
-        fourth: at least ``sup |k''''|`` likewise, in 1 / (units of x)^4.
-        falling: the distance, in units of x, from which ``|k'|`` and ``|k''|`` only fall; infinite if they never do.
+        third: an upper bound of ``|k'''|`` over all t where it exists, in 1 / (units of x)^3.
+        fourth: an upper bound of ``|k''''|`` likewise, in 1 / (units of x)^4.
+        falling: the distance, in units of x, beyond which ``|k'|`` and ``|k''|`` never grow; infinite if there is none.
         breaks: the distances at which some derivative up to the fourth jumps.
         kinks: whether ``k'`` itself jumps there.
     """
@@ -31,15 +31,15 @@ class Shape:
 class Kernel(ABC):
     """An even function ``k(t)`` of the distance ``t = x - d``, under a bandwidth gamma > 0 in 1 / (units of x)^2.
 
-    gamma means ``exp(-gamma t^2)`` for the Gaussian and the length ``l = 1 / sqrt(2 gamma)`` for the others, so that
-    one number stands for a similar reach in all. A kernel of your own is a class with :meth:`__call__`; with
-    :meth:`shape` as well, its layers report their slope and curvature.
+    The Gaussian is ``exp(-gamma t^2)``; the others have the length ``l = 1 / sqrt(2 gamma)``, so that kernels with the
+    same gamma have a similar reach. Your own kernel is a subclass that defines :meth:`__call__`; if it defines
+    :meth:`shape` too, its layers can bound their slope and curvature.
 
     Attributes:
-        period: of ``k``, in units of x; infinite if it does not repeat itself. ``k`` must then fall to 0 far away.
-        steps: the length l by default, in steps of the dictionary. The Gaussian's sqrt(3) is Scardapane et al.'s rule
-            (2019, arXiv 1707.04035, section 3). Rougher kernels get a longer one, with which the default KAF meets ELU
-            as closely by ridge regression, to about 0.013; at the same length they err by up to 0.11.
+        period: of ``k``, in units of x; infinite if ``k`` is not periodic; ``k`` must then fall to 0 far away.
+        steps: the default length l, in steps of the dictionary. The Gaussian's sqrt(3) is Scardapane et al.'s rule
+            (2019, arXiv 1707.04035, section 3). Rougher kernels have a longer one, with which ridge regression fits the
+            default KAF to ELU with the same error of about 0.013; at the same length the error is up to 0.11.
 
     Example:
         >>> import torch
@@ -58,7 +58,7 @@ class Kernel(ABC):
     def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
         """``k(t)``, elementwise, for distances of any shape and a bandwidth that broadcasts with them.
 
-        Written in PyTorch's differentiable operations; exactly as many orders of derivatives are right as its own.
+        Made of PyTorch's differentiable operations; a layer has as many correct orders of derivatives as this method.
         """
 
     def rule(self, step: float) -> float:
@@ -68,31 +68,31 @@ class Kernel(ABC):
     def expand(
         self, x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, grid: ops.Grid | None = None
     ) -> Tensor:
-        """``sum_i alpha[c, i] k(x - d_i)`` for x ``(N, C, *spatial)``; see :func:`kafnets.ops.terms`.
+        """``sum_i alpha[c, i] k(x - d_i)`` for x ``(N, C, *spatial)``; see :func:`kafnets.ops.kernel_sum`.
 
         Args:
             x: any floating dtype.
             alpha: ``(C, D)``.
             dictionary: ``(D,)`` or ``(C, D)``.
             bandwidth: ``()`` or ``(C,)``.
-            grid: what the last two are, if fixed and even; for kernels that can make use of it.
+            grid: describes dictionary and bandwidth if both are fixed and even; kernels may use it to be faster.
         """
         return ops.terms(x, alpha, dictionary, bandwidth, self)
 
-    def shape(self, bandwidth: float) -> Shape:
+    def shape(self, bandwidth: float) -> KernelShape:
         """Bounds on the derivatives at a bandwidth.
 
         Raises:
-            NotImplementedError: if the class does not say.
+            NotImplementedError: if the class does not define it.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not bound its derivatives, so slope and curvature can't be reported; "
-            "define shape(bandwidth) and return a kafnets.activations.kernels.Shape"
+            "define shape(bandwidth) and return a kafnets.activations.kernels.KernelShape"
         )
 
     @property
     def label(self) -> str:
-        """The name in tables; kernels of a class with other settings have names of their own."""
+        """The name in tables; kernels of one class with different settings have different names."""
         return type(self).__name__
 
     def __repr__(self) -> str:
@@ -100,10 +100,10 @@ class Kernel(ABC):
 
 
 def check_kernel(kernel: Kernel) -> Kernel:
-    """Return ``kernel``, or say that it is none.
+    """Return ``kernel``, or raise an error if it is no :class:`Kernel`.
 
     Raises:
-        TypeError: if ``kernel`` is no :class:`Kernel`, e.g. a class instead of an object of it.
+        TypeError: if ``kernel`` is no :class:`Kernel`, e.g. a class instead of an instance.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a Kernel such as Matern32(), got {kernel!r}; the default is Gaussian()")
@@ -114,17 +114,17 @@ def _length(bandwidth: float) -> float:
     return 1 / math.sqrt(2 * bandwidth)
 
 
-def _smooth(second: float, fourth: float, falling: float) -> Shape:
-    """The shape of a kernel that is positive definite with four derivatives, from ``|k''(0)|`` and ``k''''(0)``.
+def _smooth(second: float, fourth: float, falling: float) -> KernelShape:
+    """The shape of a positive definite kernel with four derivatives, from ``|k''(0)|`` and ``k''''(0)``.
 
     ``k`` is then the mean of ``cos(w t)`` over some density of w (Bochner; Rasmussen and Williams 2006, theorem 4.1),
     so that ``|k''''| <= E w^4 = k''''(0)`` and ``|k'''| <= E |w|^3 <= sqrt(E w^2 E w^4)``.
     """
-    return Shape(math.sqrt(second * fourth), fourth, falling)
+    return KernelShape(math.sqrt(second * fourth), fourth, falling)
 
 
 class Gaussian(Kernel):
-    """``exp(-gamma t^2)``, the kernel of the KAF. Rasmussen and Williams 2006, eq. 4.9. All derivatives.
+    """``exp(-gamma t^2)``, the kernel of the KAF, infinitely differentiable. Rasmussen and Williams 2006, eq. 4.9.
 
     Example:
         >>> import torch
@@ -139,10 +139,10 @@ class Gaussian(Kernel):
     def expand(
         self, x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, grid: ops.Grid | None = None
     ) -> Tensor:
-        """The same by :func:`kafnets.ops.kaf`, which is far quicker."""
+        """The same by :func:`kafnets.ops.kaf`, which is much faster."""
         return ops.kaf(x, alpha, dictionary, bandwidth, grid=grid)
 
-    def shape(self, bandwidth: float) -> Shape:
+    def shape(self, bandwidth: float) -> KernelShape:
         """``|k'|`` falls from l on, ``|k''|`` from sqrt(3) l."""
         return _smooth(2 * bandwidth, 12 * bandwidth**2, math.sqrt(3) * _length(bandwidth))
 
@@ -164,10 +164,10 @@ class Laplacian(Kernel):
         """:func:`kafnets.functional.laplacian`."""
         return functional.laplacian(t, bandwidth)
 
-    def shape(self, bandwidth: float) -> Shape:
-        """Every derivative is the kernel itself, over a power of l."""
+    def shape(self, bandwidth: float) -> KernelShape:
+        """In size, every derivative is the kernel divided by a power of l."""
         length = _length(bandwidth)
-        return Shape(length**-3, length**-4, 0.0, (0.0,), kinks=True)
+        return KernelShape(length**-3, length**-4, 0.0, (0.0,), kinks=True)
 
 
 class Matern32(Kernel):
@@ -187,10 +187,10 @@ class Matern32(Kernel):
         """:func:`kafnets.functional.matern32`."""
         return functional.matern32(t, bandwidth)
 
-    def shape(self, bandwidth: float) -> Shape:
-        """In r: ``k'' = (r - 1) exp(-r)`` is largest in size at 0 and turns at 2; the next two are 2 and 3 at 0."""
+    def shape(self, bandwidth: float) -> KernelShape:
+        """In r: ``k'' = (r - 1) exp(-r)`` is largest in size at 0 and turns at 2; ``k'''`` is 2, ``k''''`` 3 at 0."""
         rate = math.sqrt(3) / _length(bandwidth)
-        return Shape(2 * rate**3, 3 * rate**4, 2 / rate, (0.0,))
+        return KernelShape(2 * rate**3, 3 * rate**4, 2 / rate, (0.0,))
 
 
 class Matern52(Kernel):
@@ -210,14 +210,14 @@ class Matern52(Kernel):
         """:func:`kafnets.functional.matern52`."""
         return functional.matern52(t, bandwidth)
 
-    def shape(self, bandwidth: float) -> Shape:
+    def shape(self, bandwidth: float) -> KernelShape:
         """In r: ``k''' = r (3 - r) exp(-r) / 3`` turns at ``(5 - sqrt(13)) / 2`` and is 0 at 3; ``k''''`` is 1 at 0."""
         rate, turn = math.sqrt(5) / _length(bandwidth), (5 - math.sqrt(13)) / 2
-        return Shape(turn * (3 - turn) / 3 * math.exp(-turn) * rate**3, rate**4, 3 / rate)
+        return KernelShape(turn * (3 - turn) / 3 * math.exp(-turn) * rate**3, rate**4, 3 / rate)
 
 
 class RationalQuadratic(Kernel):
-    """``(1 + gamma t^2 / mixture)^(-mixture)``, a mixture of Gaussians of many bandwidths. All derivatives.
+    """``(1 + gamma t^2 / mixture)^(-mixture)``, a mixture of Gaussians of many bandwidths, infinitely differentiable.
 
     Rasmussen and Williams 2006, eq. 4.19.
 
@@ -244,7 +244,7 @@ class RationalQuadratic(Kernel):
         """:func:`kafnets.functional.rational_quadratic`."""
         return functional.rational_quadratic(t, bandwidth, self.mixture)
 
-    def shape(self, bandwidth: float) -> Shape:
+    def shape(self, bandwidth: float) -> KernelShape:
         """``|k''|`` turns last where ``t^2 = 6 a / (2 a + 1) l^2``, a the mixture."""
         a = self.mixture
         turn = math.sqrt(6 * a / (2 * a + 1)) * _length(bandwidth)
@@ -260,13 +260,13 @@ class RationalQuadratic(Kernel):
 
 
 class Periodic(Kernel):
-    """``exp(-gamma (period / pi)^2 sin^2(pi t / period))``: a Gaussian bent to a circle. All derivatives.
+    """``exp(-gamma (period / pi)^2 sin^2(pi t / period))``: a Gaussian of the distance on a circle.
 
     MacKay, "Introduction to Gaussian processes", 1998, section 5; Rasmussen and Williams 2006, eq. 4.31. A KAF with
-    this kernel repeats itself for ever instead of falling to 0.
+    this kernel is periodic instead of falling to 0. Infinitely differentiable.
 
     Args:
-        period: > 0, in units of x. The default closes the circle a step beyond the default dictionary of a KAF.
+        period: > 0, in units of x. The default is about one step longer than the default dictionary of a KAF.
 
     Raises:
         ValueError: if ``period`` is not positive and finite.
@@ -286,7 +286,7 @@ class Periodic(Kernel):
         """:func:`kafnets.functional.periodic`."""
         return functional.periodic(t, bandwidth, self.period)
 
-    def shape(self, bandwidth: float) -> Shape:
+    def shape(self, bandwidth: float) -> KernelShape:
         """From ``(period / pi)^2 sin^2(pi t / period) = t^2 - (pi / period)^2 t^4 / 3 + ...``."""
         fourth = 12 * bandwidth**2 + 8 * bandwidth * (math.pi / self.period) ** 2
         return _smooth(2 * bandwidth, fourth, math.inf)
@@ -301,12 +301,12 @@ class Periodic(Kernel):
 
 
 class Triangular(Kernel):
-    """``max(0, 1 - |t| / l)``, the linear B-spline: with ``l = step``, f joins its coefficients by straight lines.
+    """``max(0, 1 - |t| / l)``, the linear B-spline: with ``l = step``, f interpolates its coefficients linearly.
 
     Rasmussen and Williams 2006, eq. 4.21 (D = 1, q = 0). The derivative at a knot is the mean of both sides.
 
-    Where knots that should coincide are an ulp apart, the slope between them is a different one. Reports of the slope
-    count it and can be up to twice what a plot shows; with a ``step`` and ``l`` that are powers of 2 they are exact.
+    Rounding can leave knots that should coincide an ulp apart, with another slope between them. Bounds on the slope
+    include it and can be up to twice what a plot shows; if ``step`` and ``l`` are powers of 2, they are exact.
 
     Example:
         >>> import torch
@@ -320,7 +320,7 @@ class Triangular(Kernel):
         """:func:`kafnets.functional.triangular`."""
         return functional.triangular(t, bandwidth)
 
-    def shape(self, bandwidth: float) -> Shape:
+    def shape(self, bandwidth: float) -> KernelShape:
         """Straight lines between kinks."""
         length = _length(bandwidth)
-        return Shape(0.0, 0.0, length, (0.0, length), kinks=True)
+        return KernelShape(0.0, 0.0, length, (0.0, length), kinks=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kafnets import ops
 from kafnets.activations.base import Activation
-from kafnets.activations.reports import EVERYWHERE, Interval, check_interval
+from kafnets.activations.derivative_bounds import EVERYWHERE, Interval, check_interval
 from kafnets.functional import check_ratio
 
 
@@ -17,10 +17,10 @@ class KWTA(Activation):
     Xiao, Zhong, Zheng, "Enhancing adversarial defense by k-winners-take-all", ICLR 2020 (arXiv 1905.10510), eq. 3 (and
     section 3.1 for training with a falling ratio). Ties with the k-th largest are kept.
 
-    The state dict holds the current ``ratio`` beside the one the layer was built with: a schedule changes the ratio
-    during training, and a network is only itself at the ratio it was trained to. Loading takes the stored current
-    ratio if this layer was built with the same starting ratio as the stored one. A layer built with another ratio was
-    asked for that ratio by name (``--model.net.activation.ratio=0.1`` on somebody's checkpoint), and keeps it.
+    The state dict holds the current ``ratio`` and the one the layer was built with: a schedule changes the ratio during
+    training, and a trained network needs the last ratio of its training. Loading takes the stored current ratio if this
+    layer was built with the same ratio as the stored one. A layer built with another ratio keeps that one, because the
+    user gave it explicitly (``--model.net.activation.ratio=0.1`` with a checkpoint).
 
     Args:
         num_channels: channels of the input.
@@ -31,7 +31,7 @@ class KWTA(Activation):
 
     Raises:
         ValueError: if ``ratio`` is outside (0, 1], also when assigned.
-        TypeError: from the reports that need a function of one value (all but :meth:`lipschitz`).
+        TypeError: from :meth:`curvature`, :meth:`gaussian_moments` and :meth:`plot`, which need a pointwise activation.
 
     Example:
         >>> KWTA(4, ratio=0.5)(torch.tensor([[3.0, -1.0, 2.0, 0.5]]))
@@ -59,7 +59,7 @@ class KWTA(Activation):
         return ops.kwta(self.check(x), self.ratio)
 
     def lipschitz(self, interval: Interval = EVERYWHERE) -> Tensor:
-        """Infinite for every channel and interval: a value that loses its place among the winners jumps to 0."""
+        """Infinite for every channel and interval: a value that drops out of the k largest jumps to 0."""
         check_interval(interval)
         return torch.full((self.num_channels,), math.inf, dtype=torch.float64)
 

@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
 from kafnets.activations.checks import count, named, new, positive, sampled
+from kafnets.activations.derivative_bounds import PiecewiseLinear
 from kafnets.activations.piecewise import piecewise
-from kafnets.activations.reports import PiecewiseLinear
 from kafnets.ops.recompute import lean
 
 
 class LipschitzSpline(Activation):
-    """A trained piecewise linear function for each channel, whose slopes never leave [-1, 1].
+    """A trained piecewise linear function per channel, whose slopes never leave [-1, 1].
 
     Ducotterd, Goujon, Bohra, Perdios, Neumayer, Unser, "Improving Lipschitz-constrained neural networks by learning
-    activation functions", JMLR 25, 2024 (arXiv 2210.16222), section 4. The values at the knots train freely; every
-    forward pass uses their projection: slopes clipped to [-1, 1] and summed up again, the mean of the values kept
-    (``SplineProj``). The first and last piece go on as straight lines. With ``scaled``, ``f(x) = g(s x) / s`` with a
-    trained ``s > 0`` per channel stretches the grid to where the data lie and keeps all slopes; the paper trains s,
-    here its logarithm trains, which cannot reach 0.
+    activation functions", JMLR 25, 2024 (arXiv 2210.16222), section 4. The values at the knots are unconstrained
+    parameters; every forward pass projects them: slopes are clipped to [-1, 1] and summed up again, and the mean of the
+    values is kept (``SplineProj``). The first and last piece continue as straight lines. With ``scaled``, ``f(x) = g(s
+    x) / s`` with a trained ``s > 0`` per channel stretches the grid to where the data lie and keeps all slopes; the
+    paper trains s, here its logarithm is trained, so that s stays positive.
 
     Args:
         num_channels: channels of the input.
-        num_knots: K, >= 2; an odd number puts a knot at 0.
-        boundary: the knots are even steps from ``-boundary`` to ``boundary``, > 0, in units of x.
-        init: the values at the knots to begin with, elementwise; steeper parts are projected.
-        scaled: train the scaling factor.
+        num_knots: number of knots K, >= 2; an odd number puts a knot at 0.
+        boundary: the knots are evenly spaced from ``-boundary`` to ``boundary``, > 0, in units of x.
+        init: the elementwise function that gives the initial values at the knots; steeper parts are projected.
+        scaled: train the scaling factor s.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least. Parameters ``values``

@@ -19,14 +19,14 @@ class Maxout(Activation):
     are 1 x 1 convolutions from C to C channels. One group is the paper's unit, which reads all channels; with
     ``groups = num_channels`` each channel has a convex piecewise linear function of its own.
 
-    All channels begin as the k tangents of softplus of slopes 0, 1 / (k - 1), ..., 1, without mixing: ``max_j (s_j x +
-    H(s_j))`` with ``H(s) = -s log s - (1 - s) log(1 - s)``. For k = 2 that is ReLU, whose variance the usual
-    initialisations are made for; no piece begins unused.
+    All channels start as the maximum of the k tangents of softplus with slopes 0, 1 / (k - 1), ..., 1, without mixing:
+    ``max_j (s_j x + H(s_j))`` with ``H(s) = -s log s - (1 - s) log(1 - s)``. For k = 2 that is ReLU, for which the
+    usual initialisations of weights are made; every piece is in use from the start.
 
     Args:
         num_channels: channels of the input and the output.
         pieces: k, >= 2.
-        groups: into how many groups the channels are cut that don't read each other; must divide ``num_channels``.
+        groups: number of groups of channels, mixed only within a group; must divide ``num_channels``.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype. Parameters ``weight`` ``(k, C, C / groups)`` and ``bias``
@@ -36,7 +36,7 @@ class Maxout(Activation):
 
     Raises:
         ValueError: if ``pieces`` is below 2 or ``groups`` does not divide ``num_channels``.
-        TypeError: from the reports that need a function of one value, where channels mix.
+        TypeError: from :meth:`lipschitz`, :meth:`curvature`, :meth:`gaussian_moments`, :meth:`plot`, if channels mix.
 
     Example:
         >>> Maxout(2)(torch.tensor([[-1.0, 2.0]])).detach()
@@ -79,7 +79,8 @@ class Maxout(Activation):
 class UpperEnvelope:
     """The bounds of ``max_j (slopes[c, j] x + offsets[c, j])``: its slope grows with x.
 
-    Lines that tie at an end of the interval to 1e-9 count as reaching into it, which can only raise a bound.
+    Lines within a relative 1e-9 of the highest at an end of the interval count as active there, which can only raise a
+    bound.
 
     Args:
         slopes: ``(C, k)``.
@@ -90,7 +91,7 @@ class UpperEnvelope:
         self.slopes, self.offsets = (t.detach().double().cpu() for t in (slopes, offsets))
 
     def slope(self, low: float, high: float) -> Tensor:
-        """The larger size of the least slope, at ``low``, and the largest, at ``high``."""
+        """The larger absolute value of the least slope, at ``low``, and the largest, at ``high``."""
         return torch.maximum(self._active(low)[0].abs(), self._active(high)[1].abs())
 
     def curvature(self, low: float, high: float) -> Tensor:
@@ -112,6 +113,6 @@ class UpperEnvelope:
 def _upper_envelope(x: Tensor, slopes: Tensor, offsets: Tensor) -> Tensor:
     highest, *others = (slope * x + offset for slope, offset in zip(slopes, offsets, strict=True))
     for other in others:
-        # torch.maximum, with a backward that is ten times faster
+        # as torch.maximum, but with a backward pass that is ten times faster
         highest = torch.lerp(highest, other, (other > highest).to(x.dtype))
     return highest

@@ -20,25 +20,25 @@ class MultiKAF(KernelActivation):
     Scardapane, Nieddu, Firmani, Merialdo, "Multikernel activation functions: formulation and a case study", 2019
     (arXiv 1901.10232): several kernels linearly combined at every neuron, with coefficients shared by the kernels.
     Choices made here: the mix is a plain parameter, without a constraint on sign or sum (``alpha`` carries the scale
-    in any case), and begins at ``1 / M``; each kernel keeps its own rule for the bandwidth.
+    in any case), and starts at ``1 / M``; each kernel keeps its own rule for the bandwidth.
 
     Args:
         num_channels: channels of the input.
         kernels: the M >= 1 kernels; None for Gaussian, Laplacian and RationalQuadratic.
         num_dict: number of dictionary points D, >= 2.
         boundary: the dictionary's half width, > 0, in units of x.
-        init: gives the first ``alpha``, for the even mix of all kernels.
+        init: gives the initial ``alpha``, for the mean of all kernels.
         groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
-            one a channel; 1 for one a layer.
+            one per channel; 1 for one per layer.
 
     Shapes:
-        ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least, a rounding to the dtype of
-        x for each kernel. Parameters ``alpha`` ``(G, D)`` and ``mix`` ``(G, M)``, with G = C by default; buffers
-        ``dictionary`` ``(D,)`` and ``bandwidth`` ``(M,)``.
+        ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least; the sum over each kernel
+        is rounded to the dtype of x. Parameters ``alpha`` ``(G, D)`` and ``mix`` ``(G, M)``, with G = C by default;
+        buffers ``dictionary`` ``(D,)`` and ``bandwidth`` ``(M,)``.
 
     Raises:
         ValueError: if ``num_dict``, ``boundary`` or ``groups`` is out of its range, or ``kernels`` is empty.
-        TypeError: if one of them is no :class:`~kafnets.activations.kernels.Kernel`, or ``init`` no :class:`KAFInit`.
+        TypeError: if a kernel is no :class:`~kafnets.activations.kernels.Kernel`, or ``init`` no :class:`KAFInit`.
 
     Example:
         >>> layer = MultiKAF(4, kernels=[Gaussian(), Laplacian()])
@@ -69,15 +69,15 @@ class MultiKAF(KernelActivation):
         self.init = check_init(Normal() if init is None else init)
         self.register_buffer("dictionary", torch.linspace(-boundary, boundary, num_dict))
         self.register_buffer("bandwidth", torch.tensor([kernel.rule(self.step) for kernel in self.kernels]))
-        even = _Even(self.kernels)
-        self.alpha = nn.Parameter(self.init(self.dictionary, self.bandwidth, self.groups, even))
+        mean = _MeanKernel(self.kernels)
+        self.alpha = nn.Parameter(self.init(self.dictionary, self.bandwidth, self.groups, mean))
         self.mix = nn.Parameter(torch.full((self.groups, len(self.kernels)), 1 / len(self.kernels)))
-        self.fit = self.init.fit(self.dictionary, self.bandwidth, even)
+        self.fit = self.init.fit(self.dictionary, self.bandwidth, mean)
         self.grids = self._find_grids()
 
     @property
     def label(self) -> str:
-        """``MultiKAF`` and its kernels, the target of its initialisation, ``_Groups1``."""
+        """``MultiKAF`` with suffixes for its kernels, the target of its initialisation and ``_Groups1``."""
         kernels = "".join(f"_{kernel.label}" for kernel in self.kernels)
         return "MultiKAF" + kernels + self.init.label + self.sharing
 
@@ -91,14 +91,14 @@ class MultiKAF(KernelActivation):
         return reduce(torch.add, terms)
 
     def parts(self) -> list[Part]:
-        """One sum for each kernel."""
+        """One sum per kernel."""
         return [
             Part(kernel, self.alpha * self.mix[:, m : m + 1], self.dictionary, self.bandwidth[m])
             for m, kernel in enumerate(self.kernels)
         ]
 
     def extra_repr(self) -> str:
-        """Name the settings, and how well a target was met."""
+        """Name the settings and, if there is a target, the errors of the fit."""
         fit, sharing = (
             "" if self.fit is None else f", fit={self.fit}",
             f", groups={self.groups}" if self.sharing else "",
@@ -116,14 +116,14 @@ class MultiKAF(KernelActivation):
         self.grids = self._find_grids()
 
 
-class _Even(Kernel):
-    """The even mix of kernels, each with its own bandwidth: what an initialisation is made for."""
+class _MeanKernel(Kernel):
+    """The mean of kernels, each with its own bandwidth: the kernel of a layer at initialisation."""
 
     def __init__(self, kernels: Sequence[Kernel]) -> None:
         self.kernels = kernels
         self.period = max(kernel.period for kernel in kernels)
 
     def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
-        """Their mean; ``bandwidth`` is ``(M, ...)``."""
+        """The mean of all kernels; ``bandwidth`` is ``(M, ...)``."""
         values = [kernel(t, gamma) for kernel, gamma in zip(self.kernels, bandwidth, strict=True)]
         return torch.stack(values).mean(0)

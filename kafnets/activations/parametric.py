@@ -1,4 +1,4 @@
-"""Smooth activations with one or two trained numbers a layer."""
+"""Smooth activations with one or two trained numbers per layer."""
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
 from kafnets.activations.checks import positive
+from kafnets.activations.derivative_bounds import Turning
 from kafnets.activations.pointwise import (
     SILU_FIRST_TURN,
     SILU_SECOND_TURN,
@@ -13,7 +14,6 @@ from kafnets.activations.pointwise import (
     silu_slope,
     softplus_bounds,
 )
-from kafnets.activations.reports import Turning
 from kafnets.ops.recompute import lean
 
 
@@ -21,13 +21,13 @@ class PSoftplus(Activation):
     """``log(1 + exp(|alpha| x)) / |alpha|``, a softplus of trained sharpness.
 
     Dai, Mahloujifar, Mittal, "Parameterizing activation functions for adversarial robustness", 2021 (arXiv
-    2110.05626). The paper trains one alpha for the whole network; a layer can only share it among its own channels, so
-    that a network has one alpha a layer. Its maximal curvature is ``|alpha| / 4``. Alpha enters by its size, as in
-    the authors' :class:`PSSiLU`, and must not reach 0.
+    2110.05626). The paper trains one alpha for the whole network, here all channels of a layer share one. The maximal
+    curvature is ``|alpha| / 4``. Alpha enters by its absolute value, as in the authors' :class:`PSSiLU`, and must not
+    become 0.
 
     Args:
         num_channels: channels of the input.
-        alpha: the first alpha, > 0, in 1 / (units of x).
+        alpha: initial alpha, > 0, in 1 / (units of x).
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype, values >= 0; arithmetic in float32 at least. Parameter
@@ -50,7 +50,7 @@ class PSoftplus(Activation):
         return lean(_psoftplus, self.check(x), self.alpha)
 
     def bounds(self) -> Turning:
-        """As softplus."""
+        """Those of softplus with ``beta = |alpha|``."""
         return softplus_bounds(self.alpha.abs().expand(self.num_channels))
 
 
@@ -58,14 +58,14 @@ class PSSiLU(Activation):
     """``x (sigmoid(|alpha| x) - |beta|) / (1 - |beta|)``, a SiLU of trained sharpness, shifted up on the left.
 
     Dai, Mahloujifar, Mittal, "Parameterizing activation functions for adversarial robustness", 2021 (arXiv
-    2110.05626); absolute values and first values as in the authors' model in RobustBench. For large x it is x, for
+    2110.05626); absolute values and initial values as in the authors' model in RobustBench. For large x it is x, for
     very negative x it is ``-|beta| x / (1 - |beta|)``: positive outputs for negative inputs. The paper trains one
-    alpha and one beta for the whole network; a layer can only share them among its own channels.
+    alpha and one beta for the whole network, here all channels of a layer share them.
 
     Args:
         num_channels: channels of the input.
-        alpha: the first alpha, > 0, in 1 / (units of x).
-        beta: the first beta, in (0, 1); not 0, where ``|beta|`` has no gradient. Training must keep it below 1.
+        alpha: initial alpha, > 0, in 1 / (units of x).
+        beta: initial beta, in (0, 1); not 0, where ``|beta|`` has no gradient. Training must keep it below 1.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least. Parameters ``alpha`` and

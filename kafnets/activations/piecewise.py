@@ -1,4 +1,4 @@
-"""Functions made of polynomials between evenly spaced knots, found by a look-up instead of a sum over all pieces."""
+"""Piecewise polynomials on evenly spaced knots, evaluated by a look-up instead of a sum over all pieces."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def piecewise(x: Tensor, pieces: Tensor, scale: Tensor | None = None, *, first: 
 
     Args:
         x: ``(N, C, *spatial)``, float32 or float64. Finite, or NaN, which gives NaN.
-        pieces: ``(P + 1, C, K + 1)`` for polynomials of degree P; those of both ends of degree 1.
+        pieces: ``(P + 1, C, K + 1)`` for polynomials of degree P; the first and the last piece must be linear.
         scale: ``(C,)``, multiplies x; None for 1.
         first: the first knot, in units of x.
         step: the spacing, > 0, in units of x.
@@ -36,12 +36,12 @@ def piecewise(x: Tensor, pieces: Tensor, scale: Tensor | None = None, *, first: 
 def _piecewise(
     x: Tensor, pieces: Tensor, scale: Tensor | None, column: tuple[int, ...], first: float, step: float
 ) -> Tensor:
-    """The same where ``column`` is the shape in which one number a channel broadcasts with ``x``."""
+    """The same; ``column`` is the shape in which one number per channel broadcasts with ``x``."""
     channels, size = pieces.shape[1:]
     scaled = x if scale is None else x * scale.view(column)
     position = (scaled - first) * (1 / step)
     with torch.no_grad():
-        # the largest index is the last knot's; NaN may look up anything, and stays NaN in u
+        # the largest index is the last knot's; for NaN any piece will do, since u stays NaN
         knot = position.floor().nan_to_num_(nan=0.0).clamp_(-1, size - 2)
         row = torch.arange(0, channels * size, size, dtype=torch.int32, device=x.device).view(column)
         index = (knot.int() + (row + 1)).reshape(-1)

@@ -1,4 +1,4 @@
-"""The usual activations, out of place, under the same constructor as the trainable ones."""
+"""The usual activations with the constructor of the trainable ones; none changes its input in place."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
 from kafnets.activations.checks import finite, positive
-from kafnets.activations.reports import SLACK, PiecewiseLinear, Turning
+from kafnets.activations.derivative_bounds import SLACK, PiecewiseLinear, Turning
 
-# where the second and the third derivative of x / (1 + exp(-x)) vanish: x tanh(x / 2) = 2, and numerically
+# zeros of the second derivative of x / (1 + exp(-x)), where x tanh(x / 2) = 2, and of the third, found numerically
 SILU_FIRST_TURN = 2.399357280515467
 SILU_SECOND_TURN = 3.435840993535111
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """``(..., C)`` so that it broadcasts with ``x`` ``(N, C, *spatial)``."""
+    """Reshape a parameter ``(..., C)`` so that it broadcasts with ``x`` ``(N, C, *spatial)``."""
     return parameter.reshape(*parameter.shape, *[1] * (x.dim() - 2))
 
 
@@ -81,7 +81,7 @@ class PReLU(Activation):
 
     Args:
         num_channels: channels of the input.
-        init: the slopes to start from.
+        init: the initial slope of every channel.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype. Parameter ``weight`` ``(C,)``.
@@ -232,7 +232,7 @@ class ExponentialLeft:
 
     Attributes:
         alpha: > 0; 1 makes the slope continuous.
-        num_channels: how many channels there are.
+        num_channels: number of channels.
     """
 
     alpha: float
@@ -268,7 +268,7 @@ def softplus_bounds(beta: Tensor) -> Turning:
 
 def silu_slope(x: Tensor) -> Tensor:
     """``d/dx x sigmoid(x)``, with its limits."""
-    x = x.clamp(-1e3, 1e3)  # exp(-1000) is 0, while infinity times 0 is not
+    x = x.clamp(-1e3, 1e3)  # exp(-1000) is 0 already, and infinity times 0 would be NaN
     return x.sigmoid() * (1 + x * (-x).sigmoid())
 
 

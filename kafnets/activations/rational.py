@@ -18,15 +18,15 @@ class Rational(Activation):
     """``f(x) = sum_{k=0..5} a_k x^k / (1 + |sum_{k=1..4} b_k x^k|)``, a trained fraction of polynomials.
 
     Molina, Schramowski, Kersting, "Pade activation units: end-to-end learning of flexible activation functions in deep
-    networks", ICLR 2020 (arXiv 1907.06732), eq. 2: the safe form, without poles. One set of ten numbers a layer, as in
-    the paper. The degrees differ by one, so that f goes on as a straight line of slope ``a_5 / |b_4|`` where b_4 is not
+    networks", ICLR 2020 (arXiv 1907.06732), eq. 2: the safe form, without poles. One set of ten numbers per layer, as
+    in the paper. The degrees differ by one, so that far out f is a straight line of slope ``a_5 / |b_4|`` if b_4 is not
     0. Where the sum in the denominator changes its sign (always at 0 once ``b_1`` is not 0) the slope may jump.
 
     Args:
         num_channels: channels of the input.
-        init: what to begin as, elementwise: fitted by least squares on ``[-boundary, boundary]`` among the fractions
-            with ``b_1 = b_3 = 0 <= b_2, b_4``, which are smooth. For the default, the paper's leaky ReLU of slope
-            0.01, the largest error is 0.04.
+        init: the elementwise function to start as, fitted by least squares on ``[-boundary, boundary]`` among the
+            fractions with ``b_1 = b_3 = 0 <= b_2, b_4``, which are smooth. For the default, the paper's leaky ReLU of
+            slope 0.01, the largest error is 0.04.
         boundary: half width of the range of the fit, > 0, in units of x.
 
     Shapes:
@@ -66,7 +66,7 @@ class Rational(Activation):
 
 
 def _fraction(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Both polynomials by Horner's rule, divided by ``max(1, |x|)`` to their degrees, so that nothing overflows.
+    """Both polynomials by Horner's rule, divided by powers of ``max(1, |x|)``, so that nothing overflows.
 
     With ``s = max(1, |x|)``, ``p = x / s`` and ``q = 1 / s`` the term ``a_k x^k`` is ``s^5 a_k p^k q^(5 - k)``, and
     likewise below, so that ``f = s * above / below``. f does not depend on s, which therefore counts as a constant.
@@ -93,10 +93,10 @@ def _homogeneous(coefficients: Tensor, p: Tensor, q: Tensor) -> Tensor:
 def fit(target: Callable[[Tensor], Tensor], boundary: float) -> tuple[Tensor, Tensor]:
     """Coefficients ``(6,)`` and ``(4,)`` of a smooth fraction close to a function on ``[-boundary, boundary]``.
 
-    Least squares of ``(P - f (1 + Q)) / D`` with D the denominator of the round before (Sanathanan and Koerner, IEEE
-    Transactions on Automatic Control 8, 1963), float64, with ``Q = b_2 x^2 + b_4 x^4`` and both ``b >= 0``: the best
-    of the solutions with both, one or none of them. A straight line, whose denominator is arbitrary, gets ``b_4 = 1``
-    in units of the boundary: without one, rounding errors would bend it far away.
+    Least squares of ``(P - f (1 + Q)) / D`` with D the denominator of the previous iteration (Sanathanan and Koerner,
+    IEEE Transactions on Automatic Control 8, 1963), float64, with ``Q = b_2 x^2 + b_4 x^4`` and both ``b >= 0``: the
+    best of the solutions with both, one or none of them. A straight line, whose denominator is arbitrary, gets ``b_4 =
+    1`` in units of the boundary: without it, rounding errors would bend the line far from 0.
     """
     # in units of the boundary, where the powers of x have a common size
     t = torch.linspace(-1, 1, 1001, dtype=torch.float64)

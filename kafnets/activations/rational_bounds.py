@@ -8,11 +8,11 @@ from itertools import pairwise, zip_longest
 import torch
 from torch import Tensor
 
-from kafnets.activations.reports import SLACK
+from kafnets.activations.derivative_bounds import SLACK
 
-EDGES = [0.0, *(2.0**k for k in range(-3, 21))]  # of the stretches on either side of 0
-CELLS = 1 << 12  # for each stretch
-ROUNDING = 1e-12  # of the sum of a polynomial's coefficients' sizes, where its variable is at most 1
+EDGES = [0.0, *(2.0**k for k in range(-3, 21))]  # of the stretches on each side of 0
+CELLS = 1 << 12  # per stretch
+ROUNDING = 1e-12  # error of a polynomial in [-1, 1], relative to the sum of its absolute coefficients
 
 Polynomial = list[float]  # coefficients, from the lowest power up
 
@@ -22,8 +22,8 @@ class RationalBounds:
 
     Where Q has the sign s, ``D = 1 + s Q`` and ``f' = N / D^2``, ``f'' = M / D^3`` with ``N = P' D - P D'`` and
     ``M = N' D - 2 N D'``. The line is cut at 0 and at powers of two; beyond the last, in ``w = 1 / x``, both are
-    fractions of the reversed polynomials. On each of many small cells a polynomial stays within the sum of its Taylor
-    terms around its value at the midpoint, and ``D >= 1``.
+    fractions of the reversed polynomials. On each of many small cells, a polynomial differs from its value at the
+    midpoint by at most the sum of the sizes of its Taylor terms, and ``D >= 1``.
 
     Args:
         numerator: ``a_0 .. a_5``.
@@ -49,7 +49,7 @@ class RationalBounds:
         return self._spread([math.inf] if bent_at_zero else (self._curvature_on(s) for s in _stretches(low, high)))
 
     def _spread(self, bounds: Iterable[float]) -> Tensor:
-        # not Python's max, which loses a NaN
+        # not Python's max, which may drop a NaN
         return (torch.tensor(list(bounds), dtype=torch.float64).amax() * SLACK).repeat(self.num_channels)
 
     def _slope_on(self, stretch: "Stretch") -> float:
@@ -78,13 +78,13 @@ class RationalBounds:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Cells of the line on one side of 0, with a coordinate t of size at most 1.
+    """Cells of the real line on one side of 0, in a coordinate t of size at most 1.
 
     Attributes:
         middles: midpoints of the cells in t, float64.
         half: half a cell's width.
-        scale: the unit: ``x = scale t``, or ``1 / x = scale t``.
-        inverted: whether it is the latter.
+        scale: the unit of t: ``x = scale t``, or ``1 / x = scale t``.
+        inverted: whether the latter holds.
     """
 
     middles: Tensor
@@ -119,7 +119,7 @@ class Stretch:
         return [c * self.scale**k for k, c in enumerate(padded[::-1] if self.inverted else padded)]
 
     def _range(self, polynomial: Polynomial) -> tuple[Tensor, Tensor]:
-        """The value at each midpoint, and how far from it the polynomial can get in the cell."""
+        """The value at each midpoint, and the largest possible distance from it within the cell."""
         taylor = [torch.full_like(self.middles, c) for c in polynomial]
         for first in range(len(taylor) - 1):
             for k in range(len(taylor) - 2, first - 1, -1):

@@ -1,4 +1,4 @@
-"""A known activation and a KAF that learns what to add to it."""
+"""The sum of a known activation and a KAF."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
+from kafnets.activations.derivative_bounds import Bounds, PiecewiseLinear
 from kafnets.activations.kaf import KAF
 from kafnets.activations.kernel_activation import KernelActivation
-from kafnets.activations.reports import Bounds, PiecewiseLinear
 
 Built = TypeVar("Built", bound=Activation)
 
@@ -36,18 +36,18 @@ class Identity(Activation):
 
 
 class ResidualKAF(Activation):
-    """``f(x) = base(x) + KAF(x)``: outside its dictionary it is the base, where a KAF alone is 0.
+    """``f(x) = base(x) + KAF(x)``: far outside the dictionary, where a KAF alone is 0, it is the base.
 
-    At initialisation a random KAF multiplies gradients by 1.4 to 1.8 a layer behind batch norm, which a deep network
-    does not survive; added to x with small coefficients it multiplies them by about 1 (see
-    :attr:`~kafnets.activations.reports.GaussianMoments.gradient_growth`). Peconi 2020 (the thesis), chapter 4, leaves
-    open why deep KAF networks explode; He et al., "Deep residual learning", CVPR 2016, is the idea of the remedy.
+    After batch norm, a randomly initialised KAF multiplies gradients by 1.4 to 1.8 per layer, which makes them explode
+    in a deep network; added to x with small coefficients, it multiplies them by about 1 (see
+    :attr:`~kafnets.activations.gaussian_moments.GaussianMoments.gradient_growth`). Peconi 2020 (the thesis), chapter 4,
+    leaves open why deep KAF networks explode; the remedy follows He et al., "Deep residual learning", CVPR 2016.
 
     Args:
         num_channels: channels of the input.
         base: a factory of activations, called with ``num_channels``; None for :class:`Identity`.
         kaf: a factory of KAFs, called with ``num_channels``: :class:`KAF`, :class:`MultiKAF`, or one of them with its
-            settings. With ``init=Normal(std=0)`` the layer begins as exactly its base.
+            settings. With ``init=Normal(std=0)`` the layer starts as exactly its base.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype.
@@ -84,7 +84,7 @@ class ResidualKAF(Activation):
         return self.base(x) + self.kaf(x)
 
     def bounds(self) -> Bounds:
-        """Joint bounds for the identity; for another base the sum of both, which may be above the truth by far."""
+        """Joint bounds for the identity; for another base the sum of both, which may be far above the truth."""
         if isinstance(self.base, Identity):
             return self.kaf.bounds(offset=1.0)
         return _Sum(self.base.bounds(), self.kaf.bounds())
@@ -92,7 +92,7 @@ class ResidualKAF(Activation):
 
 @dataclass(frozen=True)
 class _Sum:
-    """The triangle inequality."""
+    """The bounds of a sum by the triangle inequality."""
 
     first: Bounds
     second: Bounds
@@ -107,7 +107,7 @@ class _Sum:
 
 
 def _built(name: str, factory: Callable[[int], Built], num_channels: int, kind: type[Built]) -> Built:
-    """What a factory builds, or what is wrong with it."""
+    """Call a factory, or raise an error if it is none or builds another kind of module."""
     found = None if isinstance(factory, nn.Module) or not callable(factory) else factory(num_channels)
     if not isinstance(found, kind):
         raise TypeError(

@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
 from kafnets.activations.checks import count, named, new, positive, sampled
+from kafnets.activations.derivative_bounds import Turning
 from kafnets.activations.piecewise import piecewise
-from kafnets.activations.reports import Turning
 from kafnets.ops.recompute import FAR, lean
 
 
 class Spline(Activation):
-    """A trained cubic B-spline on even knots for each channel, with two continuous derivatives, straight outside.
+    """A trained cubic B-spline per channel on evenly spaced knots, with two continuous derivatives, linear outside.
 
-    ``f(x) = sum_k q[c, k] B((x - t_k) / Delta)`` with the uniform cubic B-spline B: in step u of the way from knot k to
-    k + 1, ``(1, u, u^2, u^3) M (q_{k-1}, q_k, q_{k+1}, q_{k+2})``. Vecci, Piazza, Uncini, "Learning and approximation
-    capabilities of adaptive spline activation function neural networks", Neural Networks 11, 1998; Scarpiniti,
-    Comminiello, Parisi, Uncini, "Nonlinear spline adaptive filtering", Signal Processing 93, 2013, section 2 (whose
-    B-spline basis this is). A value moves with its four nearest control points only. The control points beyond both
-    ends continue the last two in a line: f'' is then 0 at the ends (a natural spline), and f goes on as the straight
-    line that it has become.
+    ``f(x) = sum_k q[c, k] B((x - t_k) / Delta)`` with the uniform cubic B-spline B: at the fraction u of the way from
+    knot k to k + 1, ``(1, u, u^2, u^3) M (q_{k-1}, q_k, q_{k+1}, q_{k+2})``. Vecci, Piazza, Uncini, "Learning and
+    approximation capabilities of adaptive spline activation function neural networks", Neural Networks 11, 1998;
+    Scarpiniti, Comminiello, Parisi, Uncini, "Nonlinear spline adaptive filtering", Signal Processing 93, 2013, section
+    2 (whose B-spline basis this is). Each value depends on its four nearest control points only. The control points
+    beyond both ends continue the last two linearly: f'' is then 0 at the ends (a natural spline), and f continues as a
+    straight line.
 
     Args:
         num_channels: channels of the input.
-        num_knots: control points K, one a knot, >= 2; by default as many numbers as a KAF has.
-        boundary: the knots are even steps from ``-boundary`` to ``boundary``, > 0, in units of x.
-        init: what to begin as, elementwise: the spline that goes through its values at the knots.
+        num_knots: number of control points K, one per knot, >= 2; the default equals a KAF's number of coefficients.
+        boundary: the knots are evenly spaced from ``-boundary`` to ``boundary``, > 0, in units of x.
+        init: the elementwise function to start as; the spline interpolates it at the knots.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least. Parameter ``control``

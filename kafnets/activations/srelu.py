@@ -5,26 +5,26 @@ from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
 from kafnets.activations.checks import finite
+from kafnets.activations.derivative_bounds import PiecewiseLinear
 from kafnets.activations.pointwise import per_channel
-from kafnets.activations.reports import PiecewiseLinear
 from kafnets.ops.recompute import lean
 
 
 class SReLU(Activation):
-    """The identity between two thresholds, a straight line of its own slope beyond each, all four trained.
+    """The identity between two thresholds and a straight line beyond each; thresholds and slopes are trained.
 
     ``f(x) = t_l + a_l (x - t_l)`` for ``x <= t_l``, ``x`` between, ``t_r + a_r (x - t_r)`` for ``x >= t_r``. Jin, Xu,
     Feng, Wei, Xiong, Yan, "Deep learning with S-shaped rectified linear activation units", AAAI 2016 (arXiv
     1512.07030), eq. 3. Computed as ``x + (1 - a_l) max(t_l - x, 0) + (a_r - 1) max(x - t_r, 0)``, which is the same and
-    stays continuous should training cross the thresholds. The paper freezes a leaky ReLU for some epochs and then sets
-    ``t_r`` from the data; here all four train from the start.
+    stays continuous if training makes the thresholds cross. The paper freezes a leaky ReLU for some epochs and then
+    sets ``t_r`` from the data; here all four are trained from the start.
 
     Args:
         num_channels: channels of the input.
-        left_threshold: the first ``t_l``, in units of x.
-        left_slope: the first ``a_l``.
-        right_threshold: the first ``t_r``, in units of x, above ``left_threshold``.
-        right_slope: the first ``a_r``.
+        left_threshold: initial ``t_l``, in units of x.
+        left_slope: initial ``a_l``.
+        right_threshold: initial ``t_r``, in units of x, above ``left_threshold``.
+        right_slope: initial ``a_r``.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least. Parameters
@@ -63,7 +63,7 @@ class SReLU(Activation):
         return lean(_srelu, self.check(x), *(per_channel(p, x) for p in parameters))
 
     def bounds(self) -> PiecewiseLinear:
-        """Three pieces; crossed thresholds overlap in the middle."""
+        """Three pieces; between crossed thresholds both outer terms apply."""
         low, high = self.left_threshold, self.right_threshold
         left, right = self.left_slope.double(), self.right_slope.double()
         middle = torch.where(low <= high, 1.0, left + right - 1)

@@ -2,22 +2,22 @@
 
 from kafnets.analysis.activation_shapes import ActivationShape, activation_shapes
 from kafnets.analysis.comparison import Comparison, compare
-from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_record import robustness_record
 from kafnets.analysis.robustness_study import RobustnessStudy
-from kafnets.analysis.smell_checks import Check, smell_checks
+from kafnets.analysis.sanity_checks import Check, sanity_checks
 from kafnets.analysis.smooth_kafs import SmoothTails, smoothed
 
 __all__ = [
     "ActivationShape",
     "Check",
     "Comparison",
-    "Outcomes",
+    "PerImageResults",
     "RobustnessStudy",
     "SmoothTails",
     "activation_shapes",
     "compare",
     "robustness_record",
-    "smell_checks",
+    "sanity_checks",
     "smoothed",
 ]

@@ -1,39 +1,9 @@
 """Two networks, or two attacks, judged on the same images: which is better, and could it be chance."""
 
 from dataclasses import dataclass
-from math import exp, fsum, lgamma, log, log1p
-from statistics import NormalDist
 
+from scipy.stats import binomtest, norm
 from torch import Tensor
-
-
-def binomial_tail(successes: int, trials: int, chance: float = 0.5) -> float:
-    """P(X >= successes) for X ~ Binomial(trials, chance), summed term by term.
-
-    Args:
-        successes: any integer; at or below 0 the answer is 1.
-        trials: >= 0.
-        chance: of a success, in (0, 1).
-
-    Raises:
-        ValueError: if ``trials`` is negative, or ``chance`` lies outside (0, 1).
-
-    Example:
-        >>> round(binomial_tail(2, 3), 12), round(binomial_tail(1, 8, 0.02), 3)
-        (0.5, 0.149)
-    """
-    if trials < 0:
-        raise ValueError(f"trials must be >= 0, got {trials}")
-    if not 0 < chance < 1:
-        raise ValueError(f"chance must lie in (0, 1), got {chance}")
-    if successes <= 0:
-        return 1.0
-    yes, no, ways = log(chance), log1p(-chance), lgamma(trials + 1)
-    terms = (
-        ways - lgamma(k + 1) - lgamma(trials - k + 1) + k * yes + (trials - k) * no
-        for k in range(successes, trials + 1)
-    )
-    return min(1.0, fsum(map(exp, terms)))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -54,7 +24,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """
     if min(only_a, only_b) < 0:
         raise ValueError(f"counts must be >= 0, got {only_a} and {only_b}")
-    return min(1.0, 2 * binomial_tail(max(only_a, only_b), only_a + only_b))
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +87,7 @@ def compare(a: Tensor, b: Tensor, *, confidence: float = 0.95) -> Comparison:
     a, b, n = a.bool(), b.bool(), len(a)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p, q = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * ((p + q - (p - q) ** 2) / (n + 2)) ** 0.5
+    half = float(norm.ppf((1 + confidence) / 2)) * ((p + q - (p - q) ** 2) / (n + 2)) ** 0.5
     return Comparison(
         images=n,
         a=int(a.sum()) / n,

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_study import ROLES
-from kafnets.analysis.smell_checks import smell_checks
+from kafnets.analysis.sanity_checks import sanity_checks
 from kafnets.attacks import Attack
 from kafnets.metrics import wilson_interval
 
@@ -33,7 +33,7 @@ def counted(right: Tensor) -> Record:
 
 
 def robustness_record(
-    outcomes: Outcomes,
+    outcomes: PerImageResults,
     facts: Mapping[str, set[str]],
     *,
     attacks: Mapping[str, Attack],
@@ -59,7 +59,7 @@ def robustness_record(
 
     Example:
         >>> columns = {"index": [0, 1], "label": [0, 1], "clean": [1, 1], "white/PGD": [1, 0], "black/Square": [0, 1]}
-        >>> outcomes = Outcomes({name: torch.tensor(values) for name, values in columns.items()})
+        >>> outcomes = PerImageResults({name: torch.tensor(values) for name, values in columns.items()})
         >>> record = robustness_record(outcomes, {}, attacks={}, seconds={}, class_names=["cat", "dog"])
         >>> record["clean"]["accuracy"], record["worst_case"]["accuracy"], record["classes"][1]["class"]
         (1.0, 0.0, 'dog')
@@ -73,14 +73,14 @@ def robustness_record(
         "attacks": {name: _attack(name, attack, outcomes, seconds) for name, attack in attacks.items()},
         "classes": _classes(outcomes, worst, class_names),
         "curves": _curves(outcomes),
-        "checks": [asdict(check) for check in smell_checks(outcomes, facts)],
+        "checks": [asdict(check) for check in sanity_checks(outcomes, facts)],
         "facts": {name: sorted(found) for name, found in facts.items()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "outcomes": outcomes.encode(),
     }
 
 
-def _attack(name: str, attack: Attack, outcomes: Outcomes, seconds: Mapping[str, float]) -> Record:
+def _attack(name: str, attack: Attack, outcomes: PerImageResults, seconds: Mapping[str, float]) -> Record:
     took = {"seconds": round(seconds.get(name, 0.0), 3)}
     return counted(outcomes[name]) | took | {"settings": plain(attack.settings())}
 
@@ -101,7 +101,7 @@ def plain(value: Any) -> Any:
     return getattr(value, "__name__", str(value))
 
 
-def _classes(outcomes: Outcomes, worst: Tensor, class_names: Sequence[str]) -> list[Record]:
+def _classes(outcomes: PerImageResults, worst: Tensor, class_names: Sequence[str]) -> list[Record]:
     rows = []
     for label, name in enumerate(class_names):
         of_class = outcomes["label"] == label
@@ -111,7 +111,7 @@ def _classes(outcomes: Outcomes, worst: Tensor, class_names: Sequence[str]) -> l
     return rows
 
 
-def _curves(outcomes: Outcomes) -> dict[str, list[Record]]:
+def _curves(outcomes: PerImageResults) -> dict[str, list[Record]]:
     curves: dict[str, list[Record]] = {}
     for name in ("eps", "steps", "restarts"):
         columns = outcomes.named(name)

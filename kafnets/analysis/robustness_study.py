@@ -9,8 +9,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from kafnets.analysis.outcomes import Outcomes
-from kafnets.analysis.probes import answers, gradients, half_precision, in_training_mode, loss_along, watched
+from kafnets.analysis.gradient_diagnostics import (
+    answers,
+    gradients,
+    half_precision,
+    in_training_mode,
+    loss_along,
+    watched,
+)
+from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_curves import (
     RESTARTS,
     STEPS,
@@ -21,7 +28,7 @@ from kafnets.analysis.robustness_curves import (
     search_at_restarts,
     search_at_steps,
 )
-from kafnets.attacks import FGSM, Attack, Autograd
+from kafnets.attacks import FGSM, Attack
 from kafnets.logits import check_logits, is_correct
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
@@ -40,7 +47,7 @@ class Measured:
         worst: for each image the first adversarial image that fooled the network, the image itself where none did.
     """
 
-    outcomes: Outcomes
+    outcomes: PerImageResults
     facts: dict[str, set[str]]
     seconds: dict[str, float]
     worst: Tensor
@@ -126,10 +133,10 @@ class RobustnessStudy:
             x: images ``(N, C, H, W)``, floating point, in [0, 1].
             y: true classes, int64 ``(N,)``.
             index: what tells an image from the others of its set, int64 ``(N,)``.
-            keys: of the images, int64 ``(N,)``, from :func:`kafnets.attacks.noise.image_keys`.
+            keys: of the images, int64 ``(N,)``, from :func:`kafnets.keyed_random.image_keys`.
             curves: bool ``(N,)``, the images that the curves and the climb of the loss are measured on; all by default.
             attacked: what attacks and curves ask in its place, up to rounding the same but faster
-                (:class:`kafnets.backbones.Fused`); ``net`` judges what the attacks find.
+                (:class:`kafnets.fused.Fused`); ``net`` judges what the attacks find.
 
         Raises:
             ValueError: as any attack does, for images, labels or networks that can't be attacked.
@@ -151,7 +158,7 @@ class RobustnessStudy:
                     run.attack(name, attack, clean)
             with run.timed("curves"):
                 self._curves(run, torch.ones_like(clean) if curves is None else curves)
-        return Measured(Outcomes(run.columns), run.facts | {"changed": run.changed}, run.seconds, run.worst)
+        return Measured(PerImageResults(run.columns), run.facts | {"changed": run.changed}, run.seconds, run.worst)
 
     def _probe(self, run: "_Run") -> None:
         found = answers(run.net, run.x) | gradients(run.net, run.x, run.y, self.ball)
@@ -174,45 +181,31 @@ class RobustnessStudy:
 
 
 def name_attacks(attacks: Iterable[tuple[str, Attack]]) -> dict[str, Attack]:
-    """``role/name`` of each; where two would be called the same, their loss is said as well.
+    """Each attack under ``role/name``.
 
     Raises:
-        ValueError: if two are still called the same.
+        ValueError: if two have the same name.
 
     Example:
         >>> from kafnets.attacks import PGD
         >>> list(name_attacks([("white", FGSM()), ("white", PGD(steps=2))]))
-        ['white/FGSM-1 Linf eps 8/255 step 10/255', 'white/PGD-2-1 Linf eps 8/255 step 2/255']
+        ['white/FGSM Linf eps 8/255', 'white/PGD-2-1 Linf eps 8/255']
     """
-    listed = [(f"{role}/{label(attack)}", attack) for role, attack in attacks]
-    plain = [name for name, _ in listed]
     named: dict[str, Attack] = {}
-    for name, attack in listed:
-        full = name if plain.count(name) == 1 else f"{name} {attack.settings()['loss']}"
-        if full in named:
-            raise ValueError(f"two attacks are both {full}; leave one out, or give them different settings")
-        named[full] = attack
+    for role, attack in attacks:
+        name = f"{role}/{attack}"
+        if name in named:
+            raise ValueError(f"two attacks are both {name}; leave one out, or give them different settings")
+        named[name] = attack
     return named
-
-
-def label(attack: Attack) -> str:
-    """The attack's name, and where its gradients come from if they are not exact.
-
-    Example:
-        >>> from kafnets.attacks import EOT, PGD
-        >>> label(PGD(steps=2, estimator=EOT(20)))
-        'PGD-2-1 Linf eps 8/255 step 2/255, EOT'
-    """
-    exact = isinstance(attack.estimator, Autograd)
-    return str(attack) if exact else f"{attack}, {type(attack.estimator).__name__}"
 
 
 def check_one_ball(attacks: Iterable[Attack]) -> None:
     """Raise ``ValueError`` unless all attacks share norm and eps > 0: a worst case over different balls is none."""
-    balls = {(type(attack.norm).__name__, attack.eps): str(attack) for attack in attacks}
+    balls = {attack.threat: str(attack) for attack in attacks}
     if len(balls) > 1:
         raise ValueError(f"all attacks must share one norm and one eps, got {'; '.join(balls.values())}")
-    if any(eps == 0 for _, eps in balls):
+    if any(threat.eps == 0 for threat in balls):
         raise ValueError("eps must be > 0: there is nothing to search in a ball of radius 0")
 
 

@@ -8,15 +8,14 @@ from kafnets.attacks.cw import CW
 from kafnets.attacks.deepfool import DeepFool
 from kafnets.attacks.fab import FAB
 from kafnets.attacks.fgsm import FGSM
-from kafnets.attacks.gradients import EOT, Autograd, FiniteDifferences, GradientEstimator
+from kafnets.attacks.gradient_estimators import EOT, Autograd, FiniteDifferences, GradientEstimator
 from kafnets.attacks.mifgsm import MIFGSM
-from kafnets.attacks.noise_control import GaussianNoise, SphereNoise, UniformNoise
-from kafnets.attacks.norms import L2, Linf, Norm
-from kafnets.attacks.norms_l1 import L1
 from kafnets.attacks.pgd import PGD
+from kafnets.attacks.random_noise import GaussianNoise, SphereNoise, UniformNoise
 from kafnets.attacks.square import Square
 from kafnets.attacks.suite import AutoAttack, Suite
 from kafnets.attacks.transfer import Transfer
+from kafnets.threat import L1, L2, Linf, Norm
 
 __all__ = [
     "APGD",

@@ -1,16 +1,17 @@
 """Auto-PGD: projected gradient ascent that chooses its own steps."""
 
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor
 
+from kafnets.attacks.apgd_ascent import Phase, way_up
 from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_look_due
-from kafnets.attacks.climbs import Phase, way_up
-from kafnets.attacks.gradients import GradientEstimator
-from kafnets.attacks.norms import Norm
-from kafnets.attacks.worst import Worst
+from kafnets.attacks.gradient_estimators import GradientEstimator
+from kafnets.attacks.worst_case import WorstCase
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
+from kafnets.threat import Norm, ThreatModel
 
 
 class APGD(Attack):
@@ -18,22 +19,23 @@ class APGD(Attack):
 
     From a random start, ``z = project(x_t + eta direction(grad))``,
     ``x_{t+1} = project(x_t + 0.75 (z - x_t) + 0.25 (x_t - x_{t-1}))``, the first step without momentum, ``eta = 2
-    eps``. At the :func:`~kafnets.attacks.climbs.checkpoints`, an image whose loss rose in at most 0.75 of the steps
+    eps``. At the
+    :func:`~kafnets.attacks.apgd_self._climb.checkpoints`, an image whose loss rose in at most 0.75 of the steps
     since the last one, or whose eta was not halved then and whose best loss is the same, goes on from its best point
     with half of eta.
 
-    In :class:`~kafnets.attacks.norms_l1.L1` another algorithm (Croce and Hein 2021, arXiv 2103.01208): steps along few
+    In :class:`~kafnets.threat.l1.L1` another algorithm (Croce and Hein 2021, arXiv 2103.01208): steps along few
     pixels, without momentum, first within 3 eps, then 2 eps, then eps. See
-    :class:`~kafnets.attacks.climbs.SparseClimb`.
+    :class:`~kafnets.attacks.apgd_self._climb.SparseClimb`.
 
-    Each image keeps its own eta. With ``early_stop`` success counts at any iterate; otherwise, and for an image that
+    Each image keeps its own eta. In evaluation success counts at any iterate; otherwise, and for an image that
     withstands, the iterate of the largest loss is returned.
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
-        steps: gradient steps a start, >= 1.
-        restarts: starts an image, >= 1.
-        norm, early_stop, eval_mode, loss, estimator: see :class:`~kafnets.attacks.base.Attack`. AutoAttack takes
+        steps: gradient steps per start, >= 1.
+        restarts: starts per image, >= 1.
+        norm, loss, estimator: see :class:`~kafnets.attacks.base.Attack`. AutoAttack takes
             the cross-entropy and (in its version "plus") :func:`~kafnets.losses.dlr`.
 
     Example:
@@ -44,43 +46,36 @@ class APGD(Attack):
         tensor([[0.4000, 0.4000]])
     """
 
+    headline: ClassVar[tuple[str, ...]] = ("steps", "restarts")
+
     def __init__(
         self,
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         steps: int = 100,
         restarts: int = 1,
         norm: Norm | None = None,
-        early_stop: bool = True,
-        eval_mode: bool = True,
         loss: Loss = cross_entropy,
         estimator: GradientEstimator | None = None,
     ) -> None:
-        super().__init__(
-            eps=eps,
-            norm=norm,
-            restarts=restarts,
-            early_stop=early_stop,
-            eval_mode=eval_mode,
-            loss=loss,
-            estimator=estimator,
-        )
+        super().__init__(eps=eps, norm=norm, restarts=restarts, loss=loss, estimator=estimator)
         self.steps = at_least_one("steps", steps)
+
+    def _face(self, threat: ThreatModel) -> None:
+        super()._face(threat)
         self._climb = way_up(self.norm)
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One ascent from one start."""
-        return self.climb(net, self.loss, x, (y,), keys)
+        return self.climb(net, self.loss, x, (y,), keys, early_stop=early_stop)
 
     def passes(self) -> int:
-        """Three a step."""
+        """Three per step."""
         return 3 * self.steps * self.restarts
 
-    def __str__(self) -> str:
-        name = type(self).__name__
-        return super().__str__().replace(name, f"{name}-{self.steps}-{self.restarts}")
-
-    def climb(self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor) -> Tensor:
+    def climb(
+        self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor, *, early_stop: bool
+    ) -> Tensor:
         """One ascent of any loss of logits and ``labels``, of which the first are the true classes.
 
         Returns:
@@ -91,7 +86,7 @@ class APGD(Attack):
         for phase, then in pairwise(phases):
             _, at = self._ascend(net, loss, x, labels, keys, at, phase, first, early_stop=False)
             at, first = self.norm.project(at, x, then.eps), first + phase.steps + 1
-        return self._ascend(net, loss, x, labels, keys, at, phases[-1], first, early_stop=self.early_stop)[0]
+        return self._ascend(net, loss, x, labels, keys, at, phases[-1], first, early_stop=early_stop)[0]
 
     def _ascend(
         self,
@@ -112,7 +107,7 @@ class APGD(Attack):
         """
         grad, logits, value = self.estimate(net, loss, start, labels, keys, first)
         climb = self._climb.begin(self.norm, phase.eps, x, keys, start, grad, value)
-        worst, reconsider = Worst(start, is_correct(logits, labels[0]), value), self._climb.checkpoints(phase.steps)
+        worst, reconsider = WorstCase(start, is_correct(logits, labels[0]), value), self._climb.checkpoints(phase.steps)
         for step in range(1, phase.steps + 1):
             if early_stop and is_look_due(step - 1, x.device):
                 standing = worst.correct[climb.index].nonzero().flatten()

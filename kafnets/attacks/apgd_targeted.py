@@ -8,41 +8,30 @@ from torch import Tensor
 
 from kafnets.attacks.apgd import APGD
 from kafnets.attacks.base import Net, at_least_one
-from kafnets.attacks.gradients import GradientEstimator
-from kafnets.attacks.noise import image_keys
-from kafnets.attacks.norms import Norm
-from kafnets.attacks.worst import Worst
-from kafnets.logits import is_correct
+from kafnets.attacks.gradient_estimators import GradientEstimator
+from kafnets.attacks.worst_case import WorstCase
+from kafnets.keyed_random import image_keys
+from kafnets.logits import is_correct, likely_wrong_classes
 from kafnets.losses import margin, targeted_dlr
+from kafnets.threat import Norm
 
 TargetedLoss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def most_likely_wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """The wrong classes of each image, the most likely first: int64 ``(classes - 1, N)``.
-
-    Example:
-        >>> most_likely_wrong(torch.tensor([[0.0, 3.0, 1.0, 2.0]]), torch.tensor([1])).flatten()
-        tensor([3, 2, 0])
-    """
-    wrong = logits.scatter(1, y.unsqueeze(1), float("-inf"))
-    return wrong.argsort(dim=1, descending=True, stable=True)[:, :-1].T
 
 
 class APGDT(APGD):
     """APGD towards each of the most likely wrong classes in turn (Croce and Hein 2020, section 4.1).
 
     The classes are ordered by the logits of the image itself. Whatever class an image ends in counts, as long as it is
-    not the true one; with ``early_stop`` it meets no further target then. Images that withstand are compared by their
+    not the true one; in evaluation it meets no further target then. Images that withstand are compared by their
     margin.
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
-        steps: gradient steps a start and target, >= 1.
+        steps: gradient steps per start and target, >= 1.
         targets: wrong classes tried, >= 1; all of them where there are fewer.
         targeted_loss: what to maximise, ``(logits (N, classes), y (N,), target (N,)) -> (N,)``. The default,
             :func:`~kafnets.losses.targeted_dlr`, needs four classes.
-        restarts, norm, early_stop, eval_mode, estimator: see :class:`~kafnets.attacks.apgd.APGD`.
+        restarts, norm, estimator: see :class:`~kafnets.attacks.apgd.APGD`.
 
     Example:
         >>> x, y = torch.full((1, 4), 0.5), torch.tensor([0])
@@ -55,13 +44,11 @@ class APGDT(APGD):
     def __init__(
         self,
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         steps: int = 100,
         targets: int = 9,
         restarts: int = 1,
         norm: Norm | None = None,
-        early_stop: bool = True,
-        eval_mode: bool = True,
         targeted_loss: TargetedLoss = targeted_dlr,
         estimator: GradientEstimator | None = None,
     ) -> None:
@@ -70,33 +57,29 @@ class APGDT(APGD):
             steps=steps,
             restarts=restarts,
             norm=norm,
-            early_stop=early_stop,
-            eval_mode=eval_mode,
             loss=margin,
             estimator=estimator,
         )
         self.targets = at_least_one("targets", targets)
         self.targeted_loss = targeted_loss
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One ascent towards each target from one start."""
-        logits = self._answers(net, x, y)
-        worst = Worst(x, is_correct(logits, y), self.loss(logits, y))
-        for number, target in enumerate(most_likely_wrong(logits, y)[: self.targets]):
-            left = worst.standing() if self.early_stop else torch.arange(len(x), device=x.device)
+        logits = self._answers(net, x)
+        worst = WorstCase(x, is_correct(logits, y), self.loss(logits, y))
+        for number, target in enumerate(likely_wrong_classes(logits, y, self.targets).T):
+            left = worst.standing() if early_stop else torch.arange(len(x), device=x.device)
             if len(left) == 0:
                 break
             labels = (y[left], target[left])
-            found = self.climb(net, self.targeted_loss, x[left], labels, image_keys(keys[left], number))
-            worst.update(left, found, *self._judge(net, found, y[left], known=True))
+            start = image_keys(keys[left], number)
+            found = self.climb(net, self.targeted_loss, x[left], labels, start, early_stop=early_stop)
+            worst.update(left, found, *self._judge(net, found, y[left]))
         return worst.images
 
     def _losses(self) -> tuple[Callable[..., Tensor], ...]:
         return (self.loss, self.targeted_loss)
 
     def passes(self) -> int:
-        """Three a step and target."""
+        """Three per step and target."""
         return self.targets * super().passes()
-
-    def __str__(self) -> str:
-        return super().__str__().replace("APGDT", f"APGD-T-{self.targets}")

@@ -1,13 +1,15 @@
 """Backward passes that are not those of the forward pass."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from kafnets.attacks.base import Attack, Net
+from kafnets.threat import ThreatModel
 
 Substitutes: TypeAlias = Mapping[nn.Module, Callable[[Tensor], Tensor]]
 
@@ -70,18 +72,31 @@ class BPDA(Attack):
 
     def __init__(self, *, attack: Attack, substitutes: Callable[[nn.Module], Substitutes]) -> None:
         super().__init__(
-            eps=attack.eps,
-            norm=attack.norm,
-            restarts=attack.restarts,
-            early_stop=attack.early_stop,
-            eval_mode=attack.eval_mode,
-            loss=attack.loss,
-            estimator=attack.estimator,
+            eps=attack.eps, norm=attack.norm, restarts=attack.restarts, loss=attack.loss, estimator=attack.estimator
         )
         self.attack, self.substitutes = attack, substitutes
 
+    def within(self, threat: ThreatModel) -> Self:
+        """The attack in the threat model of a run, with the same substitutes."""
+        bound = copy.copy(self)
+        bound.attack = self.attack.within(threat)
+        bound._face(bound.attack.threat)
+        return bound
+
     def __call__(self, net: Net, x: Tensor, y: Tensor, *, keys: Tensor | None = None) -> Tensor:
         """Call the attack."""
+        with self._replaced(net):
+            return self.attack(net, x, y, keys=keys)
+
+    def craft(
+        self, net: Net, x: Tensor, target: Tensor, *, keys: Tensor | None = None, eval_mode: bool = False
+    ) -> Tensor:
+        """Craft with the attack."""
+        with self._replaced(net):
+            return self.attack.craft(net, x, target, keys=keys, eval_mode=eval_mode)
+
+    @contextmanager
+    def _replaced(self, net: Net) -> Iterator[None]:
         if not isinstance(net, nn.Module):
             raise TypeError(f"BPDA replaces modules, so it takes a torch.nn.Module, got {type(net).__name__}")
         with torch.inference_mode(False):  # what is copied of the network must be differentiable through
@@ -89,11 +104,11 @@ class BPDA(Attack):
         if not substitutes:
             raise ValueError(f"{self.substitutes!r} found no module to replace in {type(net).__name__}")
         with replaced_backward(substitutes):
-            return self.attack(net, x, y, keys=keys)
+            yield
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One attempt of the attack, with nothing replaced; calling does that."""
-        return self.attack.run(net, x, y, keys)
+        return self.attack.run(net, x, y, keys, early_stop=early_stop)
 
     def passes(self) -> int:
         """Those of the attack."""
@@ -105,9 +120,6 @@ class BPDA(Attack):
         substitutes = getattr(self.substitutes, "__qualname__", repr(self.substitutes))
         rest = {"substitutes": substitutes, "attack_with_substitutes": self.attack.settings()}
         return {**super().settings(), "attack": type(self).__name__, **rest}
-
-    def __str__(self) -> str:
-        return f"BPDA {self.attack}"
 
 
 class _Replace(torch.autograd.Function):

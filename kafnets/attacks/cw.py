@@ -1,14 +1,16 @@
 """The attack of Carlini and Wagner."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one
 from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
-from kafnets.attacks.norms import L2
 from kafnets.logits import is_correct
+from kafnets.losses import margin
+from kafnets.threat import L2, ThreatModel
 
 _BOX = 1 - 1e-6  # keeps atanh of black and white finite
 
@@ -23,13 +25,12 @@ class CW(MinimumNorm):
     done.
 
     Args:
-        eps: radius of the ball in input units.
+        eps: radius of the L2 ball in input units; 0.5 outside a run.
         steps: of Adam for each c, >= 1.
         search_steps: values of c, >= 1.
         step_size: Adam's learning rate, in units of w, > 0.
         first_constant: the first c, > 0.
         confidence: the margin of logits an error must have, >= 0; more carries over to other networks better.
-        early_stop, eval_mode: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -41,21 +42,20 @@ class CW(MinimumNorm):
         tensor([0.0501])
     """
 
-    norm: L2
+    default_threat: ClassVar[ThreatModel] = ThreatModel(L2(), 0.5)
+    headline: ClassVar[tuple[str, ...]] = ("steps", "search_steps")
 
     def __init__(
         self,
         *,
-        eps: float | str = 0.5,
+        eps: float | str | None = None,
         steps: int = 1000,
         search_steps: int = 9,
         step_size: float = 0.01,
         first_constant: float = 1e-3,
         confidence: float = 0.0,
-        early_stop: bool = True,
-        eval_mode: bool = True,
     ) -> None:
-        super().__init__(eps=eps, norm=L2(), early_stop=early_stop, eval_mode=eval_mode)
+        super().__init__(eps=eps)
         self.steps = at_least_one("steps", steps)
         self.search_steps = at_least_one("search_steps", search_steps)
         for name, value, default in (("step_size", step_size, 0.01), ("first_constant", first_constant, 1e-3)):
@@ -64,6 +64,11 @@ class CW(MinimumNorm):
         if not 0 <= confidence < float("inf"):
             raise ValueError(f"confidence must be >= 0 and finite, got {confidence:g}; the default is 0")
         self.step_size, self.first_constant, self.confidence = step_size, first_constant, confidence
+
+    def _face(self, threat: ThreatModel) -> None:
+        if not isinstance(threat.norm, L2):
+            raise ValueError(f"CW minimises an L2 distance and can't attack within {threat}; leave CW out")
+        super()._face(threat)
 
     def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
         """The binary search for c, for each image its own."""
@@ -88,8 +93,8 @@ class CW(MinimumNorm):
         w = ((2 * x - 1) * _BOX).atanh()
         adam = _Adam.zeros_like(w)
         for step in range(self.steps):
-            x_adv, margin, grad = self._objective(net, w, x, y, c)
-            wrong = margin < -self.confidence
+            x_adv, lead, grad = self._objective(net, w, x, y, c)
+            wrong = lead < -self.confidence
             found.keep(left[wrong], x_adv[wrong], self.norm.size(x_adv - x)[wrong])
             going = found.sizes[left] > enough
             w = w - self.step_size * adam.direction(grad, step + 1)
@@ -101,24 +106,20 @@ class CW(MinimumNorm):
         return found
 
     def _objective(self, net: Net, w: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The image, its margin ``(N,)`` (< 0 where it is misclassified), and the gradient of the loss by w."""
+        """The image, the lead of the true class ``(N,)`` (< 0 where it loses), and the gradient of the loss by w."""
         w = w.detach().requires_grad_(True)
         x_adv = (w.tanh() + 1) / 2
         logits = net(x_adv)
-        true = y.unsqueeze(1)
-        margin = logits.gather(1, true).squeeze(1) - logits.scatter(1, true, -torch.inf).amax(1)
-        loss = (x_adv - x).flatten(1).square().sum(1) + c * (margin + self.confidence).clamp_min(0)
+        lead = -margin(logits, y)
+        loss = (x_adv - x).flatten(1).square().sum(1) + c * (lead + self.confidence).clamp_min(0)
         (grad,) = torch.autograd.grad(loss.sum(), w)
         if not bool(torch.isfinite(grad[is_correct(logits, y)]).all()):
             raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
-        return x_adv.detach(), margin.detach(), grad
+        return x_adv.detach(), lead.detach(), grad
 
     def passes(self) -> int:
         """Three a step of each minimisation."""
         return 3 * self.steps * self.search_steps
-
-    def __str__(self) -> str:
-        return super().__str__().replace("CW", f"CW-{self.steps}-{self.search_steps}")
 
 
 @dataclass

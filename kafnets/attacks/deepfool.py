@@ -1,13 +1,15 @@
 """DeepFool."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one
-from kafnets.attacks.boundaries import gain, likely_wrong_classes, nearest_boundary
-from kafnets.attacks.minimum_norm import MinimumNorm, Nearest, per_image
-from kafnets.attacks.norms import Norm
-from kafnets.logits import is_correct
+from kafnets.attacks.linearized_boundary import gain, nearest_boundary
+from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
+from kafnets.logits import is_correct, likely_wrong_classes
+from kafnets.threat import Norm, per_image
 
 _BEYOND = 1e-4  # of the authors' code, in input units: a step never ends on the boundary itself
 
@@ -24,7 +26,7 @@ class DeepFool(MinimumNorm):
         steps: >= 1.
         classes: the most likely wrong classes to consider, at most this many, >= 1; one backward pass each a step.
         overshoot: how far beyond the plane, as a fraction of the step, >= 0.
-        norm, early_stop, eval_mode: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
+        norm: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -36,18 +38,18 @@ class DeepFool(MinimumNorm):
         tensor([0.0501])
     """
 
+    headline: ClassVar[tuple[str, ...]] = ("steps",)
+
     def __init__(
         self,
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         steps: int = 50,
         classes: int = 9,
         overshoot: float = 0.02,
         norm: Norm | None = None,
-        early_stop: bool = True,
-        eval_mode: bool = True,
     ) -> None:
-        super().__init__(eps=eps, norm=norm, early_stop=early_stop, eval_mode=eval_mode)
+        super().__init__(eps=eps, norm=norm)
         self.steps = at_least_one("steps", steps)
         self.classes = at_least_one("classes", classes)
         if not 0 <= overshoot < float("inf"):
@@ -74,6 +76,3 @@ class DeepFool(MinimumNorm):
     def passes(self) -> int:
         """Two forward a step, and a backward one for each class."""
         return self.steps * (2 + 2 * self.classes)
-
-    def __str__(self) -> str:
-        return super().__str__().replace("DeepFool", f"DeepFool-{self.steps}")

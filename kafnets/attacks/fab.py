@@ -1,15 +1,17 @@
 """The fast adaptive boundary attack."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one
-from kafnets.attacks.boundaries import likely_wrong_classes, nearest_boundary
-from kafnets.attacks.minimum_norm import MinimumNorm, Nearest, per_image
-from kafnets.attacks.noise import image_keys
-from kafnets.attacks.norms import Norm
-from kafnets.attacks.planes import step_to_plane
-from kafnets.logits import is_correct
+from kafnets.attacks.hyperplane_projection import step_to_plane
+from kafnets.attacks.linearized_boundary import nearest_boundary
+from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
+from kafnets.keyed_random import image_keys
+from kafnets.logits import is_correct, likely_wrong_classes
+from kafnets.threat import Norm, per_image
 
 
 class FAB(MinimumNorm):
@@ -34,7 +36,7 @@ class FAB(MinimumNorm):
         alpha_max: the most the image attracts, in [0, 1].
         eta: how far to step beyond the plane, >= 1.
         beta: what is kept of the distance from the image in a move back, in (0, 1).
-        norm, early_stop, eval_mode: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
+        norm: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -46,10 +48,12 @@ class FAB(MinimumNorm):
         tensor([0.0503])
     """
 
+    headline: ClassVar[tuple[str, ...]] = ("steps", "restarts")
+
     def __init__(
         self,
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         targeted: bool = True,
         classes: int = 9,
         steps: int = 100,
@@ -59,10 +63,8 @@ class FAB(MinimumNorm):
         eta: float = 1.05,
         beta: float = 0.9,
         norm: Norm | None = None,
-        early_stop: bool = True,
-        eval_mode: bool = True,
     ) -> None:
-        super().__init__(eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode)
+        super().__init__(eps=eps, norm=norm, restarts=restarts)
         self.targeted = targeted
         self.classes = at_least_one("classes", classes)
         self.steps = at_least_one("steps", steps)
@@ -125,7 +127,3 @@ class FAB(MinimumNorm):
         here, image = (self.norm.size(step).clamp_min(1e-8) for step in (from_here, from_image))
         a = per_image((here / (here + image)).clamp_max(self.alpha_max), x)
         return ((1 - a) * (x_adv + self.eta * from_here) + a * (x + self.eta * from_image)).clamp(0, 1)
-
-    def __str__(self) -> str:
-        kind = f"FAB-T-{self.classes}" if self.targeted else "FAB"
-        return super().__str__().replace("FAB", f"{kind}-{self.steps}-{self.restarts}")

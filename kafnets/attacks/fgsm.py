@@ -1,9 +1,11 @@
 """The fast gradient sign method."""
 
-from kafnets.attacks.base import Loss, in_input_units
-from kafnets.attacks.norms import Norm
+from typing import ClassVar
+
+from kafnets.attacks.base import Loss, positive_and_finite
 from kafnets.attacks.pgd import PGD
 from kafnets.losses import cross_entropy
+from kafnets.threat import Norm
 
 
 class FGSM(PGD):
@@ -15,7 +17,7 @@ class FGSM(PGD):
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
         alpha: length of the step as a multiple of eps, > 0.
-        random_start, restarts, norm, early_stop, eval_mode, loss: see :class:`~kafnets.attacks.pgd.PGD`.
+        random_start, restarts, norm, loss: see :class:`~kafnets.attacks.pgd.PGD`.
 
     Example:
         >>> import torch
@@ -25,33 +27,22 @@ class FGSM(PGD):
         tensor([[0.4000, 0.6000]])
     """
 
+    headline: ClassVar[tuple[str, ...]] = ()
+
     def __init__(
         self,
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         alpha: float = 1.25,
         random_start: bool = True,
         restarts: int = 1,
         norm: Norm | None = None,
-        early_stop: bool = True,
-        eval_mode: bool = True,
         loss: Loss = cross_entropy,
     ) -> None:
-        if not 0 < alpha < float("inf"):
-            raise ValueError(f"alpha must be > 0 and finite, got {alpha:g}")
-        eps = in_input_units("eps", eps)
-        super().__init__(
-            eps=eps,
-            step_size=alpha * eps or alpha,  # eps = 0 leaves nothing to step in, but a step must have a length
-            steps=1,
-            restarts=restarts,
-            random_start=random_start,
-            norm=norm,
-            early_stop=early_stop,
-            eval_mode=eval_mode,
-            loss=loss,
-        )
-        self.alpha = alpha
+        super().__init__(eps=eps, steps=1, restarts=restarts, random_start=random_start, norm=norm, loss=loss)
+        self.alpha = positive_and_finite("alpha", alpha)
 
-    def __str__(self) -> str:
-        return super().__str__().replace("PGD-1-", "FGSM-")
+    @property
+    def step_size(self) -> float:
+        """Length of the step, in input units."""
+        return self.alpha * self.eps

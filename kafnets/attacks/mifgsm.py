@@ -1,13 +1,14 @@
 """The momentum iterative fast gradient sign method."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Loss, Net, at_least_one, in_input_units
-from kafnets.attacks.minimum_norm import per_image
-from kafnets.attacks.norms import Norm
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, positive_and_finite
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
+from kafnets.threat import Norm, in_input_units, per_image
 
 
 class MIFGSM(Attack):
@@ -21,7 +22,7 @@ class MIFGSM(Attack):
         steps: >= 1.
         step_size: length of a step in the norm of the ball, > 0, a number or ``"2/255"``; None for ``eps / steps``.
         decay: what is kept of the sum at each step, >= 0; 0 is the iterative method without momentum.
-        norm, early_stop, eval_mode, loss: see :class:`~kafnets.attacks.base.Attack`.
+        norm, loss: see :class:`~kafnets.attacks.base.Attack`.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -33,28 +34,34 @@ class MIFGSM(Attack):
         tensor([[0.4000, 0.6000]])
     """
 
+    headline: ClassVar[tuple[str, ...]] = ("steps",)
+    soft_targets: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         steps: int = 10,
         step_size: float | str | None = None,
         decay: float = 1.0,
         norm: Norm | None = None,
-        early_stop: bool = True,
-        eval_mode: bool = True,
         loss: Loss = cross_entropy,
     ) -> None:
-        super().__init__(eps=eps, norm=norm, early_stop=early_stop, eval_mode=eval_mode, loss=loss)
+        super().__init__(eps=eps, norm=norm, loss=loss)
         self.steps = at_least_one("steps", steps)
-        self.step_size = self.eps / steps if step_size is None else in_input_units("step_size", step_size)
-        if not (0 < self.step_size < float("inf") or self.eps == 0):
-            raise ValueError(f"step_size must be > 0 and finite, got {self.step_size:g}; the default is eps / steps")
+        self._own_step = None if step_size is None else in_input_units("step_size", step_size)
+        if self._own_step is not None:
+            positive_and_finite("step_size", self._own_step, "; the default is eps / steps")
         if not 0 <= decay < float("inf"):
             raise ValueError(f"decay must be >= 0 and finite, got {decay:g}; the default is 1")
         self.decay = decay
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+    @property
+    def step_size(self) -> float:
+        """Length of a step, in input units."""
+        return self.eps / self.steps if self._own_step is None else self._own_step
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One ascent from the image."""
         x_adv, momentum = x.clone(), torch.zeros_like(x)
         result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
@@ -62,7 +69,7 @@ class MIFGSM(Attack):
             grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,), keys, step)
             size = per_image(grad.flatten(1).abs().sum(1), grad)
             momentum = self.decay * momentum + torch.where(size > 0, grad / size, 0)
-            if self.early_stop:
+            if early_stop:
                 going = is_correct(logits, y)
                 result[left[~going]] = x_adv[~going]
                 left, x, y, keys, x_adv, momentum = (t[going] for t in (left, x, y, keys, x_adv, momentum))
@@ -73,8 +80,5 @@ class MIFGSM(Attack):
         return result
 
     def passes(self) -> int:
-        """Three a step."""
+        """Three per step."""
         return 3 * self.steps
-
-    def __str__(self) -> str:
-        return super().__str__().replace("MIFGSM", f"MIFGSM-{self.steps}")

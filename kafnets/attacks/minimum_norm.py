@@ -6,17 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Net
-from kafnets.attacks.noise import image_keys
-from kafnets.attacks.undisturbed import undisturbed
-from kafnets.logits import check_logits, is_correct
+from kafnets.attacks.base import Attack, Net, check_classes, check_images, keys_for
+from kafnets.attacks.preserve_state import preserve_state
+from kafnets.attacks.queries import QueriedNet
+from kafnets.keyed_random import image_keys
+from kafnets.logits import is_correct
+from kafnets.threat import per_image
 
 _ROUNDING = 1 - 1e-5  # what is this much nearer than eps is within eps, however its size is computed
-
-
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """``(N,)`` as ``(N, 1, ...)``, ready to be combined with images."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 @dataclass
@@ -50,7 +47,7 @@ class MinimumNorm(Attack):
     it fools the network (or raises its loss). :meth:`nearest` returns what was found at any distance: one search for
     the robust accuracy at every eps.
 
-    With ``early_stop`` an image leaves the search once an error within eps is known, which the answer at eps cannot
+    In evaluation at eps an image leaves the search once an error within eps is known, which the answer at eps cannot
     tell from a longer search. The search itself does not depend on eps unless it starts at random, so a larger eps
     finds no less of what was found within it.
 
@@ -71,21 +68,20 @@ class MinimumNorm(Attack):
             enough: an image needs no further search once its error is at least this near.
         """
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One attempt, brought within eps."""
         within = self.eps * _ROUNDING
-        found = self._search(net, x, y, keys, enough=within if self.early_stop else 0.0)
+        found = self._search(net, x, y, keys, enough=within if early_stop else 0.0)
         inside = per_image(found.sizes <= within, x)
         return torch.where(inside, found.images, self.norm.project(found.images, x, self.eps))
 
     def nearest(self, net: Net, x: Tensor, y: Tensor, *, keys: Tensor | None = None) -> Nearest:
         """The nearest errors over all restarts, at any distance; arguments as when called."""
-        self._check(x, y)
-        if keys is None:
-            keys = torch.randint(2**62, (len(x),)).to(x.device)
-        elif keys.shape != y.shape:
-            raise ValueError(f"keys must be one an image, shape ({len(x)},), got {tuple(keys.shape)}")
-        with undisturbed(net, eval_mode=self.eval_mode):
+        check_images(x)
+        check_classes(x, y)
+        keys = keys_for(x, keys)
+        with preserve_state(net, eval_mode=True):
+            net = QueriedNet(net, y)
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()
             best, everywhere = Nearest.none(x), torch.arange(len(x), device=x.device)
             for restart in range(self.restarts if len(x) else 0):
@@ -96,7 +92,6 @@ class MinimumNorm(Attack):
     def _search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, enough: float) -> Nearest:
         with torch.no_grad():
             logits = net(x)
-        check_logits(logits, y)
         found, right = Nearest.none(x), is_correct(logits, y)
         found.sizes[~right] = 0
         if bool(right.any()):

@@ -1,16 +1,17 @@
 """A black-box attack: random squares, kept where they help."""
 
 from bisect import bisect_left
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_look_due
-from kafnets.attacks.noise import image_keys
-from kafnets.attacks.norms import Norm
-from kafnets.attacks.squares import squares_of
-from kafnets.attacks.worst import Worst
+from kafnets.attacks.square_perturbations import squares_of
+from kafnets.attacks.worst_case import WorstCase
+from kafnets.keyed_random import image_keys
 from kafnets.losses import margin
+from kafnets.threat import Norm, ThreatModel
 
 # the share of the image that a square covers is halved after these queries
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -38,11 +39,10 @@ class Square(Attack):
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
-        queries: changes tried a start, >= 1.
+        queries: changes tried per start, >= 1.
         p_init: share of the image that the first squares cover, in (0, 1].
-        restarts: starts an image, >= 1.
+        restarts: starts per image, >= 1.
         norm: Linf, L2 or L1.
-        early_stop, eval_mode: see :class:`~kafnets.attacks.base.Attack`.
         loss: what to maximise; the margin, as in AutoAttack, or the cross-entropy.
 
     Raises:
@@ -55,26 +55,29 @@ class Square(Attack):
         (tensor([0]), tensor([1]))
     """
 
+    headline: ClassVar[tuple[str, ...]] = ("queries", "restarts")
+
     def __init__(
         self,
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         queries: int = 5000,
         p_init: float = 0.8,
         restarts: int = 1,
         norm: Norm | None = None,
-        early_stop: bool = True,
-        eval_mode: bool = True,
         loss: Loss = margin,
     ) -> None:
-        super().__init__(eps=eps, norm=norm, restarts=restarts, early_stop=early_stop, eval_mode=eval_mode, loss=loss)
+        super().__init__(eps=eps, norm=norm, restarts=restarts, loss=loss)
         self.queries = at_least_one("queries", queries)
         if not 0 < p_init <= 1:
             raise ValueError(f"p_init must lie in (0, 1], got {p_init:g}; the default is 0.8")
         self.p_init = p_init
+
+    def _face(self, threat: ThreatModel) -> None:
+        super()._face(threat)
         self._squares = squares_of(self.norm)
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One search from one start."""
         shape, x = x.shape, x if x.dim() == 4 else x.reshape(len(x), 1, 1, -1)
 
@@ -82,10 +85,10 @@ class Square(Attack):
             return net(images.reshape(-1, *shape[1:]))
 
         start = self.norm.project(self._squares.start(x, self.eps, keys), x, self.eps)
-        worst = Worst(start, *self._judge(flat_net, start, y))
+        worst = WorstCase(start, *self._judge(flat_net, start, y))
         left, project = torch.arange(len(x), device=x.device), self.norm.projection(x, self.eps)
         for query in range(self.queries):
-            if self.early_stop and is_look_due(query, x.device):
+            if early_stop and is_look_due(query, x.device):
                 standing = worst.correct[left].nonzero().flatten()
                 if len(standing) < len(left):
                     left, x, y, keys = (rows[standing] for rows in (left, x, y, keys))
@@ -94,12 +97,9 @@ class Square(Attack):
                     break
             share, fresh = share_of_the_image(self.p_init, query), image_keys(keys, query)
             tried = project(self._squares.change(x, worst.images[left], self.eps, share, fresh))
-            worst.update(left, tried, *self._judge(flat_net, tried, y, known=True))
+            worst.update(left, tried, *self._judge(flat_net, tried, y))
         return worst.images.reshape(shape)
 
     def passes(self) -> int:
-        """One a query."""
+        """One per query."""
         return self.queries * self.restarts
-
-    def __str__(self) -> str:
-        return super().__str__().replace("Square", f"Square-{self.queries}-{self.restarts}")

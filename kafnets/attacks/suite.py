@@ -1,28 +1,29 @@
 """The ordered worst case of several attacks, and AutoAttack."""
 
+import copy
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, singledispatch
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from kafnets.attacks.apgd import APGD
 from kafnets.attacks.apgd_targeted import APGDT
-from kafnets.attacks.base import Attack, Net, at_least_one, in_input_units, show_units
+from kafnets.attacks.base import Attack, Net, at_least_one, check_classes, check_images, keys_for
 from kafnets.attacks.fab import FAB
-from kafnets.attacks.gradients import EOT
-from kafnets.attacks.noise import image_keys
-from kafnets.attacks.norms import Linf, Norm
-from kafnets.attacks.norms_l1 import L1
+from kafnets.attacks.gradient_estimators import EOT
+from kafnets.attacks.preserve_state import preserve_state
+from kafnets.attacks.queries import QueriedNet
 from kafnets.attacks.square import Square
 from kafnets.attacks.suite_state import StateFile, SuiteState, fingerprint
-from kafnets.attacks.undisturbed import undisturbed
-from kafnets.attacks.worst import Worst
+from kafnets.attacks.worst_case import WorstCase
+from kafnets.keyed_random import image_keys
 from kafnets.losses import dlr
+from kafnets.threat import L1, Norm, ThreatModel
 
 # told the state whenever it changes, and which images, if any, have just met the present attack
 _Watch: TypeAlias = Callable[[SuiteState, Tensor | None], None]
@@ -98,13 +99,25 @@ class Suite(Attack):
         if not attacks:
             raise ValueError("a suite needs at least one attack, got none")
         first = next(iter(attacks.values()))
-        super().__init__(eps=first.eps, norm=first.norm, eval_mode=first.eval_mode, estimator=first.estimator)
-        for name, attack in attacks.items():
-            ball = (attack.eps, type(attack.norm), attack.eval_mode)
-            if ball != (self.eps, type(self.norm), self.eval_mode):
-                raise ValueError(f"the attacks of a suite must share eps, norm and eval_mode, but {name} is {attack}")
+        super().__init__(eps=first.eps, norm=first.norm, estimator=first.estimator)
         self.attacks = dict(attacks)
+        self._check_one_ball()
         self.batch_size = batch_size if batch_size is None else at_least_one("batch_size", batch_size)
+
+    def within(self, threat: ThreatModel) -> Self:
+        """This suite with each of its attacks in the threat model of a run."""
+        bound = copy.copy(self)
+        bound.attacks = {name: attack.within(threat) for name, attack in self.attacks.items()}
+        bound._face(next(iter(bound.attacks.values())).threat)
+        bound._check_one_ball()
+        return bound
+
+    def _check_one_ball(self) -> None:
+        for name, attack in self.attacks.items():
+            if attack.threat != self.threat:
+                raise ValueError(
+                    f"the attacks of a suite must share eps and norm ({self.threat}), but {name} is {attack}"
+                )
 
     def evaluate(
         self,
@@ -129,8 +142,9 @@ class Suite(Attack):
             ValueError: as when called, or if ``state_file`` is no state of this very run; it is left as it was.
             FileNotFoundError: if its folder does not exist.
         """
-        self._check(x, y, keys)
-        keys = image_keys(torch.arange(len(x), device=x.device), 0) if keys is None else keys
+        check_images(x)
+        check_classes(x, y)
+        keys = image_keys(torch.arange(len(x), device=x.device), 0) if keys is None else keys_for(x, keys)
         kept = None if state_file is None else StateFile(state_file, self._fingerprint(net, x, y, keys))
         clock = _Clock(self.attacks, progress or (lambda _: None))
 
@@ -140,15 +154,16 @@ class Suite(Attack):
             if rows is not None:
                 clock.tell(state, rows)
 
-        with undisturbed(net, eval_mode=self.eval_mode):
+        with preserve_state(net, eval_mode=True):
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()  # inference tensors can't be differentiated
             state = (kept.load(x.device) if kept else None) or self._begin(net, x, y)
             self._search(net, x, y, keys, state, watch)
         counts = dict(zip(["clean", *self.attacks], state.counts, strict=True))
         return SuiteResult(state.worst.images, state.worst.correct, counts)
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
-        """All attacks, once."""
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
+        """All attacks, once; an image that is misclassified leaves in any case."""
+        net = net.net if isinstance(net, QueriedNet) else net  # each attack checks the network's answers itself
         state = self._begin(net, x, y)
         self._search(net, x, y, keys, state, lambda state, rows: None)
         return state.worst.images
@@ -160,14 +175,11 @@ class Suite(Attack):
     def settings(self) -> dict[str, Any]:
         """What a report must say of this suite: JSON-ready names and values."""
         attacks = {name: attack.settings() for name, attack in self.attacks.items()}
-        ball = {"eps": self.eps, "norm": type(self.norm).__name__, "eval_mode": self.eval_mode}
+        ball = {"norm": type(self.norm).__name__, "eps": self.eps}
         return {"attack": type(self).__name__, **ball, "attacks": attacks}
 
     def __str__(self) -> str:
-        return f"{type(self).__name__} ({', '.join(self.attacks)}) {self._ball()}"
-
-    def _ball(self) -> str:
-        return f"{type(self.norm).__name__} eps {show_units(self.eps)}"
+        return f"{self.short_label}({', '.join(self.attacks)}) {self.threat}"
 
     def _fingerprint(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> dict[str, str]:
         if not isinstance(net, nn.Module):
@@ -177,15 +189,16 @@ class Suite(Attack):
 
     def _begin(self, net: Net, x: Tensor, y: Tensor) -> SuiteState:
         if len(x) == 0:
-            return SuiteState(Worst(x, y > 0, y.to(x.dtype)), [0], y > 0)
-        classes = self._answers(net, x[:1], y[:1]).shape[1]
+            return SuiteState(WorstCase(x, y > 0, y.to(x.dtype)), [0], y > 0)
+        net = QueriedNet(net, y)
+        classes = self._answers(net, x[:1]).shape[1]
         for attack in self.attacks.values():
             attack.check_classes(classes)
         judged: list[tuple[Tensor, Tensor]] = []
         everyone = torch.arange(len(x), device=x.device)
         self._in_batches(everyone, lambda rows: judged.append(self._judge(net, x[rows], y[rows])))
         correct, loss = (torch.cat(parts) for parts in zip(*judged, strict=True))
-        return SuiteState(Worst(x, correct, loss), [int(correct.sum())], torch.zeros_like(correct))
+        return SuiteState(WorstCase(x, correct, loss), [int(correct.sum())], torch.zeros_like(correct))
 
     def _search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, state: SuiteState, watch: _Watch) -> None:
         watch(state, None)
@@ -206,7 +219,7 @@ class Suite(Attack):
         rows: Tensor,
     ) -> None:
         found = attack(net, x[rows], y[rows], keys=image_keys(keys[rows], state.stage))
-        state.worst.update(rows, found, *self._judge(net, found, y[rows], known=True))
+        state.worst.update(rows, found, *self._judge(net, found, y[rows]))
         state.met[rows] = True
         watch(state, rows)
 
@@ -308,7 +321,6 @@ class AutoAttack(Suite):
         version: which of them.
         eps: radius of the ball in input units, a number or ``"8/255"``.
         norm: Linf, L2 or L1.
-        eval_mode: see :class:`~kafnets.attacks.base.Attack`.
         batch_size: see :class:`Suite`.
 
     Raises:
@@ -318,27 +330,37 @@ class AutoAttack(Suite):
         >>> list(AutoAttack("standard").attacks)
         ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
         >>> print(AutoAttack("rand", eps="4/255"))
-        AutoAttack rand Linf eps 4/255
+        AutoAttack-rand Linf eps 4/255
     """
+
+    headline: ClassVar[tuple[str, ...]] = ("version",)
 
     def __init__(
         self,
         version: Literal["standard", "plus", "rand"] = "standard",
         *,
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         norm: Norm | None = None,
-        eval_mode: bool = True,
         batch_size: int | None = 250,
     ) -> None:
         if version not in _VERSIONS:
             raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
-        attacks = _VERSIONS[version](eps=in_input_units("eps", eps), norm=norm or Linf(), eval_mode=eval_mode)
-        super().__init__(attacks, batch_size=batch_size)
+        own = ThreatModel(norm, ThreatModel().eps if eps is None else eps)
+        super().__init__(_VERSIONS[version](norm=own.norm, eps=own.eps), batch_size=batch_size)
         self.version = version
+        self._own_eps, self._own_norm = eps, norm
+
+    def within(self, threat: ThreatModel) -> Self:
+        """This version in the threat model of a run: the norm decides which attacks it has."""
+        ball = self._filled(threat)
+        bound = copy.copy(self)
+        bound.attacks = _VERSIONS[self.version](norm=ball.norm, eps=ball.eps)
+        bound._face(ball)
+        return bound
 
     def settings(self) -> dict[str, Any]:
         """What a report must say of this suite: JSON-ready names and values."""
         return {"version": self.version, **super().settings()}
 
     def __str__(self) -> str:
-        return f"AutoAttack {self.version} {self._ball()}"
+        return f"{self.short_label} {self.threat}"

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kafnets.attacks.worst import Worst
+from kafnets.attacks.worst_case import WorstCase
+from kafnets.files import written_whole
 
 
 @dataclass
@@ -22,7 +23,7 @@ class SuiteState:
     is through.
     """
 
-    worst: Worst
+    worst: WorstCase
     counts: list[int]
     met: Tensor
 
@@ -105,7 +106,7 @@ class StateFile:
         remedy = "delete it or name another state file"
         try:
             kept = torch.load(self.path, map_location=device, weights_only=True)
-            run, worst = kept["run"], Worst(kept["images"], kept["correct"], kept["loss"])
+            run, worst = kept["run"], WorstCase(kept["images"], kept["correct"], kept["loss"])
             state = SuiteState(worst, kept["counts"], kept["met"])
             other = [part for part in self.run if run.get(part) != self.run[part]]
         except (
@@ -126,9 +127,5 @@ class StateFile:
         """Replace the file, so that a kill at any moment leaves the old one or the new one."""
         kept = {"run": self.run, "counts": state.counts, "met": state.met}
         kept |= {name: getattr(state.worst, name) for name in ("images", "correct", "loss")}
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
+        with written_whole(self.path) as part:
             torch.save(kept, part)
-            part.replace(self.path)
-        finally:
-            part.unlink(missing_ok=True)

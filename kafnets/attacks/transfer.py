@@ -1,11 +1,13 @@
 """An attack built on one network and judged on another."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from kafnets.attacks.base import Attack, Net
 from kafnets.attacks.suite_state import network_digest
+from kafnets.threat import ThreatModel
 
 
 class Transfer(Attack):
@@ -18,30 +20,32 @@ class Transfer(Attack):
 
     Args:
         surrogate: images to logits over the same classes; left as it was found.
-        attack: what to run on it, with ``early_stop=False``: stopping at the surrogate's first error, an image would be
-            barely wrong there and right elsewhere. Decides eps, norm and mode.
-
-    Raises:
-        ValueError: if ``attack`` stops early.
+        attack: what to run on it, from one start and to the last step: an image that stops at the surrogate's first
+            error would be barely wrong there and right elsewhere. Decides eps and norm.
 
     Example:
         >>> import torch
         >>> from kafnets.attacks.mifgsm import MIFGSM
         >>> surrogate = lambda x: x @ torch.tensor([[1.0, -1.0], [-1.0, 0.0]])
-        >>> attack = Transfer(surrogate=surrogate, attack=MIFGSM(eps=0.1, early_stop=False))
+        >>> attack = Transfer(surrogate=surrogate, attack=MIFGSM(eps=0.1))
         >>> attack(lambda x: surrogate(x) + 0.3 * x, torch.full((1, 2), 0.5), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
     """
 
     def __init__(self, *, surrogate: Net, attack: Attack) -> None:
-        if attack.early_stop:
-            raise ValueError(f"{attack} stops at the surrogate's first error, which transfers badly: early_stop=False")
-        super().__init__(eps=attack.eps, norm=attack.norm, eval_mode=attack.eval_mode, loss=attack.loss)
+        super().__init__(eps=attack.eps, norm=attack.norm, loss=attack.loss)
         self.surrogate, self.attack = surrogate, attack
 
-    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
-        """The attack on the surrogate."""
-        return self.attack(self.surrogate, x, y, keys=keys)
+    def within(self, threat: ThreatModel) -> Self:
+        """The attack in the threat model of a run, on the same surrogate."""
+        bound = copy.copy(self)
+        bound.attack = self.attack.within(threat)
+        bound._face(bound.attack.threat)
+        return bound
+
+    def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
+        """The attack on the surrogate, which goes through every step whatever ``early_stop`` says."""
+        return self.attack.craft(self.surrogate, x, y, keys=keys, eval_mode=True)
 
     def passes(self) -> int:
         """Those of the attack."""
@@ -53,6 +57,3 @@ class Transfer(Attack):
         weights = network_digest(self.surrogate) if isinstance(self.surrogate, nn.Module) else None
         rest = {"surrogate": surrogate, "surrogate_sha256": weights, "attack_on_surrogate": self.attack.settings()}
         return {**super().settings(), "attack": type(self).__name__, **rest}
-
-    def __str__(self) -> str:
-        return f"Transfer of {self.attack}"

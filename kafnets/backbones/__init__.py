@@ -1,7 +1,6 @@
 """Networks: images in [0, 1] in, logits out, any activation in between."""
 
 from kafnets.backbones.base import ActivationFactory, Backbone, Normalize
-from kafnets.backbones.fused import Fused
 from kafnets.backbones.kafresnet import KafResNet
 from kafnets.backbones.lightnet import LightNet
 from kafnets.backbones.preact_resnet import PreActResNet18
@@ -13,7 +12,6 @@ __all__ = [
     "ActivationFactory",
     "Backbone",
     "ConvShortcut",
-    "Fused",
     "KafResNet",
     "KafVGG",
     "LightNet",

@@ -1,21 +1,22 @@
-"""What every backbone of this project is: images in [0, 1] in, logits out, normalisation inside."""
+"""The base class of all backbones: images in [0, 1] in, logits out, normalisation inside."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
+from kafnets.described import Described
 
 ActivationFactory: TypeAlias = Callable[[int], Activation]
 
 
 def build_activation(activation: ActivationFactory, num_channels: int) -> Activation:
-    """Call the factory for one place of a network, and refuse what is no :class:`Activation`.
+    """Call the factory for one place of a network, and check that it builds an :class:`Activation`.
 
     Raises:
-        TypeError: if ``activation`` is a module instead of a factory, or builds something else than an
+        TypeError: if ``activation`` is a module instead of a factory, or does not build an
             :class:`Activation` (``torch.nn.ReLU`` would read the number of channels as its flag ``inplace``).
 
     Example:
@@ -41,11 +42,11 @@ class Normalize(nn.Module):
     """``(x - mean) / std`` per channel, inside the network, so that eps stays in input units.
 
     Args:
-        mean: one value for all channels, or one a channel, in input units.
+        mean: one value for all channels, or one per channel, in input units.
         std: likewise, > 0.
         in_channels: channels of the images.
         image_size: their height and width in pixels; None for any.
-        owner: what errors call the network.
+        owner: name of the network in error messages.
 
     Shapes:
         ``(N, in_channels, H, W)`` in [0, 1] to the same shape.
@@ -83,7 +84,7 @@ class Normalize(nn.Module):
         self.in_channels, self.image_size, self.owner = in_channels, image_size, owner
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise a batch of images, or say what is wrong with its shape or dtype."""
+        """Normalise a batch of images, or raise an error if its shape or dtype is wrong."""
         height, width = ("H", "W") if self.image_size is None else (self.image_size,) * 2
         expected = (self.in_channels, *(size for size in (height, width) if self.image_size is not None))
         if x.dim() != 4 or x.shape[1 : 1 + len(expected)] != expected:
@@ -100,7 +101,7 @@ class PixelMean(nn.Module):
     """The mean of each channel over the pixels.
 
     Shapes:
-        ``(N, C, H, W)`` to ``(N, C)``. The gradient lies in memory as the images do, channels_last or not.
+        ``(N, C, H, W)`` to ``(N, C)``. The gradient has the memory format of the images.
 
     Example:
         >>> PixelMean()(torch.arange(8.0).reshape(1, 2, 2, 2))
@@ -108,14 +109,14 @@ class PixelMean(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average."""
+        """Average over the pixels."""
         if x.stride(1) == 1:  # channels_last
-            # the gradient of mean((2, 3)) is contiguous; a convolution before it would turn it round, six times slower
+            # mean((2, 3)) has a contiguous gradient, which makes the backward pass of a convolution six times slower
             return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
         return x.mean((2, 3))
 
 
-class Backbone(nn.Module):
+class Backbone(Described, nn.Module):
     """An image classifier: ``(N, in_channels, image_size, image_size)`` in [0, 1] to ``(N, num_classes)`` logits.
 
     Args:
@@ -128,6 +129,8 @@ class Backbone(nn.Module):
     Raises:
         ValueError: if a size is out of its range.
     """
+
+    unsaid: ClassVar[tuple[str, ...]] = ("activation", "depth")  # told by activation_label and by the name itself
 
     def __init__(
         self,
@@ -155,11 +158,6 @@ class Backbone(nn.Module):
         self.normalize = Normalize(mean, std, in_channels, image_size=image_size, owner=name)
 
     @property
-    def label(self) -> str:
-        """The name of this network in tables and dashboards."""
-        return type(self).__name__
-
-    @property
     def activation_label(self) -> str:
-        """The name of its activations, those of the first where they differ."""
+        """The label of its activations: that of the first if they differ, ``none`` if there are none."""
         return next((module.label for module in self.modules() if isinstance(module, Activation)), "none")

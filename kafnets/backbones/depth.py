@@ -1,4 +1,4 @@
-"""The depths of CIFAR ResNets, 6n+2, and what they mean."""
+"""The depths of CIFAR ResNets, 6n + 2."""
 
 
 def blocks_per_stage(depth: int) -> int:
@@ -7,7 +7,7 @@ def blocks_per_stage(depth: int) -> int:
     He et al. (2016), "Deep residual learning for image recognition", CVPR, section 4.2.
 
     Raises:
-        ValueError: if ``depth`` is not 6n + 2 with n >= 1; names the nearest depths that are.
+        ValueError: if ``depth`` is not 6n + 2 with n >= 1; the message names the nearest valid depths.
 
     Example:
         >>> [blocks_per_stage(depth) for depth in (20, 56, 110)]

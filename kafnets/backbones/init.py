@@ -1,4 +1,4 @@
-"""How kernels and biases start: one function per rule, applied to every kernel of a network."""
+"""Initialisation of kernels and biases: one function per rule, applied to every kernel of a network."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ KernelRule = Callable[[Tensor], object]
 
 
 def kernels(net: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
-    """The convolutions and dense layers of a network; activations keep what they gave themselves."""
+    """The convolutions and dense layers of a network, except inside activations, which initialise themselves."""
     for child in net.children():
         if isinstance(child, nn.Conv2d | nn.Linear):
             yield child

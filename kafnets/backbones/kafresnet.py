@@ -40,7 +40,7 @@ class KafBlock(nn.Module):
         self.act_out = build_activation(activation, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what two convolutions make of ``x`` to what the skip makes of it."""
+        """Add the skip of ``x`` to the output of two convolutions."""
         y = self.conv_b(self.act_a(self.bn_a(self.conv_a(x))))
         return self.act_out(self.bn_out(y + self.conv_skip(x)))
 
@@ -58,7 +58,7 @@ class KafResNet(Backbone):
         num_classes: number of classes, >= 2.
         in_channels: channels of the images, >= 1.
         image_size: height and width of the images in pixels, a multiple of 4.
-        mean, std: normalisation in input units, one value or one a channel.
+        mean, std: normalisation in input units, one value or one per channel.
         width: filters of the first stage, >= 1.
         bn_momentum: weight of the newest batch in the running statistics, in (0, 1]; 0.01 is Keras's 0.99.
 
@@ -121,8 +121,8 @@ class KafResNet(Backbone):
         self.depth = depth
 
     @property
-    def label(self) -> str:
-        """Name and depth."""
+    def short_label(self) -> str:
+        """Class and depth."""
         return f"{type(self).__name__}{self.depth}"
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""LightNet: the toy network of the thesis, small enough to look inside."""
+"""LightNet: the toy network of the thesis."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from kafnets.backbones.ranges import check_dropout
 
 
 class LightBlock(nn.Module):
-    """Two times conv3x3 - activation, then 2x2 max-pool and dropout.
+    """Twice conv3x3 - activation, then 2x2 max-pool and dropout.
 
     Shapes:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, H/2, W/2)``.
@@ -43,8 +43,8 @@ class LightNet(Backbone):
         num_classes: number of classes, >= 2.
         in_channels: channels of the images, >= 1.
         image_size: height and width of the images in pixels, a multiple of 4.
-        mean, std: normalisation in input units, one value or one a channel.
-        dropout: the two rates in [0, 1), after each block; the thesis does not give its own.
+        mean, std: normalisation in input units, one value or one per channel.
+        dropout: the two rates in [0, 1), after each block; the thesis does not state its rates.
 
     Shapes:
         ``(N, in_channels, image_size, image_size)`` in [0, 1] to ``(N, num_classes)`` logits.

@@ -34,7 +34,7 @@ class PreActBlock(nn.Module):
             self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what two convolutions make of ``x`` to what the shortcut makes of it."""
+        """Add the shortcut of ``x`` to the output of two convolutions."""
         y = self.conv1(self.act1(self.bn1(x)))
         y = self.conv2(self.act2(self.bn2(y)))
         return y + self.shortcut(x)
@@ -51,9 +51,9 @@ class PreActResNet18(Backbone):
     Args:
         activation: builds the activation of each place from its number of channels.
         num_classes: number of classes, >= 2.
-        in_channels: channels of the images, >= 1; other than 3 needs a ``mean`` and a ``std`` of its own.
+        in_channels: channels of the images, >= 1; if not 3, ``mean`` and ``std`` must be given.
         image_size: height and width of the images in pixels, a multiple of 8.
-        mean, std: normalisation in input units, one value or one a channel; CIFAR-10's unless told.
+        mean, std: normalisation in input units, one value or one per channel; by default those of CIFAR-10.
         width: filters of the first layer, >= 1.
 
     Shapes:

@@ -13,7 +13,7 @@ from kafnets.backbones.ranges import check_sizes
 
 
 class Shortcut(nn.Module):
-    """What carries ``x`` past a block that halves the image: built as ``Shortcut(in_channels, out_channels)``.
+    """The skip connection of a block that halves the image, built as ``Shortcut(in_channels, out_channels)``.
 
     Shapes:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, H/2, W/2)``.
@@ -61,7 +61,7 @@ class BasicBlock(nn.Module):
     """``act2(bn2(conv2(act1(bn1(conv1(x))))) + shortcut(x))``; halves the image where it widens it.
 
     Shapes:
-        ``(N, in_channels, H, W)`` to the same, or to ``(N, out_channels, H/2, W/2)`` if the numbers differ.
+        ``(N, in_channels, H, W)`` to the same, or to ``(N, out_channels, H/2, W/2)`` if the numbers of channels differ.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class BasicBlock(nn.Module):
         self.act2 = build_activation(activation, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what two convolutions make of ``x`` to what the shortcut makes of it."""
+        """Add the shortcut of ``x`` to the output of two convolutions."""
         y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
         return self.act2(y + self.shortcut(x))
 
@@ -103,7 +103,7 @@ class ResNet(Backbone):
         num_classes: number of classes, >= 2.
         in_channels: channels of the images, >= 1.
         image_size: height and width of the images in pixels, a multiple of 4.
-        mean, std: normalisation in input units, one value or one a channel.
+        mean, std: normalisation in input units, one value or one per channel.
         width: filters of the first stage, >= 1.
 
     Shapes:
@@ -161,8 +161,8 @@ class ResNet(Backbone):
         self.depth = depth
 
     @property
-    def label(self) -> str:
-        """Name and depth."""
+    def short_label(self) -> str:
+        """Class and depth."""
         return f"{type(self).__name__}{self.depth}"
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class SameConv2d(nn.Conv2d):
 
     @property
     def edges(self) -> tuple[int, int]:
-        """Zeros above and left of an image, and below and right of it."""
+        """How many zeros are added above and left of each image, and below and right of it."""
         return (1, 1) if self.stride == (1, 1) else (0, 1)
 
     def forward(self, x: Tensor) -> Tensor:

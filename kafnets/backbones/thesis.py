@@ -30,7 +30,7 @@ def _without_leading_one(array: np.ndarray) -> np.ndarray:
     return array[0] if array.shape[:1] == (1,) else array
 
 
-# What each kind of layer calls its tensors: the file's name -> (PyTorch's name, PyTorch's axes).
+# The tensors of each kind of layer: name in the file -> (name in PyTorch, conversion to PyTorch's axes).
 LAYERS: dict[type[nn.Module], dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]] = {
     nn.Conv2d: {"kernel": ("weight", _oihw), "bias": ("bias", _same)},
     nn.Linear: {"kernel": ("weight", np.transpose), "bias": ("bias", _same)},
@@ -64,7 +64,7 @@ def load_thesis(path: str | Path) -> KafResNet:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such archive, or holds a tensor too few, too many, misshaped or not finite.
+        ValueError: if it is no such archive, or a tensor is missing, unknown, of a wrong shape or not finite.
 
     Paper:
         F. Peconi (2020), thesis on trainable activations and adversarial robustness, chapter 4.

@@ -12,7 +12,7 @@ from kafnets.backbones.ranges import check_dropout, check_momentum, check_sizes
 
 
 class VGGBlock(nn.Module):
-    """Two times conv3x3 - BN - activation, then 2x2 max-pool and dropout.
+    """Twice conv3x3 - BN - activation, then 2x2 max-pool and dropout.
 
     Shapes:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, H/2, W/2)``.
@@ -56,7 +56,7 @@ class KafVGG(Backbone):
         num_classes: number of classes, >= 2.
         in_channels: channels of the images, >= 1.
         image_size: height and width of the images in pixels, a multiple of 8.
-        mean, std: normalisation in input units, one value or one a channel.
+        mean, std: normalisation in input units, one value or one per channel.
         width: filters of the first block, >= 1.
         hidden: units of the hidden dense layer, >= 1.
         dropout: the four rates in [0, 1): after each block, and after the hidden layer.

@@ -1,7 +1,8 @@
-"""Objectives: functions of logits and true classes, one value an image."""
+"""Losses: functions of logits and true classes, or of logits and probabilities; one value per image."""
 
 from kafnets.losses.cross_entropy import cross_entropy
 from kafnets.losses.dlr import dlr, targeted_dlr
+from kafnets.losses.kl_divergence import kl_divergence
 from kafnets.losses.margin import margin
 
-__all__ = ["cross_entropy", "dlr", "margin", "targeted_dlr"]
+__all__ = ["cross_entropy", "dlr", "kl_divergence", "margin", "targeted_dlr"]

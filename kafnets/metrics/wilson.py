@@ -1,6 +1,6 @@
 """The confidence interval of an accuracy."""
 
-from statistics import NormalDist
+from scipy.stats import binomtest
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -31,10 +31,5 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
     if total == 0:
         return 0.0, 1.0
-    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
-    p = successes / total
-    centre = p + z2 / (2 * total)
-    half = (z2 * (p * (1 - p) / total + z2 / (4 * total**2))) ** 0.5
-    scale = 1 + z2 / total
-    # at p = 0 or 1 a bound is p itself, but for rounding
-    return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))
+    interval = binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

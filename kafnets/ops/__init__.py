@@ -1,9 +1,9 @@
-"""The activations' maths for training: the values of :mod:`kafnets.functional` with little memory, differentiable."""
+"""The maths of :mod:`kafnets.functional`, fast and with little memory, differentiable any number of times."""
 
-from kafnets.ops.dispatch import engine, force
-from kafnets.ops.grid import Grid
+from kafnets.ops.dispatch import engine_for, force
 from kafnets.ops.kaf import kaf
+from kafnets.ops.kernel_sum import terms
 from kafnets.ops.kwta import kwta
-from kafnets.ops.terms import terms
+from kafnets.ops.uniform_recurrence import Grid
 
-__all__ = ["Grid", "engine", "force", "kaf", "kwta", "terms"]
+__all__ = ["Grid", "engine_for", "force", "kaf", "kwta", "terms"]

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from kafnets.ops.family import Weighted
-from kafnets.ops.grid import Grid
-from kafnets.ops.opaque import opaque_kaf
+from kafnets.ops.compile_ops import traced_kaf
+from kafnets.ops.gaussian_sum import Weighted
+from kafnets.ops.uniform_recurrence import Grid
 
 
 def kaf(x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, *, grid: Grid | None = None) -> Tensor:
@@ -20,8 +20,8 @@ def kaf(x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, *, grid
         alpha: ``(C, D)``.
         dictionary: ``(D,)``, or ``(C, D)`` where each channel has its own.
         bandwidth: gamma > 0, ``()`` or ``(C,)``, in 1 / (units of x)^2.
-        grid: what ``dictionary`` and ``bandwidth`` are if they are fixed and evenly spaced (see :meth:`Grid.of`): a
-            recurrence then replaces the D exponentials. They must say the same; this is not checked.
+        grid: the same dictionary and bandwidth, if they are fixed and evenly spaced (see :meth:`Grid.of`): a recurrence
+            then replaces the D exponentials. That they agree is not checked.
 
     Returns:
         The shape, dtype and (channels_last or contiguous) layout of ``x``.
@@ -39,5 +39,5 @@ def kaf(x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, *, grid
     if grid is not None and (dictionary.requires_grad or bandwidth.requires_grad):
         raise ValueError("grid is for a fixed dictionary and bandwidth, but one requires gradients; pass grid=None")
     if torch.compiler.is_compiling():
-        return opaque_kaf(x, alpha, dictionary, bandwidth, grid)
+        return traced_kaf(x, alpha, dictionary, bandwidth, grid)
     return Weighted.apply(None, x, alpha.unsqueeze(0), dictionary, bandwidth, grid)

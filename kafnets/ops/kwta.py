@@ -1,11 +1,11 @@
-"""k-winners-take-all with exact thresholds, differentiable, on the fastest path that a device has.
+"""k-winners-take-all with exact thresholds, differentiable, along the fastest path of a device.
 
 A path works on rows, ``(N, M)`` with a sample's values next to each other in memory (their order does not matter), and
-chooses what to remember for backward:
+chooses what to save for backward:
 
-    :class:`Native`    C++, any dtype on a CPU: radix selection; remembers a bit for each value
-    :class:`Compiled`  torch.compile, any device: bisection of the thresholds' bits; remembers the input, as SiLU does
-    :class:`Eager`     torch.topk, anywhere; remembers a byte for each value
+    :class:`Native`    C++ on a CPU, the engine native: radix selection; saves one bit per value
+    :class:`Compiled`  torch.compile on CUDA, the engine triton: bisection of the thresholds' bits; saves the input
+    :class:`Eager`     torch.topk on any device, the engine eager; saves one byte per value
 """
 
 from ctypes import c_int, c_int64, c_void_p
@@ -17,91 +17,91 @@ import torch
 from torch import Tensor
 
 from kafnets.functional import check_ratio, nan_to_inf, winner_count
-from kafnets.ops.dispatch import engine
-from kafnets.ops.native import load
+from kafnets.ops.dispatch import engine_for
+from kafnets.ops.native import KWTA_SOURCE, load
 
 Saved = tuple[Tensor, ...]
 
 
-class Path(Protocol):
+class SelectionPath(Protocol):
     """One way to compute k-WTA on rows, without gradients."""
 
     def thresholds(self, rows: Tensor, count: int) -> Tensor:
         """The ``count``-th largest value of each row, ``(N,)``; NaN counts as infinite."""
 
     def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
-        """The rows with 0 for what is smaller than their threshold, and what :meth:`masked` needs."""
+        """The rows with 0 in place of values below their threshold, and what :meth:`masked` needs."""
 
     def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
         """Other rows with 0 at the same places."""
 
 
 class Eager:
-    """:class:`Path` by an unsorted topk, a selection that is faster than kthvalue and than sorting the winners."""
+    """:class:`SelectionPath` by an unsorted topk, which is faster than kthvalue and than a sorted one."""
 
     def thresholds(self, rows: Tensor, count: int) -> Tensor:
         """The smallest of the winners."""
         return nan_to_inf(rows.topk(count, dim=1, sorted=False).values).amin(1)
 
     def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
-        """Remembers the mask of what is dropped."""
+        """Saves the mask of the dropped values."""
         dropped = rows < self.thresholds(rows, count).unsqueeze(1)
         return torch.where(dropped, 0, rows), (dropped,)
 
     def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
-        """Drops the same values."""
+        """Drop the same values."""
         (dropped,) = saved
         return torch.where(dropped, 0, rows)
 
 
 class Compiled:
-    """:class:`Path` by bisection: how many values reach a candidate is one pass over a row in the cache.
+    """:class:`SelectionPath` by bisection: one pass over a row in the cache counts the values that reach a candidate.
 
     The candidates are compared as numbers and halved as integers in the order of the numbers, so 32 steps end at the
-    exact threshold of any float32 row. Half precision goes through float32; float64 would take 64 steps of half the
-    speed, slower than topk.
+    exact threshold of any float32 row. Half precision is widened to float32. float64 takes topk: 64 steps at half the
+    speed would be slower.
     """
 
     def thresholds(self, rows: Tensor, count: int) -> Tensor:
-        """Bisects between the infinities."""
+        """Bisect between the infinities."""
         if rows.dtype == torch.float64 or rows.shape[1] > _LARGEST_COUNT:
             return Eager().thresholds(rows, count)
         return _bisected(rows.float(), count).to(rows.dtype)
 
     def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
-        """Remembers the rows and their thresholds: with a mask of bytes, a pass takes 9 to 40 ms instead of 2."""
+        """Saves the rows and their thresholds: with a mask of bytes, a pass takes 9 to 40 ms instead of 2."""
         thresholds = self.thresholds(rows, count).unsqueeze(1)
         return _dropped(rows, rows, thresholds), (rows, thresholds)
 
     def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
-        """Compares again."""
+        """Compare again."""
         return _dropped(rows, *saved)
 
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LARGEST_COUNT = 2**31 - 1
 _INFINITE_KEY = 0x7F800000
-_STEPS = 8  # of 32 in one graph: 16 take 1.5 times as long to compile and are no faster
-_CPU_VALUES = 1 << 20  # in one call: 4 MiB stay in a cache; 64 MiB at once take twice as long
-_CPU_HALVINGS = 1  # in one pass; with 2, three candidates at once, 16 passes take 1.4 times as long as 32
-_GPU_HALVINGS = 4  # a pass costs more than the arithmetic of 15 candidates
+_STEPS = 8  # of 32 in one graph: with 16 it takes 1.5 times as long to compile and is no faster
+_CPU_VALUES = 1 << 20  # in one call: 4 MiB stay in a cache; calls of 64 MiB take twice as long
+_CPU_HALVINGS = 1  # in one pass; with 2 (three candidates at once) the 16 passes take 1.4 times as long as these 32
+_GPU_HALVINGS = 4  # one pass costs more than the arithmetic of 15 candidates
 
 
 def _number(key: Tensor) -> Tensor:
-    """The float32 of an int32 in the order of the numbers."""
+    """The float32 for an int32 key; keys are in the order of the numbers."""
     return (key ^ ((key >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
 
 def _narrower(rows: Tensor, low: Tensor, high: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys ``(N, 1)`` between which the threshold lies, ``low`` included and ``high`` not, ``_STEPS`` halvings closer.
+    """Keys ``low`` <= threshold < ``high``, ``(N, 1)``, after ``_STEPS`` more halvings of their distance.
 
-    A pass may take several halvings at once, with all the candidates between which they would choose.
+    One pass may do several halvings at once: it compares with all candidates that these could need.
     """
     halvings = _CPU_HALVINGS if rows.device.type == "cpu" else _GPU_HALVINGS
     for _ in range(_STEPS // halvings):
         keys = [low, high]
         for _ in range(halvings):
-            # without overflow: the common bits and half of the different ones
+            # the mean without overflow: the common bits and half of the different ones
             between = [(a & b) + ((a ^ b) >> 1) for a, b in pairwise(keys)]
             keys = [key for pair in zip(keys, between, strict=False) for key in pair] + [high]
         for key in keys[1:-1]:
@@ -123,8 +123,8 @@ def _compiled(function: Any) -> Any:
     return torch.compile(function, dynamic=True)
 
 
-# Operations of their own: within one, training, no_grad and a compiled network look the same, for which a compiled
-# function would be compiled again; only inference mode still has graphs of its own.
+# Custom operators: inside one, training, no_grad and a compiled network look the same; a compiled function would be
+# compiled again for each of them. Only inference mode still has graphs of its own.
 @torch.library.custom_op("kafnets::kwta_bisected", mutates_args=())
 def _bisected(rows: Tensor, count: int) -> Tensor:
     """The thresholds ``(N,)`` of float32 rows."""
@@ -133,7 +133,7 @@ def _bisected(rows: Tensor, count: int) -> Tensor:
 
 
 def _bisected_together(rows: Tensor, count: int) -> Tensor:
-    """The thresholds of rows that stay in the cache from pass to pass."""
+    """The thresholds of rows that together stay in the cache."""
     low = rows.new_full((len(rows), 1), -_INFINITE_KEY - 1, dtype=torch.int32)
     high = torch.full_like(low, _INFINITE_KEY + 1)
     wanted = torch.full_like(low, count)
@@ -151,7 +151,7 @@ def _dropped(values: Tensor, rows: Tensor, thresholds: Tensor) -> Tensor:
 
 
 class Native:
-    """:class:`Path` in C++ (native/kwta.cpp), for contiguous rows on a CPU."""
+    """:class:`SelectionPath` in C++ (native/kwta.cpp), for contiguous rows on a CPU."""
 
     dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -162,35 +162,35 @@ class Native:
         return found
 
     def select(self, rows: Tensor, count: int) -> tuple[Tensor, Saved]:
-        """Remembers a bit for each value, 32 to an integer."""
+        """Saves one bit per value, 32 in one integer."""
         values = torch.empty_like(rows)
         kept = rows.new_empty(len(rows), -(-rows.shape[1] // 32), dtype=torch.int32)
         self._call("select", rows, (rows, values, kept), count)
         return values, (kept,)
 
     def masked(self, rows: Tensor, *saved: Tensor) -> Tensor:
-        """Copies what has its bit set."""
+        """Copy the values whose bit is set."""
         (kept,) = saved
         values = torch.empty_like(rows)
         self._call("masked", rows, (rows, kept, values))
         return values
 
     def _call(self, name: str, rows: Tensor, tensors: Saved, *count: int) -> None:
-        function = getattr(load("kwta"), f"kwta_{name}_{str(rows.dtype).removeprefix('torch.')}")
+        function = getattr(load(KWTA_SOURCE), f"kwta_{name}_{str(rows.dtype).removeprefix('torch.')}")
         sizes = map(c_int64, (*rows.shape, *count))
         function(*(c_void_p(t.data_ptr()) for t in tensors), *sizes, c_int(torch.get_num_threads()))
 
 
-_PATHS: dict[str, Path] = {"native": Native(), "triton": Compiled(), "compiled": Compiled(), "eager": Eager()}
+_PATHS: dict[str, SelectionPath] = {"native": Native(), "triton": Compiled(), "eager": Eager()}
 
 
-def path_for(x: Tensor) -> Path:
-    """The path of :func:`kafnets.ops.dispatch.engine` for a tensor; no number format that it lacks."""
-    path = _PATHS[engine(x.device)]
+def path_for(x: Tensor) -> SelectionPath:
+    """The path that belongs to the engine of the tensor's device; :class:`Eager` for rare dtypes."""
+    path = _PATHS[engine_for(x.device)]
     return path if x.dtype in Native.dtypes else Eager()
 
 
-class _Rows:
+class _SampleRows:
     """The samples of ``(N, ...)`` as rows in the order of their memory, and back."""
 
     def __init__(self, x: Tensor) -> None:
@@ -199,12 +199,12 @@ class _Rows:
         self.shape = [x.shape[i] for i in order]
 
     def of(self, x: Tensor) -> Tensor:
-        """``(N, M)`` contiguous, without a copy where ``x`` has the memory format that this was made for."""
-        # detached, it does not count as a view: compiled functions are compiled again for views of other shapes
+        """``(N, M)`` contiguous, without a copy if ``x`` has the memory format of the tensor given to ``__init__``."""
+        # detached, because it is then no view: compiled functions are compiled again for views of other shapes
         return x.permute(self.order).contiguous().flatten(1).detach()
 
     def restored(self, rows: Tensor) -> Tensor:
-        """In the shape and memory format of the tensor that this was made for."""
+        """In the shape and memory format of the tensor given to ``__init__``."""
         return rows.view(self.shape).permute(self.inverse)
 
 
@@ -212,9 +212,9 @@ class _Selected(torch.autograd.Function):
     """k-WTA of ``x`` along a path."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, count: int, path: Path) -> Tensor:
-        """Compute and keep what the path remembers."""
-        ctx.path, ctx.rows = path, _Rows(x)
+    def forward(ctx: Any, x: Tensor, count: int, path: SelectionPath) -> Tensor:
+        """Compute and keep what the path saves."""
+        ctx.path, ctx.rows = path, _SampleRows(x)
         values, saved = path.select(ctx.rows.of(x), count)
         ctx.save_for_backward(*saved)
         return ctx.rows.restored(values)
@@ -226,10 +226,10 @@ class _Selected(torch.autograd.Function):
 
 
 class _Masked(torch.autograd.Function):
-    """Other values with 0 at the same places: linear, so it is its own derivative."""
+    """Other values with 0 at the same places; linear, so its derivative is the same function."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, rows: _Rows, path: Path, *saved: Tensor) -> Tensor:
+    def forward(ctx: Any, v: Tensor, rows: _SampleRows, path: SelectionPath, *saved: Tensor) -> Tensor:
         """Drop the same values."""
         ctx.path, ctx.rows = path, rows
         ctx.save_for_backward(*saved)
@@ -244,11 +244,11 @@ class _Masked(torch.autograd.Function):
 
 @torch.library.custom_op("kafnets::kwta_thresholds", mutates_args=())
 def _thresholds(x: Tensor, ratio: Tensor) -> Tensor:
-    """The thresholds ``(N,)`` as one step of a compiled network: its compiler has nothing as fast."""
+    """The thresholds ``(N,)`` as one operator of a compiled network: torch.compile alone produces nothing as fast."""
     fraction = check_ratio(ratio.item())
     if x.numel() == 0:
         return x.new_zeros(len(x))
-    rows = _Rows(x).of(x)
+    rows = _SampleRows(x).of(x)
     return path_for(x).thresholds(rows, winner_count(fraction, rows.shape[1]))
 
 
@@ -258,8 +258,8 @@ def _(x: Tensor, ratio: Tensor) -> Tensor:
 
 
 def _traced(x: Tensor, ratio: float) -> Tensor:
-    """k-WTA in the graph of a compiled network, where the copy is one with its neighbours."""
-    # a tensor that is computed: a plain number would be part of the graph, compiled anew for each ratio of a schedule
+    """k-WTA in the graph of a compiled network, which can fuse the selection with its neighbours."""
+    # a computed tensor: a plain number would be part of the graph, compiled again for each ratio of a schedule
     number = torch.ones((), dtype=torch.float64) * ratio
     thresholds = torch.ops.kafnets.kwta_thresholds(x.detach(), number)
     return torch.where(x < thresholds.view(-1, *[1] * (x.dim() - 1)), 0, x)
@@ -288,7 +288,12 @@ def kwta(x: Tensor, ratio: float) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _traced(x, ratio)
+    return kwta_along(path_for(x), x, ratio)
+
+
+def kwta_along(path: SelectionPath, x: Tensor, ratio: float) -> Tensor:
+    """:func:`kwta` along a given path, whatever the device's engine is: for tests and benchmarks."""
     check_ratio(ratio)
     if x.numel() == 0:
         return x
-    return _Selected.apply(x, winner_count(ratio, x.numel() // len(x)), path_for(x))
+    return _Selected.apply(x, winner_count(ratio, x.numel() // len(x)), path)

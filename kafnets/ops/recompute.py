@@ -7,25 +7,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kafnets.ops.chunks import CPU_CHUNK
-from kafnets.ops.needed import will_run
+from kafnets.ops.needs_grad import will_run
+from kafnets.ops.tiling import CPU_CHUNK
 
 Elementwise = Callable[..., Tensor]
 
-FAR = 1e30  # what lies further out counts as lying here, so that infinity times a slope of 0 is 0
-GPU_CHUNK = 1 << 25  # on a GPU only memory counts
+FAR = 1e30  # larger values count as this one, so that infinity times a slope of 0 is 0
+GPU_CHUNK = 1 << 25  # on a GPU only the memory limits it
 
 
 def lean(function: Elementwise, x: Tensor, *parameters: Tensor) -> Tensor:
     """``function(x, *parameters)``, saving the arguments and no intermediate result.
 
-    Backward calls the function again, batch piece by batch piece, and differentiates it there, so that neither pass
-    holds more than a piece's intermediate results. As often differentiable as the function. Arithmetic is in float32
+    Backward calls the function again on each piece of the batch and differentiates it there, so that neither pass holds
+    more than one piece's intermediate results. It is differentiable as often as the function. Arithmetic is in float32
     at least; the result has the dtype and memory layout of ``x``. Values beyond 1e30, infinity too, count as 1e30; NaN
     stays NaN.
 
     Args:
-        function: elementwise in ``x`` (and therefore blind to how the batch is cut), without randomness.
+        function: elementwise in ``x``, so that the batch may be cut; without randomness.
         x: ``(N, ...)``, floating point.
         parameters: tensors that broadcast with ``x``, or tables that the function looks up.
 
@@ -57,7 +57,7 @@ class _Lean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        """Differentiate with a graph of the derivative where one is asked for, in pieces elsewhere."""
+        """Differentiate in pieces, or at once with a graph of the derivative where one is needed."""
         differentiate = _with_graph if torch.is_grad_enabled() else _in_pieces
         return None, *differentiate(ctx.function, ctx.saved_tensors, cotangent, _needed(ctx))
 
@@ -65,7 +65,7 @@ class _Lean(torch.autograd.Function):
 def _with_graph(
     function: Elementwise, inputs: tuple[Tensor, ...], cotangent: Tensor, need: list[bool]
 ) -> list[Tensor | None]:
-    # through aliases, where this derivative stops while its own graph goes on to the inputs
+    # this derivative ends at the aliases, while its graph continues to the inputs
     aliases = [t.view_as(t) for t in inputs]
     out = function(_prepared(aliases[0]), *aliases[1:]).to(cotangent.dtype)
     return _gradients(out, aliases, cotangent, need, create_graph=True)
@@ -113,6 +113,6 @@ def _prepared(x: Tensor) -> Tensor:
 
 
 def _needed(ctx: Any) -> list[bool]:
-    """Which inputs' gradients this backward pass will use: an attack differentiates by its images alone."""
+    """Which inputs' gradients this backward pass will use; see :func:`kafnets.ops.needs_grad.will_run`."""
     nodes = [node for node, _ in ctx.next_functions]
     return [need and will_run(node) for need, node in zip(ctx.needs_input_grad[1:], nodes, strict=True)]

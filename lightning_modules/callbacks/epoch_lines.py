@@ -45,7 +45,7 @@ class EpochLines(TQDMProgressBar):
         names, data = pl_module.labels(), trainer.datamodule  # type: ignore[attr-defined]
         size = sum(parameter.numel() for parameter in pl_module.net.parameters())
         sizes = ", ".join(f"{len(getattr(data, f'{split}_set'))} {split}" for split in ("train", "val", "test"))
-        print(f"{names['backbone']} {names['activation']}, {size} parameters, against {names['attack']}")
+        print(f"{names['backbone']} {names['activation']}, {size} parameters, objective {names['objective']}")
         attacked = min(pl_module.val_images, len(data.val_set))
         print(f"{type(data).__name__}: {sizes} images; robust: {pl_module.val_attack} on {attacked} of val")
         print(f"run folder: {folder if trainer.loggers else 'none (fast_dev_run)'}", flush=True)

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
-from kafnets.attacks.undisturbed import undisturbed
+from kafnets.attacks.preserve_state import preserve_state
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -54,7 +54,7 @@ def first_affected(net: nn.Module, x: Tensor, images: Tensor) -> str:
         return "the input images"
     attacked_is_finite = bool(torch.isfinite(x).all())
     for batch in (x, images) if attacked_is_finite else (images,):
-        with undisturbed(net, eval_mode=False), torch.no_grad(), _first_bad_output(net) as names:
+        with preserve_state(net, eval_mode=False), torch.no_grad(), _first_bad_output(net) as names:
             net(batch)
         if names:
             return f"layer {names[0]}"

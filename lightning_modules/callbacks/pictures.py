@@ -10,6 +10,7 @@ from torch import Tensor
 from kafnets.analysis import activation_shapes
 from kafnets.plots import plot_activations, plot_curves
 from lightning_modules.callbacks.history import History
+from lightning_modules.files import write_figure
 
 
 class Pictures(Callback):
@@ -60,7 +61,7 @@ class Pictures(Callback):
         if not (trainer.is_global_zero and trainer.loggers and folder):
             return
         path = Path(folder) / f"{name}.png"
-        figure.savefig(path)
+        write_figure(path, figure)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key=name, images=[str(path)])

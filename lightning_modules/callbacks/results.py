@@ -27,7 +27,7 @@ def results_table(record: dict[str, Any], attack: str, folder: str) -> str:
     """The record as the few lines a person reads."""
     run = record["run"]
     rows = [
-        ("run", f"{run['backbone']} {run['activation']}, trained against {run['attack']}, seed {run['seed']}"),
+        ("run", f"{run['backbone']} {run['activation']}, trained by {run['objective']}, seed {run['seed']}"),
         ("checkpoint", f"{record['checkpoint']}  sha256 {(record['checkpoint_sha256'] or '-')[:12]}"),
     ]
     for name, label in (("clean", "clean accuracy"), ("robust", "robust accuracy")):

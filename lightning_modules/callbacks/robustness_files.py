@@ -1,23 +1,14 @@
 """Files of a robustness report besides its tables: the picture, RobustBench's form, and what a stopped test left."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
-from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.attacks import Attack
-from kafnets.attacks.base import show_units
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Save a picture so that there is a whole one or none."""
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(part)
-    part.replace(path)
+from kafnets.threat import show_units
 
 
 def robustbench(record: dict[str, Any], ball: Attack, reported: float | None) -> dict[str, Any]:
@@ -43,17 +34,17 @@ def robustbench(record: dict[str, Any], ball: Attack, reported: float | None) ->
 
 def read_resumable(
     path: str | None, identity: dict[str, Any]
-) -> tuple[Outcomes, dict[str, set[str]], dict[str, float]]:
-    """Outcomes, facts and seconds of an earlier report; empty ones for None.
+) -> tuple[PerImageResults, dict[str, set[str]], dict[str, float]]:
+    """PerImageResults, facts and seconds of an earlier report; empty ones for None.
 
     Raises:
         ValueError: if it can't be read, or is of another checkpoint, seed, data or other settings.
     """
     if path is None:
-        return Outcomes({"index": torch.empty(0)}), {}, {}
+        return PerImageResults({"index": torch.empty(0)}), {}, {}
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        outcomes = Outcomes.decode(record["outcomes"])
+        outcomes = PerImageResults.decode(record["outcomes"])
         facts = {name: set(values) for name, values in record["facts"].items()}
         seconds = dict(record["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,17 +8,18 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
-from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_record import plain, robustness_record
 from kafnets.analysis.robustness_study import Measured, RobustnessStudy
 from kafnets.attacks import Attack
-from kafnets.attacks.noise import image_keys
 from kafnets.attacks.transfer import Transfer
+from kafnets.keyed_random import image_keys
 from kafnets.plots import Sheet, plot_robustness
-from lightning_modules.callbacks.robustness_files import read_resumable, robustbench, write_figure
+from kafnets.threat import ThreatModel
+from lightning_modules.callbacks.robustness_files import read_resumable, robustbench
 from lightning_modules.callbacks.robustness_text import markdown, screen
 from lightning_modules.classifier import TEST
-from lightning_modules.files import sha256, write_json, write_whole
+from lightning_modules.files import sha256, write_figure, write_json, write_text
 from lightning_modules.load_classifier import load_classifier
 from lightning_modules.provenance import provenance
 
@@ -33,16 +34,17 @@ class RobustnessReport(Callback):
     images. Random numbers belong to the image, so the figures depend neither on batches nor on the number of processes.
 
     Args:
-        white_box, black_box, single_step, noise: see :class:`kafnets.analysis.robustness_study.RobustnessStudy`.
+        white_box, black_box, single_step, noise: see :class:`kafnets.analysis.robustness_study.RobustnessStudy`. They
+            take norm and eps from the threat model of the run.
         curve_images: how many of the images the curves are measured on, >= 1. The images are those of the
             configuration's own test attack, the first ``test_images``.
-        twin: checkpoint of another network for the same images; ``transfer`` is built on it and tried on this one.
-        transfer: the attack on the twin, with ``early_stop=False``.
+        surrogate: checkpoint of another network for the same images; ``transfer`` is built on it and tried on this one.
+        transfer: the attack on the surrogate.
         resume: ``robustness.json`` of an earlier test of the same checkpoint with the same settings, unfinished or of
             fewer images; what it has measured is not measured again.
 
     Raises:
-        ValueError: if ``curve_images`` < 1, the attacks do not fit together, one of ``twin`` and ``transfer`` is
+        ValueError: if ``curve_images`` < 1, the attacks do not fit together, one of ``surrogate`` and ``transfer`` is
             missing, or (when the test starts) ``resume`` is of another test.
         FileExistsError: when the test starts, if the run folder has a report already.
     """
@@ -55,31 +57,57 @@ class RobustnessReport(Callback):
         single_step: Attack | None = None,
         noise: Attack | None = None,
         curve_images: int = 100,
-        twin: str | None = None,
+        surrogate: str | None = None,
         transfer: Attack | None = None,
         resume: str | None = None,
     ) -> None:
         if curve_images < 1:
             raise ValueError(f"curve_images must be >= 1, got {curve_images}; the default is 100")
-        if (twin is None) != (transfer is None):
-            raise ValueError("twin and transfer go together: the attack is built on the twin; give both or neither")
+        if (surrogate is None) != (transfer is None):
+            raise ValueError(
+                "surrogate and transfer go together: the attack is built on the surrogate; give both or neither"
+            )
         read_resumable(resume, {})  # what can't be read at all is refused before there is a run folder
-        on_twin = Transfer(surrogate=load_classifier(twin), attack=transfer) if twin and transfer else None
-        self.study = RobustnessStudy(
-            white_box=white_box, black_box=black_box or (), single_step=single_step, noise=noise, transfer=on_twin
+        self.white_box, self.black_box = white_box, black_box or []
+        self.single_step, self.noise, self.transfer = single_step, noise, None
+        self._surrogate_net = load_classifier(surrogate) if surrogate else None
+        if self._surrogate_net and transfer:
+            self.transfer = Transfer(surrogate=self._surrogate_net, attack=transfer)
+        self.curve_images, self.surrogate, self.resume = curve_images, surrogate, resume
+        self._outcomes = PerImageResults.join([])
+
+    def study_within(self, threat: ThreatModel) -> RobustnessStudy:
+        """The study in the threat model of a run.
+
+        Raises:
+            ValueError: if an attack states another norm or eps, or the attacks do not fit together.
+        """
+
+        def bound(attack: Attack | None) -> Attack | None:
+            return attack and attack.within(threat)
+
+        study = RobustnessStudy(
+            white_box=[attack.within(threat) for attack in self.white_box],
+            black_box=[attack.within(threat) for attack in self.black_box],
+            single_step=bound(self.single_step),
+            noise=bound(self.noise),
+            transfer=bound(self.transfer),
         )
-        self.curve_images, self.twin, self.resume = curve_images, twin, resume
-        self._on_twin = on_twin
-        self._outcomes = Outcomes.join([])
+        if study.ball.threat != threat:
+            raise ValueError(
+                f"the attacks of the report state {study.ball.threat}, the run {threat}; leave eps and norm out"
+            )
+        return study
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuse what can't be reported, before any work."""
-        self._outcomes = Outcomes.join([])  # what an earlier test measured is no part of this one
+        self._outcomes = PerImageResults.join([])  # what an earlier test measured is no part of this one
         self.folder = Path(trainer.log_dir) if trainer.log_dir and trainer.loggers else None
         if self.folder and (self.folder / "robustness.json").exists():
             raise FileExistsError(f"{self.folder / 'robustness.json'} is there already; test into another run folder")
-        if self._on_twin:
-            self._on_twin.surrogate.to(pl_module.device)  # type: ignore[attr-defined]
+        self.study = self.study_within(pl_module.threat)
+        if self._surrogate_net is not None:
+            self._surrogate_net.to(pl_module.device)
         self._identity = self._identify(trainer, pl_module)
         self._outcomes, self._facts, self._seconds = read_resumable(self.resume, self._identity)
         if len(self._outcomes) > self._images_wanted(trainer):
@@ -108,7 +136,7 @@ class RobustnessReport(Callback):
         if not any(parts):
             return
         found = [part for part in parts if part]
-        self._outcomes = Outcomes.join([self._outcomes, *(part[0] for part in found)])
+        self._outcomes = PerImageResults.join([self._outcomes, *(part[0] for part in found)])
         for _, facts, seconds in found:
             for name, values in facts.items():
                 self._facts[name] = self._facts.get(name, set()) | values
@@ -133,7 +161,7 @@ class RobustnessReport(Callback):
             reported = pl_module.test_results.get("robust_accuracy")
             write_json(self.folder / "robustbench.json", robustbench(record, self.study.ball, reported))
         print(screen(record, str(self.folder)), flush=True)
-        self._outcomes = Outcomes.join([])
+        self._outcomes = PerImageResults.join([])
 
     def _measure(self, module: Any, x: Tensor, y: Tensor, index: Tensor) -> Any:
         if not len(x):
@@ -167,7 +195,7 @@ class RobustnessReport(Callback):
     def _identify(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         """What two tests must share for their images to be counted together."""
         return provenance(trainer, module) | {
-            "twin_sha256": sha256(Path(self.twin)) if self.twin else None,
+            "surrogate_sha256": sha256(Path(self.surrogate)) if self.surrogate else None,
             "curve_images": self.curve_images,
             "settings": plain(self.study.settings()),
         }
@@ -185,7 +213,7 @@ class RobustnessReport(Callback):
         )
         if self.folder:
             write_json(self.folder / "robustness.json", record)
-            write_whole(self.folder / "robustness.md", markdown(record))
+            write_text(self.folder / "robustness.md", markdown(record))
         return record
 
     def _draw(self, trainer: Trainer, record: dict[str, Any]) -> None:

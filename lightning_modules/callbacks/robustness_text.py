@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from kafnets.attacks.base import show_units
+from kafnets.threat import show_units
 
 Record: TypeAlias = dict[str, Any]
 
@@ -75,7 +75,7 @@ def screen(record: Record, folder: str) -> str:
 
 def _title(record: Record) -> str:
     run = record["run"]
-    return f"{run['backbone']} {run['activation']}, trained against {run['attack']}, seed {run['seed']}"
+    return f"{run['backbone']} {run['activation']}, trained by {run['objective']}, seed {run['seed']}"
 
 
 def _unfinished(record: Record) -> str:

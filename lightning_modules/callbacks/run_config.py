@@ -10,9 +10,9 @@ from pytorch_lightning.cli import SaveConfigCallback
 class RunConfig(SaveConfigCallback):
     """Write ``config.yaml``, tell every logger, and put the configuration into each checkpoint.
 
-    Loggers get the scalars runs are compared by (activation, backbone, attack, eps, seed) at the top level, where
-    dashboards can group by them, and the whole configuration below ``config``. A checkpoint carries it as YAML text
-    under ``config``, so that ``test --ckpt_path FILE`` rebuilds the network without the original files.
+    Loggers get the scalars by which runs are compared (activation, backbone, objective, norm, eps, seed) at the top
+    level, where dashboards can group by them, and the whole configuration below ``config``. A checkpoint carries it as
+    YAML text under ``config``, so that ``test --ckpt_path FILE`` rebuilds the network without the original files.
     """
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:

@@ -22,6 +22,7 @@ _PACKAGES = (
     "kafnets.activations",
     "kafnets.attacks",
     "kafnets.backbones",
+    "kafnets.objectives",
     "kafnets.schedules",
     "datamodules",
     "lightning_modules",
@@ -99,7 +100,8 @@ class OneLineParser(LightningArgumentParser):
         """Print one line and exit with status 2; parsers that only try a value raise, as their callers expect."""
         if not self.exit_on_error:
             super().error(message, ex)
-        hint = "; pass --config NAME, such as kafvgg_fast_at.yaml" if "arguments are required" in message else ""
+        missing = "; a run is a network and a training: --config kafvgg.yaml --config fast_at.yaml"
+        hint = missing if "arguments are required" in message else ""
         print(f"error: {one_line(message, self.known_keys())}{hint}", file=sys.stderr)
         raise SystemExit(2)
 

@@ -11,7 +11,7 @@ def x():
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_crop_is_that_of_a_loop_over_images(x, padding):
+def test_crop_matches_a_loop_over_images(x, padding):
     top, left = torch.randint(2 * padding + 1, (2, 16, 1), generator=keyed_generator(3)).squeeze(-1).tolist()
     padded = torch.zeros(16, 3, 9 + 2 * padding, 7 + 2 * padding)
     padded[:, :, padding : padding + 9, padding : padding + 7] = x
@@ -27,7 +27,7 @@ def test_crop_reaches_every_offset(x):
     assert torch.equal(moved.sum((1, 2, 3)), torch.ones(500))
 
 
-def test_flip_is_that_of_a_loop_over_images(x):
+def test_flip_matches_a_loop_over_images(x):
     flipped = torch.rand(16, generator=keyed_generator(3)) < 0.5
     assert 0 < flipped.sum() < 16
     expected = torch.stack([image.flip(-1) if yes else image for image, yes in zip(x, flipped, strict=True)])
@@ -47,7 +47,7 @@ def test_chain_applies_in_order_from_one_generator(x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
-def test_shape_and_dtype_stay_and_the_input_is_left_alone(dtype):
+def test_shape_and_dtype_are_kept_and_the_input_is_not_changed(dtype):
     x = (torch.rand(5, 1, 8, 8) * 255).to(dtype)
     before = x.clone()
     changed = CropFlip()(x, keyed_generator(0))

@@ -1,10 +1,13 @@
+import sys
+
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from datamodules import Digits
 
 
-def test_digits_are_all_of_scikit_learn_s():
+def test_digits_are_those_of_scikit_learn():
     data = Digits()
     data.setup()
     sizes = [len(part) for part in (data.train_set, data.val_set, data.test_set)]
@@ -25,3 +28,11 @@ def test_the_test_digits_do_not_depend_on_the_seed():
     second.setup()
     assert torch.equal(first.test_set.images, second.test_set.images)
     assert not torch.equal(first.val_set.images, second.val_set.images)
+
+
+def test_without_scikit_learn_only_loading_fails(monkeypatch):
+    for name in ("sklearn", "sklearn.datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    data = Digits()
+    with pytest.raises(ModuleNotFoundError, match="Digits needs the package scikit-learn: pip install scikit-learn"):
+        data.setup()

@@ -86,7 +86,7 @@ def test_every_prefix_of_an_evaluation_set_is_balanced(name):
         assert int(counts.max() - counts.min()) <= 1
 
 
-def test_the_seed_moves_the_validation_split_and_not_the_test_order():
+def test_the_seed_changes_the_validation_split_and_not_the_test_order():
     first, again, other = tiny(seed=0), tiny(seed=0, batch_size=4), tiny(seed=1)
     for data in (first, again, other):
         data.setup()
@@ -95,7 +95,7 @@ def test_the_seed_moves_the_validation_split_and_not_the_test_order():
     assert torch.equal(first.test_set.images, other.test_set.images)
 
 
-def test_batches_arrive_as_promised():
+def test_batches_have_the_documented_contents():
     data = tiny()
     seen = fit(data, max_epochs=1)
     module = Recorder()
@@ -152,16 +152,16 @@ def test_without_augment_training_images_are_the_originals():
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("at_validation", [False, True])
-def test_a_resumed_run_sees_what_the_whole_run_saw(tmp_path, num_workers, at_validation):
+def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_run(tmp_path, num_workers, at_validation):
     whole = fit(tiny(num_workers=num_workers), max_epochs=3)["fit"]
-    # The two ways Lightning saves at an epoch's end leave its counters in different states.
+    # Lightning's counters differ between its two ways of saving at the end of an epoch.
     save = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_on_train_epoch_end=not at_validation)
     fit(tiny(), max_epochs=2, callbacks=[save])
     rest = fit(tiny(num_workers=num_workers), max_epochs=3, ckpt_path=tmp_path / "epoch=1.ckpt")["fit"]
     assert same(rest, whole[12:])
 
 
-def test_data_leave_the_global_generator_alone():
+def test_loading_does_not_use_the_global_generator():
     data = tiny()
     data.setup()
     before = torch.get_rng_state()
@@ -184,7 +184,7 @@ def stub(*, world_size=1, use_distributed_sampler=False, overfit_batches=0.0):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_the_images_out(world_size):
+def test_ranks_divide_the_images(world_size):
     for stage, name, count in (("fit", "train_set", 48), ("validate", "val_set", 12), ("test", "test_set", 21)):
         indices = []
         for rank in range(world_size):

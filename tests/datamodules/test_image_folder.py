@@ -48,7 +48,7 @@ def test_a_tar_is_read_as_its_folder_is(folder, tmp_path, suffix, top):
         assert ours.class_names == theirs.class_names
 
 
-def test_a_folder_around_the_folder_is_looked_into(folder):
+def test_the_folder_may_lie_inside_another_one(folder):
     assert torch.equal(loaded(folder.parent)[0].images, loaded(folder)[0].images)
 
 
@@ -98,7 +98,7 @@ def test_grey_images_fit_one_channel_and_three(tmp_path):
     assert torch.equal(one.expand(-1, 3, -1, -1), three)
 
 
-def test_hidden_files_and_files_elsewhere_are_left_alone(folder):
+def test_hidden_files_and_files_elsewhere_are_ignored(folder):
     (folder / "README.txt").write_text("about")
     (folder / "train" / ".DS_Store").write_text("")
     (folder / "train" / "cat" / "._0.png").write_text("")
@@ -180,7 +180,7 @@ def test_an_image_of_another_size_is_named(folder):
 
 
 @pytest.mark.parametrize(("mode", "in_channels"), [("RGB", 1), ("RGBA", 3), ("I;16", 1)])
-def test_an_image_that_conversion_would_take_something_from_is_refused(folder, mode, in_channels):
+def test_an_image_that_would_lose_information_is_refused(folder, mode, in_channels):
     for file in folder.rglob("*.png"):
         Image.new(mode, (6, 6)).save(file)
     with pytest.raises(ValueError, match=f"cat/0.png is {mode}, and in_channels={in_channels} takes"):
@@ -253,7 +253,7 @@ def test_bad_arguments_are_refused(kwargs, message, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_jpeg_copy_of_cifar10_works_as_it_is(tmp_path):
+def test_the_jpeg_copy_of_cifar10_can_be_read(tmp_path):
     tar = SHARED / "cifar10-jpeg.tar.gz" if "KAFNETS_SHARED" in os.environ else SHARED / "data" / "cifar10-jpeg.tar.gz"
     if not tar.exists():
         pytest.skip(f"{tar} is absent; set KAFNETS_SHARED to the folder that holds it")
@@ -263,6 +263,6 @@ def test_the_jpeg_copy_of_cifar10_works_as_it_is(tmp_path):
     assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [45_000, 5_000, 5_000]
     assert data.class_names[:3] == ("airplane", "automobile", "bird")
     assert torch.bincount(data.val_set.labels).tolist() == [500] * 10
-    # The channel means published for CIFAR-10; a wrong order of channels or of classes and images would move them.
+    # The channel means published for CIFAR-10; a wrong order of channels would change them.
     means = data.train_set.images.float().mean((0, 2, 3)) / 255
     assert torch.allclose(means, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3)

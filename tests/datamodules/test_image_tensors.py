@@ -34,6 +34,6 @@ def test_subset_keeps_the_order_asked_for():
         (IMAGES[:0], LABELS[:0], "there is no image"),
     ],
 )
-def test_what_is_not_images_and_labels_is_refused(images, labels, message):
+def test_invalid_images_and_labels_are_refused(images, labels, message):
     with pytest.raises(ValueError, match=message):
         ImageTensors(images, labels, ("a", "b"))

@@ -5,7 +5,7 @@ from datamodules import EvalBatches, ShuffledBatches
 
 
 def shuffled(num_images, world_size, batch_size, *, seed=0, epoch=0):
-    """What each process sees in one epoch."""
+    """The batches of each process in one epoch."""
     samplers = [
         ShuffledBatches(num_images, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         for rank in range(world_size)

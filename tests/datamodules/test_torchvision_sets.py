@@ -14,7 +14,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def stored(kind, number):
-    """What torchvision's reader of ``kind`` holds: its own layout of ``number`` images."""
+    """A stand-in for torchvision's data set of ``kind``, with ``number`` images in its layout."""
     targets = [i % kind.num_classes for i in range(number)]
     names = [f"class {i}" for i in range(kind.num_classes)]
     size = kind.image_size
@@ -52,7 +52,7 @@ def no_network(*args, **kwargs):
 
 @pytest.mark.parametrize("download", [True, False])
 @pytest.mark.parametrize("kind", SETS)
-def test_absent_files_give_one_error_with_both_ways_out(kind, download, tmp_path, monkeypatch):
+def test_missing_files_give_one_error_with_both_remedies(kind, download, tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     data = kind(root=tmp_path, download=download)
     with pytest.raises(FileNotFoundError) as caught:

@@ -7,8 +7,10 @@ from pytorch_lightning.loggers import CSVLogger
 
 from datamodules import CropFlip, Digits
 from kafnets.activations import ReLU
-from kafnets.attacks import FGSM, PGD
+from kafnets.attacks import PGD
 from kafnets.backbones import KafVGG
+from kafnets.fused import Fused
+from kafnets.threat import ThreatModel
 from lightning_modules import AdversarialTraining, StandardTraining
 from lightning_modules.callbacks import BestAndLast
 
@@ -31,14 +33,16 @@ def make_module():
         common = {
             "net": small_net(),
             "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=1e-3),
-            "val_attack": PGD(eps=0.1, step_size=0.05, steps=2),
+            "threat": ThreatModel(eps=0.1),
+            "val_attack": PGD(step_size=0.05, steps=2),
             "val_images": 30,
-            "test_attack": PGD(eps=0.1, step_size=0.05, steps=2),
+            "test_attack": PGD(step_size=0.05, steps=2),
             "test_images": 40,
+            "attack_view": Fused,
         }
         if standard:
             return StandardTraining(**common | settings)
-        return AdversarialTraining(**{"attack": FGSM(eps=0.1, early_stop=False, eval_mode=False)} | common | settings)
+        return AdversarialTraining(**common | settings)
 
     return make
 

@@ -5,10 +5,10 @@ import torch
 from pytorch_lightning import Callback
 
 from kafnets.attacks import PGD
-from kafnets.attacks.noise import image_keys
+from kafnets.keyed_random import image_keys
 from lightning_modules.classifier import TEST, VAL
 
-ATTACK = PGD(eps=0.03, step_size=0.015, steps=2)
+ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
 
 
 class Learned(Callback):
@@ -127,6 +127,11 @@ def test_evaluation_draws_nothing_from_the_global_random_state(make_module, make
     before = torch.get_rng_state()
     make_trainer().test(module, data, verbose=False)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_a_view_the_network_itself_is_attacked(make_module):
+    module = make_module(attack_view=None)
+    assert module.attacked is module.net
 
 
 def test_evaluations_attack_the_fused_network_which_checkpoints_do_not_hold(make_module, make_data, make_trainer):

@@ -6,9 +6,11 @@ from pytorch_lightning import Callback
 from torch import nn
 
 from kafnets.activations import KAF
-from kafnets.attacks import PGD
+from kafnets.attacks import FGSM, L2, PGD
+from kafnets.objectives import TRADES, Adversarial, Clean, GradAlign
 from kafnets.schedules import Triangular
-from lightning_modules.weight_decay import all_parameters, dense_kernels, kernels
+from kafnets.threat import ThreatModel
+from lightning_modules.decay_filters import all_parameters, dense_kernels, kernels
 
 
 class Steps(Callback):
@@ -44,21 +46,20 @@ def test_standard_training_learns_from_the_images_as_they_are(make_module, make_
 def test_adversarial_training_learns_from_images_within_eps_and_true_labels(make_module, make_data, make_trainer):
     steps, data, module = Steps(), make_data(augment=None), make_module()
     labels = []
-    attack = module.attack
-    module.attack = lambda net, x, y, keys: labels.append(y) or attack(net, x, y, keys=keys)
+    craft = module.objective.craft
+    module.objective.craft = lambda net, batch: labels.append(batch.y) or craft(net, batch)
     make_trainer(steps, max_epochs=1).fit(module, data)
     for inputs, (x, y, index), given in zip(steps.inputs, steps.batches, labels, strict=True):
         delta = (inputs - x).abs()
-        assert delta.mean() > 0.05 and delta.max() <= attack.eps + 1e-6
+        assert delta.mean() > 0.05 and delta.max() <= module.threat.eps + 1e-6
         assert inputs.min() >= 0 and inputs.max() <= 1
         assert torch.equal(given, y) and torch.equal(y, data.train_set.labels[index])
 
 
 def test_an_image_gets_other_noise_in_every_epoch(make_module, make_data, make_trainer):
     module, keys = make_module(), []
-    attack = module.attack
-    module.attack = lambda net, x, y, keys: seen(keys) or attack(net, x, y, keys=keys)
-    seen = keys.append
+    craft = module.objective.craft
+    module.objective.craft = lambda net, batch: keys.append(batch.keys) or craft(net, batch)
     make_trainer(max_epochs=2, limit_train_batches=1.0).fit(module, make_data(batch_size=600))
     assert len(torch.cat(keys).unique()) == 4 * 600
 
@@ -100,7 +101,7 @@ def test_rates_do_not_drift_when_the_optimizer_state_is_loaded(make_module, make
 
 @pytest.mark.parametrize("choose", [all_parameters, kernels, dense_kernels])
 def test_weight_decay_applies_to_the_chosen_parameters_alone(make_module, make_net, choose):
-    module = make_module(net=make_net(activation=KAF), decayed=choose)
+    module = make_module(net=make_net(activation=KAF), decay_filter=choose)
     optimizer = module.configure_optimizers()
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     everything = [p for group in optimizer.param_groups for p in group["params"]]
@@ -112,17 +113,89 @@ def test_weight_decay_applies_to_the_chosen_parameters_alone(make_module, make_n
             assert (id(parameter) in decayed) == chosen, f"{layer}.{name}"
 
 
+class Replayed(Clean):
+    """Sees every batch three times, and the gradient at the images each time."""
+
+    replays = 3
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.gradients = [], []
+
+    def craft(self, net, batch):
+        return batch.x.clone().requires_grad_(True)
+
+    def after_backward(self, batch, terms):
+        self.seen.append(batch)
+        self.gradients.append(terms.inputs.grad)
+
+
+def test_a_batch_comes_back_as_often_as_the_objective_says(make_module, make_data, make_trainer):
+    objective = Replayed()
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(make_module(objective=objective), make_data())
+    assert trainer.global_step == 2 * 4 and len(objective.seen) == 2 * 4 * 3
+    for first, second, third in zip(*[iter(objective.seen)] * 3, strict=True):
+        assert torch.equal(first.x, second.x) and torch.equal(second.x, third.x)
+        assert not torch.equal(first.keys, second.keys) and not torch.equal(second.keys, third.keys)
+    epochs = [batch.epoch for batch in objective.seen]
+    assert epochs == pytest.approx([i / 12 for i in range(24)])
+
+
+def test_replays_and_accumulated_batches_do_not_go_together(make_module, make_data, make_trainer):
+    with pytest.raises(
+        ValueError, match=r"Replayed steps 3 times on each batch.*accumulate_grad_batches=2; set it to 1"
+    ):
+        make_trainer(accumulate_grad_batches=2).fit(make_module(objective=Replayed()), make_data())
+
+
+def test_an_objective_sees_the_gradients_of_its_images_before_the_weights_move(make_module, make_data, make_trainer):
+    objective, module = Replayed(), make_module()
+    module.objective = objective
+    make_trainer(max_epochs=1).fit(module, make_data())
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in objective.gradients)
+    # the weights have moved between two passes over one batch
+    assert not torch.equal(objective.gradients[0], objective.gradients[1])
+
+
+def test_the_threat_model_reaches_the_objective_and_every_attack(make_module, make_data, make_trainer):
+    objective = Replayed()
+    module = make_module(objective=objective, threat=ThreatModel(L2(), 0.7), val_attack=PGD(), test_attack=PGD(steps=3))
+    make_trainer(max_epochs=1).fit(module, make_data())
+    assert {batch.threat for batch in objective.seen} == {module.threat}
+    assert module.val_attack.threat == module.test_attack.threat == module.threat
+    assert module.labels()["norm"] == "L2" and module.labels()["eps"] == 0.7
+
+
+@pytest.mark.parametrize("name", ["val_attack", "test_attack"])
+def test_an_attack_that_measures_in_another_ball_is_refused(make_module, name):
+    with pytest.raises(ValueError, match=rf"{name} states Linf eps 0.2, the run Linf eps 0.1; leave eps and norm out"):
+        make_module(**{name: PGD(eps=0.2)})
+
+
+def test_labels_name_the_objective(make_module):
+    for objective, label in (
+        (None, "Adversarial-FGSM"),
+        (Adversarial(attack=PGD(steps=7)), "Adversarial-PGD-7-1"),
+        (Adversarial(attack=FGSM(alpha=1.0), eval_mode=True), "Adversarial-FGSM[alpha=1](eval_mode=True)"),
+        (TRADES(beta=1.0), "TRADES(beta=1)"),
+        (GradAlign(weight=0.5), "GradAlign(weight=0.5)"),
+    ):
+        assert make_module(objective=objective).labels()["objective"] == label
+    assert make_module(standard=True).labels()["objective"] == "Clean"
+
+
 def test_accumulated_batches_step_once(make_module, make_data, make_trainer):
     steps = Steps()
     make_trainer(steps, max_epochs=1, accumulate_grad_batches=2).fit(make_module(), make_data())
     assert len(steps.rates) == 2 and len(steps.batches) == 4
 
 
-@pytest.mark.parametrize("attack", [None, PGD(eps=0.1, step_size=0.05, steps=2, early_stop=False, eval_mode=False)])
-def test_two_runs_are_the_same_bits_whatever_the_global_random_state(make_module, make_data, make_trainer, attack):
+@pytest.mark.parametrize("objective", [Adversarial(), Adversarial(attack=PGD(steps=2)), TRADES(steps=2), GradAlign()])
+def test_two_runs_are_the_same_bits_whatever_the_global_random_state(make_module, make_data, make_trainer, objective):
     found = []
     for seed in (1, 2):
-        module = make_module(**{"attack": attack} if attack else {})
+        module = make_module(objective=objective)
         torch.manual_seed(seed)
         make_trainer(max_epochs=1, name=str(seed)).fit(module, make_data())
         found.append(weights(module))

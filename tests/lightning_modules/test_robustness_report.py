@@ -8,10 +8,11 @@ import pytest
 import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.attacks import FGSM, PGD, Square
-from kafnets.attacks.noise_control import UniformNoise
+from kafnets.attacks.random_noise import UniformNoise
 from kafnets.metrics import wilson_interval
+from kafnets.threat import ThreatModel
 from lightning_modules.callbacks import RobustnessReport
 from lightning_modules.callbacks.robustness_files import read_resumable
 
@@ -20,9 +21,9 @@ FILES = {"robustness.json", "robustness.md", "robustness.png", "robustbench.json
 
 def quick_report(kind=RobustnessReport, **settings):
     attacks = {
-        "white_box": [PGD(eps=0.1, step_size=0.05, steps=2), PGD(eps=0.1, step_size=0.02, steps=6)],
-        "black_box": [Square(eps=0.1, queries=3)],
-        "noise": UniformNoise(eps=0.1),
+        "white_box": [PGD(step_size=0.05, steps=2), PGD(step_size=0.02, steps=6)],
+        "black_box": [Square(queries=3)],
+        "noise": UniformNoise(),
         "curve_images": 2,
     }
     return kind(**attacks | settings)
@@ -58,7 +59,7 @@ def test_a_report_is_complete_and_its_parts_agree(tested, capsys):
     assert not list(folder.glob(".*")), "no part of a file is left"
     record = read(folder)
     assert record["complete"] and record["images"] == record["images_wanted"] == 40
-    outcomes = Outcomes.decode(record["outcomes"])
+    outcomes = PerImageResults.decode(record["outcomes"])
     assert outcomes["index"].tolist() == list(range(40))
     worst = outcomes["clean"].clone()
     for name, attack in record["attacks"].items():
@@ -175,13 +176,17 @@ def test_pictures_go_to_loggers_once(make_module, make_data, make_trainer):
     ("settings", "says"),
     [
         ({"curve_images": 0}, "curve_images must be >= 1, got 0"),
-        ({"twin": "last.ckpt"}, "twin and transfer go together"),
-        ({"transfer": PGD(eps=0.1)}, "twin and transfer go together"),
+        ({"surrogate": "last.ckpt"}, "surrogate and transfer go together"),
+        ({"transfer": PGD()}, "surrogate and transfer go together"),
         ({"noise": UniformNoise(eps=0.2)}, "share one norm and one eps"),
         ({"single_step": FGSM(eps="8/255")}, "share one norm and one eps"),
         ({"white_box": []}, "white_box needs at least one attack"),
+        (
+            {"white_box": [PGD(eps=0.2)], "black_box": [], "noise": None},
+            "report state Linf eps 0.2, the run Linf eps 0.1",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
-        quick_report(**settings)
+        quick_report(**settings).study_within(ThreatModel(eps=0.1))

@@ -102,7 +102,8 @@ def test_the_record_of_a_test_is_complete(make_module, make_data, make_trainer, 
         assert [part["wilson95_low"], part["wilson95_high"]] == pytest.approx(wilson_interval(right, part["images"]))
     settings = {"attack": "PGD", "eps": 0.1, "steps": 2, "step_size": 0.05, "restarts": 1, "norm": "Linf"}
     assert record["attack"] | settings == record["attack"]
-    run = {"activation": "ReLU", "backbone": "KafVGG", "attack": "FGSM", "eps": 0.1, "seed": 7}
+    run = {"activation": "ReLU", "backbone": "KafVGG(width=4, hidden=8, image_size=8, in_channels=1)"}
+    run |= {"objective": "Adversarial-FGSM", "norm": "Linf", "eps": 0.1, "seed": 7}
     assert record["run"] == run
     assert (record["seed"], record["dtype"], record["device"], record["data"]) == (7, "float32", "cpu", "Digits")
     best = trainer.checkpoint_callback.best_model_path
@@ -229,6 +230,7 @@ def test_the_configuration_stands_beside_the_run_and_in_its_checkpoints(fitted):
 
 def test_runs_can_be_compared_by_top_level_scalars(fitted):
     logged = yaml.safe_load((fitted / "hparams.yaml").read_text())
-    scalars = {"activation": "KAF", "backbone": "KafVGG", "attack": "FGSM", "eps": 8 / 255, "seed": 5}
+    scalars = {"activation": "KAF", "objective": "Adversarial-FGSM", "norm": "Linf", "eps": 8 / 255, "seed": 5}
+    assert logged["backbone"].startswith("KafVGG(")
     assert {name: logged[name] for name in scalars} == scalars
     assert "model" in logged["config"]

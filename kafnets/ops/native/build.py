@@ -1,7 +1,7 @@
-"""Compiles the C++ sources beside this file for the processor at hand, once, and loads them.
+"""Compiles C++ sources for this machine's processor, once, and loads them.
 
-A library is kept in ``$XDG_CACHE_HOME/kafnets/native`` (``~/.cache`` by default) under a name made of its sources, the
-compiler and the processor: machines of a cluster that share a home folder never run each other's instructions.
+A library is kept in ``$XDG_CACHE_HOME/kafnets/native`` (``~/.cache`` by default) under a name that depends on its
+sources, the compiler and the processor: machines that share a home folder never load each other's libraries.
 """
 
 import ctypes
@@ -15,31 +15,31 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-SOURCES = Path(__file__).parent
-# No flag changes a result but fused multiply-adds: infinities, NaN and the order of additions are kept.
+HEADERS = Path(__file__).parent  # sources in other folders may include these too
+# Of these flags only fused multiply-adds change results: infinities, NaN and the order of additions are kept.
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno")
 COMPILERS = ("g++", "clang++", "c++")
 SECONDS = 300
 
 
 class BuildError(RuntimeError):
-    """No native library, and why."""
+    """A native library cannot be built or loaded; the message says why."""
 
 
 @cache
-def load(name: str, march: str = "native") -> ctypes.CDLL:
-    """The library made of ``<name>.cpp``, compiled if it is not in the cache; takes seconds then.
+def load(source: Path, march: str = "native") -> ctypes.CDLL:
+    """The library of a C++ file; if it is not in the cache, it is compiled, which takes seconds.
 
     Args:
-        name: a source file beside this module, without its ending.
-        march: the processor to compile for, as the compiler names it; one with fewer instructions for tests.
+        source: the file; it may include headers of its own folder and of this module's.
+        march: the processor to compile for, as the compiler names it.
 
     Raises:
-        BuildError: if there is no compiler, it fails, nothing can be written or the result cannot be loaded.
+        BuildError: if there is no compiler, it fails, the cache cannot be written or the library cannot be loaded.
     """
     compiler = _compiler()
-    command = [compiler, *FLAGS, f"-march={march}", str(SOURCES / f"{name}.cpp")]
-    file = _folder() / f"{name}-{_fingerprint(name, command)}.so"
+    command = [compiler, *FLAGS, f"-march={march}", f"-I{HEADERS}", str(source)]
+    file = _folder() / f"{source.stem}-{_fingerprint(source, command)}.so"
     if not file.is_file():
         _compile(command, file)
     try:
@@ -66,10 +66,11 @@ def _folder() -> Path:
     return folder
 
 
-def _fingerprint(name: str, command: list[str]) -> str:
-    """Of all that the library's instructions depend on."""
+def _fingerprint(source: Path, command: list[str]) -> str:
+    """A hash of everything that the library's instructions depend on."""
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
-    contents = [file.read_bytes() for file in [SOURCES / f"{name}.cpp", *sorted(SOURCES.glob("*.h"))]]
+    headers = sorted({*HEADERS.glob("*.h"), *source.parent.glob("*.h")})
+    contents = [file.read_bytes() for file in [source, *headers]]
     facts = [*command, version, platform.platform(), _processor()]
     return hashlib.sha256(b"\0".join([*contents, *(fact.encode() for fact in facts)])).hexdigest()[:16]
 
@@ -83,7 +84,7 @@ def _processor() -> str:
 
 
 def _compile(command: list[str], file: Path) -> None:
-    """Into a temporary file first: processes that build at once each leave a whole library."""
+    """Compile into a temporary file and move it: processes that build at once never see half a library."""
     try:
         descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".so")
         os.close(descriptor)
@@ -101,5 +102,5 @@ def _compile(command: list[str], file: Path) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-if sys.platform == "darwin":  # Apple's compiler has no OpenMP; one thread is what is left
+if sys.platform == "darwin":  # Apple's compiler has no OpenMP: one thread
     FLAGS = tuple(flag for flag in FLAGS if flag != "-fopenmp")

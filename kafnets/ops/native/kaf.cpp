@@ -1,8 +1,8 @@
-// Sums over Gaussians in one pass over the input: the two blocks of kafnets/ops/family.py and their derivative.
+// Sums over Gaussians in one pass over the input: the two blocks of kafnets/ops/gaussian_sum.py and their derivative.
 //
-// Values are packed into buffers of vectors that stay in the first-level cache; the arithmetic sees nothing else. A
-// lane holds a position of one channel (rows) or a channel at one position (lanes, for channels_last memory); the
-// coefficients are spread over a vector either way, so that one kernel serves both.
+// Values are packed into buffers of vectors that stay in the first-level cache, and the arithmetic works on these. A
+// lane of a vector holds one position of a channel (rows) or one channel at a position (lanes, for channels_last
+// memory); the coefficients are spread over a vector either way, so that one kernel is enough for both.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -26,13 +26,13 @@ extern "C" {
 struct Sweep {
     int64_t channels, outer, inner;  // x is (outer, channels, inner), or with lanes (outer, inner, channels)
     int32_t lanes, storage, threads;
-    int32_t powers, moment_powers;  // P of the weights; of the moments, 0 for none
+    int32_t powers, moment_powers;  // P of the weights; powers of the moments, 0 for no moments
     const void *x, *a, *v;          // a and v may be null
     void *value, *slope;            // null where not wanted
     double *moments;                // (moment_powers, channels, size)
     const double *weights;          // (powers, channels, size)
     int64_t size;                   // D
-    double first, step, gamma, clamp;  // of a grid, see kafnets/ops/grid.py
+    double first, step, gamma, clamp;  // of a grid, see kafnets/ops/uniform_recurrence.py
     int32_t half;                      // of a grid; 0: not a grid
     const double *points, *bandwidths;  // otherwise: (channels, size), (channels)
 };
@@ -50,7 +50,7 @@ struct Place {
     int64_t stride;
 };
 
-// a v, and the values and slopes scaled by a and a v.
+// Reads a v, the scale of slopes and moments.
 template <class R, bool NEEDED>
 static inline void read_scale(const Place<R> &place, int64_t at, Vec<R> (&scale)[TILE]) {
     if constexpr (NEEDED) {
@@ -72,12 +72,12 @@ static inline void write_outputs(const Place<R> &place, int64_t at, const Vec<R>
     if constexpr (SLOPE) EACH(k, TILE) write<R>(place.slope + at + k * place.stride, rise[k] * scale[k]);
 }
 
-// What one channel (or one vector of channels) needs, spread over vectors.
+// The numbers of one channel (or of one vector of channels), spread over vectors.
 template <class R>
 struct Tables {
     std::vector<Vec<R>> value, slope;  // coefficients [point][power]
-    std::vector<Vec<R>> points;        // direct: the dictionary
-    Vec<R> minus_gamma, low, high;     // direct
+    std::vector<Vec<R>> points;        // without a grid: the dictionary
+    Vec<R> minus_gamma, low, high;     // without a grid
     Vec<R> *sums;                      // moments [point][power] so far
 };
 
@@ -98,7 +98,7 @@ static inline void add_polynomial(Vec<R> (&total)[N], const Vec<R> (&parts)[P][N
     }
 }
 
-// Horner from the outermost point inwards: no single term is needed, so none is formed.
+// Horner's rule from the outermost point inwards, without forming single terms.
 template <class R, int P>
 static inline void horner(Vec<R> (&total)[TILE], const Vec<R> *table, int half, const Vec<R> (&q)[TILE],
                           const Vec<R> (&u)[TILE], const Vec<R> (&edge)[TILE]) {
@@ -113,7 +113,7 @@ static inline void horner(Vec<R> (&total)[TILE], const Vec<R> *table, int half, 
     add_polynomial<R, P, TILE>(total, parts, u);
 }
 
-// Every term is formed, for the moments; the values and slopes come along.
+// Forms every term, as the moments need them, and sums values and slopes from the same terms.
 template <class R, int P, bool VALUE, bool SLOPE, int M>
 static inline void sum_terms(Vec<R> (&total)[TILE], Vec<R> (&rise)[TILE], const Vec<R> *v_table, const Vec<R> *s_table,
                              Vec<R> *sums, int half, const Vec<R> (&q)[TILE], const Vec<R> (&u)[TILE],
@@ -141,7 +141,7 @@ static inline void sum_terms(Vec<R> (&total)[TILE], Vec<R> (&rise)[TILE], const 
 
 // The same for the backward pass of training, the most frequent of all: one power, no values, all scaled by g from the
 // start. With a_j the weighted terms and b_j = a_0 + ... + a_j, sum_j (j + 1/2) a_j = (J + 1/2) b_(J-1) - sum_j b_j, so
-// that half of the arithmetic is additions, which many processors do beside the multiplications.
+// that half of the arithmetic is additions, which many processors execute in parallel with the multiplications.
 template <class R, bool SLOPE>
 static inline void sum_by_parts(Vec<R> (&rise)[TILE], const Vec<R> *table, Vec<R> *sums, const Grid<R> &grid,
                                 const Vec<R> (&q)[TILE], const Vec<R> (&u)[TILE], Vec<R> (&term)[TILE],
@@ -289,7 +289,7 @@ static inline void runs(const Sweep &sweep, int64_t channel, int64_t from, int64
     }
 }
 
-// Copies between a tensor and a buffer. With lanes, `width` channels from `channel` on go to a vector a position.
+// Copies between a tensor and a buffer. With lanes, `width` channels from `channel` on fill one vector per position.
 template <class R, class S>
 static void load(const Sweep &sweep, const void *tensor, int64_t channel, int64_t width, int64_t from, int64_t to,
                  R *buffer) {
@@ -339,7 +339,7 @@ static void shift(const double *in, int powers, double scale, double offset, dou
 
 struct Point {
     int64_t index;
-    double offset, fall;  // in steps from the centre; its Gaussian's part that does not depend on x
+    double offset, fall;  // in steps from the centre; the factor of its Gaussian that does not depend on x
 };
 
 static std::vector<Point> grid_points(const Sweep &sweep) {
@@ -357,7 +357,7 @@ template <class R>
 struct Task {
     const Sweep &sweep;
     Grid<R> grid;
-    std::vector<Point> layout;  // of a grid
+    std::vector<Point> layout;  // with a grid
     std::vector<R> value, slope;
 
     explicit Task(const Sweep &sweep) : sweep(sweep) {
@@ -379,7 +379,7 @@ struct Task {
 
     int64_t points() const { return sweep.half ? int64_t(layout.size()) : sweep.size; }
 
-    // The coefficients of all channels, [channel][point][power], once; then spread over vectors for each task.
+    // Computes the coefficients of all channels once, [channel][point][power]; fill() spreads them over vectors.
     void prepare() {
         const int P = sweep.powers;
         value.assign(sweep.channels * points() * P, 0);
@@ -429,7 +429,7 @@ struct Task {
         }
     }
 
-    // An infinite x counts as one so far away that every Gaussian is exactly 0, which keeps t^p k at 0 too.
+    // Infinite x are replaced by x so far away that every Gaussian is exactly 0, which keeps t^p k at 0 too.
     void reach(Tables<R> &tables, int64_t c, int lane, double gamma) const {
         const double *points = sweep.points + c * sweep.size;
         const double distance = std::sqrt(-1.02 * LN2 * double(Simd<R>::nothing) / gamma);
@@ -486,8 +486,8 @@ static Kernel<R> choose(const Sweep &sweep) {
     return nullptr;
 }
 
-// Runs a kernel over positions of one channel (or one vector of channels): in place where the memory allows it,
-// through buffers of whole vectors otherwise.
+// Runs a kernel over positions of one channel (or of one vector of channels): in place if the memory allows it,
+// otherwise through buffers of whole vectors.
 template <class R, class S>
 struct Runner {
     static constexpr int64_t lanes = Simd<R>::lanes;
@@ -527,7 +527,7 @@ struct Runner {
             const auto fetch = [&](const void *tensor, R *buffer) -> const R * {
                 if (!tensor) return nullptr;
                 load<R, S>(sweep, tensor, channel, width, from, to, buffer);
-                std::fill(buffer + used, buffer + count * lanes, R(0));  // a = 0: adds nothing to the moments
+                std::fill(buffer + used, buffer + count * lanes, R(0));  // with a = 0 they add nothing to the moments
                 return buffer;
             };
             Place<R> place{fetch(sweep.x, buffers[0]), fetch(sweep.a, buffers[1]), fetch(sweep.v, buffers[2]),
@@ -552,7 +552,7 @@ static int run(const Sweep &sweep) {
     const Task<R> task(sweep);
     const int M = sweep.moment_powers;
     const int64_t positions = sweep.outer * sweep.inner, width = sweep.lanes ? lanes : 1;
-    // Spans walk the memory in its order. The cut does not depend on the number of threads, so neither do the sums.
+    // Spans follow the order of the memory. Chunks do not depend on the number of threads, so neither do the sums.
     const int64_t span = sweep.lanes ? SPAN : std::max(sweep.inner, SPAN / sweep.inner * sweep.inner);
     const int64_t chunk = std::max(std::min((positions + 31) / 32, CHUNK) / span, int64_t(1)) * span;
     const int64_t chunks = (positions + chunk - 1) / chunk, per_chunk = sweep.channels * M * task.points();
@@ -569,7 +569,7 @@ static int run(const Sweep &sweep) {
                 task.fill(runner.tables, channel, here);
                 runner.tables.sums = sums.data() + (sweep.lanes ? 0 : channel * task.points() * M);
                 runner.span(channel, here, from, std::min(end, from + span));
-                // a lane that is a channel adds up more values than one of many lanes of a channel
+                // with lanes, one lane adds up all values of its channel: it is emptied more often, for precision
                 if (M && (sweep.lanes || from + span >= end))
                     task.flush(runner.tables, channel, here, &partial[at * per_chunk]);
             }
@@ -596,7 +596,7 @@ static int run(const Sweep &sweep) {
 
 extern "C" {
 
-// 0, or 1 for a combination of powers that is not built in, 2 for a storage that is not.
+// Returns 0; 1 for a combination of powers that is not built in, 2 for such a storage type.
 int kaf_sweep(const Sweep *sweep) {
     switch (sweep->storage) {
         case 0: return run<float, float>(*sweep);

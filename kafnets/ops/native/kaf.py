@@ -4,17 +4,18 @@ import ctypes
 import math
 from ctypes import c_double, c_int32, c_int64, c_void_p
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kafnets.ops.chunks import empty_dense, has_channels_last
-from kafnets.ops.grid import Grid, plan
+from kafnets.ops.engine import Found, Wanted, arithmetic_dtype
 from kafnets.ops.native.build import BuildError, load
-from kafnets.ops.sweep import Found, Wanted, arithmetic_dtype
+from kafnets.ops.tiling import empty_dense, has_channels_last
+from kafnets.ops.uniform_recurrence import Grid, plan_recurrence
 
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-# How many powers of the moments are computed for how many are wanted, by the powers of the weights.
+# What is built in: by the powers of the weights, how many powers of the moments are computed for how many wanted.
 MOMENTS = {1: {0: 0, 1: 1, 2: 3, 3: 3}, 2: {0: 0, 1: 2, 2: 2}}
 
 
@@ -35,15 +36,15 @@ def library(march: str = "native") -> ctypes.CDLL:
     """The compiled library.
 
     Raises:
-        BuildError: if there is none.
+        BuildError: if it cannot be built or loaded.
     """
-    found = load("kaf", march)
+    found = load(Path(__file__).with_name("kaf.cpp"), march)
     found.kaf_instructions.restype = ctypes.c_char_p
     return found
 
 
 class NativeSweep:
-    """:class:`~kafnets.ops.sweep.Engine` in C++: recurrence on a grid, exponentials elsewhere. CPU only."""
+    """:class:`~kafnets.ops.engine.Engine` in C++: a recurrence on a grid, exponentials otherwise. CPU only."""
 
     march = "native"
 
@@ -52,18 +53,18 @@ class NativeSweep:
 
     @classmethod
     def describe(cls) -> str:
-        """The instructions in use."""
+        """The processor instructions in use."""
         return library(cls.march).kaf_instructions().decode()
 
     @staticmethod
     def can(dtype: torch.dtype, weight_powers: int, moment_powers: int) -> bool:
-        """Whether a sweep over x of this dtype is built in."""
+        """Whether this sweep is built in."""
         return dtype in STORAGE and moment_powers in MOMENTS.get(weight_powers or 1, {})
 
     def sweep(
         self, x: Tensor, a: Tensor | None, v: Tensor | None, weights: Tensor | None, powers: int, *, want: Wanted
     ) -> Found:
-        """One pass; see :meth:`kafnets.ops.sweep.Engine.sweep`."""
+        """One pass; see :meth:`kafnets.ops.engine.Engine.sweep`."""
         dtype = arithmetic_dtype(x, self.dictionary)
         if dtype != arithmetic_dtype(x):  # float32 data under a float64 dictionary
             a, v = (None if t is None else t.to(dtype) for t in (a, v))
@@ -76,7 +77,7 @@ class NativeSweep:
         moments = torch.zeros(max(computed, 1), channels, size, dtype=torch.float64)
         call = _Sweep(channels=channels, size=size, storage=STORAGE[x.dtype], threads=torch.get_num_threads())
         call.powers, call.moment_powers = weight_powers, computed
-        # what the pointers point to has to live until the call is over
+        # the memory that the pointers point to has to live until the call is over
         kept = [self._lay_out(call, x, a, v), value, slope, moments, self._small(call, weights, dtype, channels)]
         call.value, call.slope = _pointer(value), _pointer(slope)
         call.moments = _pointer(moments)
@@ -87,7 +88,7 @@ class NativeSweep:
 
     @staticmethod
     def _lay_out(call: _Sweep, *tensors: Tensor | None) -> list[Tensor | None]:
-        """Bring x, a and v into one dense memory format, a copy only where they have another."""
+        """Bring x, a and v into one dense memory format; copies only those that have another one."""
         x = tensors[0]
         assert x is not None
         last = has_channels_last(x) or x.dim() == 2
@@ -102,10 +103,10 @@ class NativeSweep:
         if weights is not None:
             kept.append(weights.double().contiguous())
             call.weights = _pointer(kept[-1])
-        cut = None if self.grid is None else plan(self.grid, dtype)
-        if self.grid is not None and cut is not None:
+        plan = None if self.grid is None else plan_recurrence(self.grid, dtype)
+        if self.grid is not None and plan is not None:
             call.first, call.step, call.gamma = self.grid.first, self.grid.step, self.grid.bandwidth
-            call.half, call.clamp = cut.half, cut.clamp
+            call.half, call.clamp = plan.half, plan.clamp
         else:
             kept.append(self.dictionary.double().expand(channels, -1).contiguous())
             kept.append(self.bandwidth.double().expand(channels).contiguous())

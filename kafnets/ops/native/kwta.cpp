@@ -1,11 +1,11 @@
 // k-winners-take-all on rows of floating point numbers, with exact thresholds.
 //
-// Numbers are compared as integer keys in the order of their values. The key of -infinity is 0, and the subtraction
-// that makes it so wraps the negative NaNs round to the top: every NaN lies above infinity. Only the two zeros have
-// different keys and equal values; thresholds are therefore brought to the lower of both.
+// Numbers are compared as integer keys in the order of their values. The key of -infinity is 0; the subtraction for
+// this wraps negative NaNs around to the top, so that the key of every NaN is above that of infinity. Only the two zeros
+// are equal numbers with different keys: a threshold of zero gets the lower one.
 //
-// A threshold is found by histograms of the keys' digits, highest first; after each, only the keys with the right
-// digits so far are left, in most rows a few percent after the first.
+// A threshold is found by histograms of the keys' digits, highest digit first. After each histogram only the keys that
+// agree with the threshold's digits so far are left: after the first, a few percent of most rows.
 
 #include <algorithm>
 #include <cstdint>
@@ -15,12 +15,12 @@
 namespace {
 
 using Index = std::int64_t;
-using Word = std::uint32_t;  // one bit for each of 32 neighbours: kept or not
+using Word = std::uint32_t;  // one bit for each of 32 neighbouring values: whether it is kept
 
 constexpr Index WORD = 32;
-// 8 to 11 bits a digit take 6.6 to 5.5 ms for 128 rows of 32768 and 9 to 18 ms for as many numbers in rows of 128
+// 8 to 11 bits per digit take 6.6 to 5.5 ms for 128 rows of 32768, and 9 to 18 ms for as many numbers in rows of 128
 constexpr int DIGIT = 10;
-constexpr Index FEW = 24;  // nth_element is faster than another histogram
+constexpr Index FEW = 24;  // up to this many keys nth_element is faster than another histogram
 
 // `U` holds the bits of a number, `INFINITE` are those of +infinity.
 template <typename U, U INFINITE>
@@ -36,7 +36,7 @@ struct Format {
     }
 };
 
-// Do `step(j)` for a word's neighbours; the full word's loop has a constant length and becomes vector code.
+// Call `step(j)` for each value of a word; the loop over a full word has a constant length and becomes vector code.
 template <typename Step>
 void lanes(Index left, Step step) {
     if (left >= WORD) {
@@ -60,7 +60,7 @@ public:
         return found == F::key(0) ? F::key(F::SIGN) : std::min(found, F::key(INFINITE));
     }
 
-    // Copy what reaches the threshold, 0 instead of the rest, and set the bits of what is kept.
+    // Copy the values that reach the threshold, write 0 for the others, and set the bits of those that are kept.
     void select(U threshold, U* out, Word* kept) const {
         for (Index start = 0; start < size; start += WORD) {
             Word word = 0;
@@ -105,7 +105,7 @@ private:
     Index size;
 };
 
-// Run `work(row, scratch)` for every row, on threads that have scratch of `size` numbers each.
+// Call `work(row, scratch)` for every row, on several threads with scratch memory of `size` numbers each.
 template <typename U, typename Work>
 void for_rows(Index rows, Index size, int threads, Work work) {
 #pragma omp parallel num_threads(threads) if (threads > 1 && rows > 1)
@@ -148,7 +148,7 @@ void masked(const U* x, const Word* kept, U* out, Index rows, Index size, int th
 
 }  // namespace
 
-// Rows of `size` numbers, one behind the other; `kept` has ceil(size / 32) words a row. 1 <= count <= size.
+// Contiguous rows of `size` numbers; `kept` has ceil(size / 32) words per row. 1 <= count <= size.
 #define FOR_FORMAT(name, U, INFINITE)                                                                                 \
     extern "C" void kwta_thresholds_##name(const U* x, U* out, Index rows, Index size, Index count, int threads) {    \
         thresholds<U, INFINITE>(x, out, rows, size, count, threads);                                                  \

@@ -1,4 +1,4 @@
-// Vectors as wide as the processor has, and powers of two on them.
+// Vectors of the processor's width, and powers of two on them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -49,7 +49,7 @@ using Vec = typename Simd<R>::V;
 
 template <class R>
 static inline Vec<R> splat(R value) {
-    return value - Vec<R>{};  // not added: -0 + 0 is 0, so that would be computed
+    return value - Vec<R>{};  // not an addition: -0 + 0 is 0, so the compiler could not remove it
 }
 
 template <class R>
@@ -64,7 +64,7 @@ static inline void write(R *to, Vec<R> value) {
     std::memcpy(to, &value, sizeof value);
 }
 
-// The comparisons are false for NaN, so that a NaN x passes.
+// The comparisons are false for NaN, so that NaN stays NaN.
 template <class R>
 static inline Vec<R> at_least(Vec<R> x, Vec<R> low) {
     return low > x ? low : x;
@@ -78,7 +78,7 @@ static inline Vec<R> clamp(Vec<R> x, Vec<R> low, Vec<R> high) {
     return at_most<R>(at_least<R>(x, low), high);
 }
 
-// value * 2^n for integers n in [nothing, 127 (1023)]; 0 below `lowest`, where a normal number ends.
+// value * 2^n for integers n in [nothing, 127 (1023)]; 0 below `lowest`, where normal numbers end.
 template <class R>
 static inline Vec<R> scale(Vec<R> value, Vec<R> n) {
     using S = Simd<R>;
@@ -113,7 +113,7 @@ static inline Vec<R> nearest(Vec<R> y) {
     return (y + Simd<R>::magic) - Simd<R>::magic;
 }
 
-// 2^y for y <= 127 (1023), NaN for NaN; 0 where it would no longer be a normal number, or soon after.
+// 2^y for y <= 127 (1023), NaN for NaN; 0 from about where the result would be subnormal.
 template <class R>
 static inline Vec<R> power_of_two(Vec<R> y) {
     using S = Simd<R>;

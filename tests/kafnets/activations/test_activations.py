@@ -20,7 +20,7 @@ def peer(request):
 
 
 def moved(layer):
-    """The layer a few training steps later: every parameter somewhat off its first value."""
+    """The layer with every parameter moved away from its initial value."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -149,7 +149,7 @@ def test_nan_stays_where_it_is(peer):
     assert y[1, 2, 3].isnan() and y.isnan().sum() == 1
 
 
-def test_infinities_end_on_the_tail(peer):
+def test_infinite_inputs_behave_like_large_ones(peer):
     layer = moved(peer(1)).double()
     ends, far = (layer(torch.tensor([[-v], [v]], dtype=torch.float64)) for v in (torch.inf, 1e25))
     assert not ends.isnan().any()
@@ -191,3 +191,13 @@ def test_autocast_keeps_the_dtype(peer_name):
     layer, x = getattr(act, peer_name)(3), torch.randn(4, 3, 5, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(x).dtype == torch.float32
+
+
+def test_num_parameters():
+    assert act.ReLU(5).num_parameters == 0
+    assert act.SReLU(5).num_parameters == 20
+    assert act.Rational(5).num_parameters == 10
+    assert act.KAF(5).num_parameters == 100
+    layer = act.PReLU(5)
+    layer.weight.requires_grad_(False)
+    assert layer.num_parameters == 0

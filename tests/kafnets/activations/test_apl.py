@@ -14,7 +14,7 @@ def test_is_the_formula():
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_begins_as_the_authors_code():
+def test_starts_as_the_authors_code():
     torch.manual_seed(0)
     layer = APL(2000)
     assert layer.slopes.shape == layer.offsets.shape == (5, 2000)

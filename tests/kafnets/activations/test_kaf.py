@@ -38,18 +38,18 @@ def test_is_the_formula(free, num_dict):
 
 
 @pytest.mark.parametrize("target", [F.elu, F.silu, torch.tanh])
-def test_ridge_begins_as_the_target(target):
+def test_ridge_starts_as_the_target(target):
     layer = KAF(3, init=Ridge(target))
     points = layer.dictionary.unsqueeze(1).repeat(1, 3)
     assert (layer(points) - target(points)).abs().max() < 2e-3
 
 
-def test_normal_has_its_spread():
+def test_normal_has_its_standard_deviation():
     torch.manual_seed(0)
     assert KAF(200, init=Normal(std=0.3)).alpha.std().item() == pytest.approx(0.3, rel=0.05)
 
 
-def test_an_own_initialiser_is_a_small_class():
+def test_a_custom_initialiser():
     class Ones(KAFInit):
         def __call__(self, dictionary, bandwidth, num_sets, kernel):
             return torch.ones(num_sets, len(dictionary))
@@ -57,7 +57,7 @@ def test_an_own_initialiser_is_a_small_class():
     assert KAF(2, init=Ones()).alpha.sum() == 40
 
 
-def test_fixed_and_free_begin_alike():
+def test_fixed_and_free_layers_start_equal():
     torch.manual_seed(0)
     fixed = KAF(3)
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def test_fixed_and_free_begin_alike():
     torch.testing.assert_close(fixed(x), free(x), atol=1e-6, rtol=1e-5)
 
 
-def test_loading_another_dictionary_is_obeyed():
+def test_a_loaded_dictionary_is_used():
     source = KAF(2, boundary=2.0, bandwidth=0.5)
     layer = KAF(2)
     layer.load_state_dict(source.state_dict())
@@ -89,7 +89,7 @@ def test_loading_another_dictionary_is_obeyed():
         ("bandwidth", torch.neg, r"act\.bandwidth must be > 0 and finite, got .*-"),
     ],
 )
-def test_a_stored_dictionary_that_is_none_is_refused(layer, name, change, message):
+def test_an_invalid_stored_dictionary_is_refused(layer, name, change, message):
     net = torch.nn.ModuleDict({"act": layer})
     state = net.state_dict()
     state[f"act.{name}"] = change(state[f"act.{name}"])

@@ -16,7 +16,7 @@ def bump(x):
     return x * torch.exp(-(x**2))
 
 
-def test_the_fit_is_what_it_says():
+def test_the_fit_reports_its_errors():
     fit = Ridge(F.elu).fit(POINTS, GAMMA, Gaussian())
     x = torch.linspace(-3, 3, 1001, dtype=torch.float64)
     kernel = torch.exp(-GAMMA.double() * (x[:, None] - POINTS.double()) ** 2)
@@ -28,7 +28,7 @@ def test_the_fit_is_what_it_says():
 
 
 @pytest.mark.filterwarnings(QUIET)
-def test_the_layer_shows_it():
+def test_repr_shows_the_fit():
     assert "init=Ridge(elu, eps=1e-06), fit=RidgeFit(max_error=0.013, rms_error=0.0024)" in repr(
         KAF(4, init=Ridge(F.elu))
     )
@@ -37,14 +37,14 @@ def test_the_layer_shows_it():
 
 
 @pytest.mark.filterwarnings(QUIET)
-def test_it_fits_with_the_layer_s_kernel():
+def test_the_fit_uses_the_kernel_of_the_layer():
     for layer in (KAF(2, kernel=Matern32(), init=Ridge(bump)), MultiKAF(2, init=Ridge(bump))):
         x = torch.linspace(-3, 3, 200)[:, None].repeat(1, 2)
         assert (layer(x) - bump(x)).abs().max() < 0.02
         assert layer.fit.max_error < 0.02
 
 
-def test_a_target_that_goes_on_outside_is_told_once():
+def test_one_warning_for_a_large_target_outside_the_dictionary():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(3):
@@ -60,13 +60,13 @@ def test_a_target_that_goes_on_outside_is_told_once():
     ("target", "settings"),
     [(bump, {}), (torch.zeros_like, {}), (F.elu, {"kernel": Periodic()}), (torch.sin, {"kernel": Periodic()})],
 )
-def test_no_warning_where_nothing_is_lost(target, settings):
+def test_no_warning_where_the_target_is_small_or_periodic(target, settings):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         KAF(2, init=Ridge(target), **settings)
 
 
-def test_a_target_that_is_no_number_outside_is_told():
+def test_a_target_that_is_nan_outside_gives_a_warning():
     with pytest.warns(UserWarning, match="reaches nan left of -3"):
         KAF(2, init=Ridge(lambda x: bump(x) * torch.sqrt(x + 3.000001)))
 
@@ -74,7 +74,7 @@ def test_a_target_that_is_no_number_outside_is_told():
 @pytest.mark.parametrize(
     "target", [torch.log, torch.sum, lambda x: x[:-1], lambda x: 1.0], ids=["log", "sum", "shorter", "float"]
 )
-def test_targets_that_can_t_be_met_are_refused(target):
+def test_targets_without_finite_elementwise_values_are_refused(target):
     with pytest.raises(ValueError, match=r"target must map a tensor elementwise to finite values, but .* on \[-3, 3\]"):
         KAF(2, init=Ridge(target))
 

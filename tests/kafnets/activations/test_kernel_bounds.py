@@ -68,12 +68,12 @@ def test_intervals(interval, order):
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("interval", [(-1e300, 1e300), (1e17, 2e17), (5.0, math.inf)])
-def test_a_wide_interval_holds_a_whole_period_wherever_it_lies(interval, order):
+def test_an_interval_longer_than_the_period_has_the_global_bound(interval, order):
     layer = KAF(2, kernel=Periodic(), init=Normal(std=1))
     assert torch.equal(bound(layer, order, interval), bound(layer, order))
 
 
-def test_far_from_the_dictionary_little_is_left():
+def test_bounds_are_small_far_from_the_dictionary():
     assert KAF(3).lipschitz((30.0, math.inf)).max() < 1e-20
     layer = KAF(3, kernel=RationalQuadratic())
     found, truth = layer.lipschitz((50.0, 60.0)), reached(layer, 1, 50.0, 60.0)
@@ -130,7 +130,7 @@ def test_free_dictionaries_and_shared_sets(kernel):
     [[Gaussian(), Matern32(), RationalQuadratic()], [Gaussian(), Periodic()], [Periodic(), Periodic(3.0)]],
     ids=repr,
 )
-def test_mixtures_jointly(kernels, order):
+def test_mixtures(kernels, order):
     torch.manual_seed(0)
     layer = MultiKAF(3, kernels=kernels)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_mixtures_jointly(kernels, order):
     is_sound_and_tight(layer, order, tight=2.0 if both else 1.02)
 
 
-def test_residual():
+def test_residual_layers():
     torch.manual_seed(0)
     joint = ResidualKAF(3)
     is_sound_and_tight(joint, 1)
@@ -168,7 +168,7 @@ def test_diverged_layers_are_unbounded():
     assert layer.lipschitz().isinf().tolist() == [False, True]
 
 
-def test_reports_leave_the_layer_alone_and_need_no_grad_mode():
+def test_bounds_do_not_change_the_layer_and_need_no_grad_mode():
     layer = KAF(2, kernel=Matern32(), free=True)
     expected = layer.lipschitz()
     with torch.inference_mode():
@@ -182,7 +182,7 @@ def growth(layer):
 
 
 def test_gradient_growth_behind_batch_norm():
-    # the channels' mean of both moments: what a wide random layer does
+    # the moments are averaged over channels, as in a wide random layer
     torch.manual_seed(0)
     assert growth(KAF(300)) == pytest.approx(1.79, abs=0.05)
     authors = KAF(300, boundary=4.0, bandwidth=0.5 / (2 * 8 / 19) ** 2, init=Normal(0.8))

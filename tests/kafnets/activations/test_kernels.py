@@ -55,7 +55,7 @@ def book(kernel, t, length):
 
 
 @pytest.mark.parametrize("bandwidth", [0.2, 1.67])
-def test_is_the_book_s(kernel, bandwidth):
+def test_matches_the_formulas_of_the_book(kernel, bandwidth):
     t = torch.linspace(-7, 7, 113, dtype=torch.float64)
     expected = [book(kernel, v, 1 / math.sqrt(2 * bandwidth)) for v in t.tolist()]
     torch.testing.assert_close(kernel(t, torch.tensor(bandwidth)), torch.tensor(expected).double())
@@ -85,7 +85,7 @@ def test_the_shape_bounds_the_derivatives(kernel, bandwidth):
 
 
 @pytest.mark.parametrize("bandwidth", [0.2, 3.0])
-def test_it_is_smooth_but_at_the_breaks(kernel, bandwidth):
+def test_is_smooth_except_at_the_breaks(kernel, bandwidth):
     shape = kernel.shape(bandwidth)
     for place in {0.0, *shape.breaks, 0.7}:
         left, right = (
@@ -96,7 +96,7 @@ def test_it_is_smooth_but_at_the_breaks(kernel, bandwidth):
         assert jumps == (shape.kinks and place in shape.breaks)
 
 
-def test_falls_or_repeats(kernel):
+def test_falls_to_zero_or_is_periodic(kernel):
     far = kernel(torch.tensor([1e9]), torch.tensor(1.0)).item()
     if kernel.period == math.inf:
         assert far < 1e-5
@@ -119,7 +119,7 @@ def test_the_default_bandwidth_fits_smooth_targets(kernel, target):
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_a_kaf_of_it_is_the_formula(kernel, free):
+def test_a_kaf_with_this_kernel_is_the_formula(kernel, free):
     layer = KAF(3, kernel=kernel, num_dict=9, free=free)
     x = 3 * torch.randn(5, 3, 6, 6)
     expected = functional.kaf(x, layer.alpha, layer.dictionary, layer.bandwidth, kernel)
@@ -128,14 +128,14 @@ def test_a_kaf_of_it_is_the_formula(kernel, free):
     assert all(p.grad.abs().sum() > 0 for p in layer.parameters())
 
 
-def test_triangular_joins_its_coefficients_by_straight_lines():
+def test_triangular_interpolates_its_coefficients_linearly():
     layer = KAF(1, kernel=Triangular(), num_dict=5, boundary=2.0)
     torch.testing.assert_close(layer(torch.arange(-2.0, 3.0)[:, None]), layer.alpha.T)
     half = layer(torch.tensor([[0.5]]))
     torch.testing.assert_close(half, layer.alpha[:, 2:4].mean().reshape(1, 1))
 
 
-def test_a_kernel_of_one_s_own():
+def test_a_custom_kernel():
     class Cauchy(Kernel):
         def __call__(self, t, bandwidth):
             return 1 / (1 + bandwidth * t**2)

@@ -39,7 +39,7 @@ def test_a_resumed_layer_takes_the_scheduled_ratio():
     assert again.ratio == 0.15
 
 
-def test_a_ratio_asked_for_by_name_is_kept():
+def test_a_ratio_given_explicitly_is_kept():
     trained = KWTA(2, ratio=0.3)
     trained.ratio = 0.15
     asked = KWTA(2, ratio=0.1)

@@ -6,13 +6,13 @@ from kafnets.activations import LipschitzSpline
 
 
 def interpolated(x, knots, values):
-    """A linear spline through (knots, values), straight on beyond both ends, for one channel."""
+    """A linear spline through (knots, values), continued linearly beyond both ends, for one channel."""
     k = (torch.searchsorted(knots, x.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
     slope = (values[k + 1] - values[k]) / (knots[k + 1] - knots[k])
     return values[k] + slope * (x - knots[k])
 
 
-def thrown(layer, size, seed=0):
+def perturbed(layer, size, seed=0):
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
         for parameter in layer.parameters():
@@ -21,12 +21,12 @@ def thrown(layer, size, seed=0):
 
 
 def test_is_the_projected_spline():
-    layer = thrown(LipschitzSpline(2, num_knots=7, scaled=False), 1.0).double()
+    layer = perturbed(LipschitzSpline(2, num_knots=7, scaled=False), 1.0).double()
     knots = torch.linspace(-3, 3, 7, dtype=torch.float64)
     x = 3 * torch.randn(100, 2, dtype=torch.float64)
     for c in range(2):
         raw = layer.values[c].detach()
-        climbed = torch.cat([torch.zeros(1), raw.diff().clamp(-1, 1).cumsum(0)])  # the knots are a unit apart
+        climbed = torch.cat([torch.zeros(1), raw.diff().clamp(-1, 1).cumsum(0)])  # the knots are 1 apart
         projected = climbed - climbed.mean() + raw.mean()
         torch.testing.assert_close(layer(x)[:, c].detach(), interpolated(x[:, c], knots, projected))
 
@@ -50,9 +50,9 @@ def test_a_feasible_start_is_not_changed_by_the_projection():
 def test_never_more_than_1_lipschitz(size, scaled):
     for seed in range(5):
         layer = LipschitzSpline(4, scaled=scaled)
-        thrown(layer, size, seed)
+        perturbed(layer, size, seed)
         if scaled:
-            layer.log_scale.data.clamp_(-5, 5)  # beyond, rounding is all there is to see
+            layer.log_scale.data.clamp_(-5, 5)  # beyond these, rounding errors dominate
         assert (layer.lipschitz() <= 1).all()
         layer.double()
         x = 5 * torch.randn(2000, 4, dtype=torch.float64)

@@ -25,25 +25,25 @@ def test_is_the_largest_of_the_maps(shape, groups):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_two_pieces_begin_as_relu(groups):
+def test_two_pieces_start_as_relu(groups):
     x = torch.randn(4, 3, 5, 5)
     torch.testing.assert_close(Maxout(3, groups=groups)(x), F.relu(x))
 
 
-def test_more_pieces_begin_as_tangents_of_softplus():
+def test_more_pieces_start_as_tangents_of_softplus():
     x = torch.linspace(-4, 4, 400)[:, None]
     gaps = [(F.softplus(x) - Maxout(1, pieces=k)(x)).detach() for k in (3, 5, 65)]
     assert all(gap.min() > -1e-6 for gap in gaps)
     assert gaps[0].max() > gaps[1].max() > gaps[2].max() and gaps[2].max() < 0.01
 
 
-def test_every_piece_begins_in_use():
+def test_every_piece_is_in_use_from_the_start():
     layer = Maxout(2, pieces=6, groups=2)
     layer(torch.linspace(-4, 4, 1000)[:, None].repeat(1, 2)).sum().backward()
     assert (layer.bias.grad > 0).all()
 
 
-def test_groups_do_not_read_each_other():
+def test_groups_do_not_depend_on_each_other():
     layer, x = moved(Maxout(6, groups=3)), torch.randn(4, 6)
     changed = x.clone()
     changed[:, 2:4] += 1

@@ -15,7 +15,7 @@ def formula(layer, x):
     )
 
 
-def test_begins_as_the_even_mix():
+def test_starts_as_the_mean_of_its_kernels():
     layer = MultiKAF(3)
     assert layer.label == "MultiKAF_Gaussian_Laplacian_RationalQuadratic"
     assert {n: tuple(p.shape) for n, p in layer.named_parameters()} == {"alpha": (3, 20), "mix": (3, 3)}

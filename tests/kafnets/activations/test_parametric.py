@@ -21,23 +21,23 @@ def test_pssilu_is_the_formula():
     torch.testing.assert_close(layer(x).detach(), x * (sigmoid - beta) / (1 - beta))
 
 
-def test_pssilu_begins_as_silu():
+def test_pssilu_starts_as_silu():
     x = torch.randn(50, 3)
     torch.testing.assert_close(PSSiLU(3)(x), F.silu(x))
 
 
-def test_numbers_are_shared_by_the_channels_of_a_layer():
+def test_parameters_are_shared_by_the_channels_of_a_layer():
     assert PSoftplus(64).num_parameters == 1
     assert PSSiLU(64).num_parameters == 2
 
 
-def test_beta_can_learn_from_its_first_value():
+def test_beta_has_a_gradient_at_its_initial_value():
     layer = PSSiLU(2)
     layer(torch.randn(9, 2)).sum().backward()
     assert layer.beta.grad.abs().item() > 1e-3 and layer.alpha.grad.abs().item() > 1e-3
 
 
-def test_only_the_size_of_the_numbers_counts():
+def test_only_absolute_values_of_the_parameters_matter():
     x = torch.randn(20, 2)
     layer = PSSiLU(2, alpha=2.0, beta=0.2)
     before = layer(x)

@@ -5,7 +5,7 @@ from kafnets.activations.piecewise import piecewise
 
 
 def by_hand(x, pieces, first, step):
-    """One value of one channel at a time."""
+    """The same, computed value by value."""
     out = torch.empty_like(x)
     knots = pieces.shape[2] - 1
     for n in range(x.shape[0]):
@@ -18,7 +18,7 @@ def by_hand(x, pieces, first, step):
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3])
-def test_is_the_piece_of_every_value(degree):
+def test_matches_a_loop_over_values(degree):
     pieces = torch.randn(degree + 1, 3, 6, dtype=torch.float64)
     x = 2 * torch.randn(30, 3, dtype=torch.float64)
     torch.testing.assert_close(piecewise(x, pieces, first=-1.0, step=0.5), by_hand(x, pieces, -1.0, 0.5))

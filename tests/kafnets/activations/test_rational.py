@@ -43,7 +43,7 @@ def test_the_fit_is_about_as_good_as_the_published_coefficients():
 
 
 @pytest.mark.parametrize(("target", "error"), [(torch.tanh, 2e-3), (F.silu, 5e-3), (F.relu, 0.045), (F.elu, 0.02)])
-def test_begins_as_the_target(target, error):
+def test_starts_as_the_target(target, error):
     layer = Rational(2, init=target)
     x = torch.linspace(-3, 3, 500)[:, None].repeat(1, 2)
     assert (layer(x) - target(x)).abs().max() < error
@@ -62,13 +62,13 @@ def test_a_straight_line_stays_one_far_away():
     assert 2 <= layer.lipschitz() < 2.1
 
 
-def test_the_start_is_smooth():
+def test_the_initial_function_is_smooth():
     assert (Rational(1).denominator >= 0).all()
     assert Rational(1).denominator[[0, 2]].tolist() == [0, 0]
     assert Rational(1).curvature().isfinite().all()
 
 
-def test_ten_numbers_a_layer():
+def test_ten_parameters_per_layer():
     assert Rational(64).num_parameters == 10
 
 

@@ -29,7 +29,7 @@ def test_labels():
     assert ResidualKAF(3, kaf=MultiKAF).label.startswith("Identity+MultiKAF_")
 
 
-def test_a_base_that_looks_at_many_values_has_no_reports():
+def test_a_base_that_is_not_pointwise_has_no_bounds():
     layer = ResidualKAF(3, base=KWTA)
     assert layer(torch.randn(2, 3)).shape == (2, 3)
     with pytest.raises(TypeError, match="each output of ResidualKAF depends on many"):

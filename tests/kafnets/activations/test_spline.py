@@ -42,7 +42,7 @@ def test_two_continuous_derivatives_everywhere():
         torch.testing.assert_close(left, right, atol=1e-6, rtol=0)
 
 
-def test_goes_on_in_straight_lines():
+def test_is_linear_outside_the_knots():
     layer = moved(Spline(2)).double()
     x = torch.tensor([[3.0, -3.0], [4.0, -4.0], [7.0, -7.0]], dtype=torch.float64)
     y = layer(x).detach()
@@ -50,7 +50,7 @@ def test_goes_on_in_straight_lines():
 
 
 @pytest.mark.parametrize(("target", "error"), [(F.silu, 2e-3), (torch.tanh, 2e-3), (F.relu, 0.07)])
-def test_begins_as_the_target(target, error):
+def test_starts_as_the_target(target, error):
     layer = Spline(2, init=target)
     x = torch.linspace(-3, 3, 500)[:, None].repeat(1, 2)
     assert (layer(x) - target(x)).abs().max() < error
@@ -65,7 +65,7 @@ def test_goes_through_the_values_at_the_knots():
     torch.testing.assert_close(layer(knots[:, None])[:, 0], values)
 
 
-def test_a_value_moves_with_four_control_points():
+def test_a_value_depends_on_four_control_points():
     layer = Spline(1)
     layer(torch.tensor([[0.1]])).sum().backward()
     assert layer.control.grad.nonzero()[:, 1].tolist() == [8, 9, 10, 11]

@@ -34,7 +34,7 @@ def test_gradients_are_those_of_the_paper():
     assert layer.right_slope.grad.item() == pytest.approx(2.5 - 1)
 
 
-def test_begins_as_a_leaky_relu():
+def test_starts_as_a_leaky_relu():
     x = torch.randn(20, 3)
     torch.testing.assert_close(SReLU(3)(x), torch.nn.functional.leaky_relu(x, 0.2))
 

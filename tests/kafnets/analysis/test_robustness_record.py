@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from kafnets.analysis.outcomes import Outcomes
+from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_record import counted, robustness_record
 from kafnets.attacks import PGD, FiniteDifferences
 from kafnets.metrics import wilson_interval
@@ -26,7 +26,7 @@ def outcomes():
         "restarts/1": [1, 0, NAN, NAN],
         "loss/0": [0.5, 1.5, NAN, NAN],
     }
-    return Outcomes({name: torch.tensor(values) for name, values in columns.items()})
+    return PerImageResults({name: torch.tensor(values) for name, values in columns.items()})
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def test_intervals_are_wilson_s():
 
 def test_a_record_is_json_and_says_the_same_of_every_run(record, outcomes):
     assert " object at 0x" not in json.dumps(record)
-    assert Outcomes.decode(json.loads(json.dumps(record))["outcomes"]).encode() == outcomes.encode()
+    assert PerImageResults.decode(json.loads(json.dumps(record))["outcomes"]).encode() == outcomes.encode()
     assert record["facts"] == {"half": ["a", "b"]}
 
 
 def test_nothing_measured_is_an_error():
     with pytest.raises(ValueError, match="no image was measured"):
-        robustness_record(Outcomes.join([]), {}, attacks={}, seconds={}, class_names=[])
+        robustness_record(PerImageResults.join([]), {}, attacks={}, seconds={}, class_names=[])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kafnets.attacks import APGD, APGDT, L1, L2, PGD, Linf
-from kafnets.attacks.climbs import Phase, SparseClimb
-from kafnets.attacks.noise import image_keys
+from kafnets.attacks.apgd_ascent import Phase, SparseClimb
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy, dlr
 

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from kafnets.attacks import APGD, APGDT, L1, L2, PGD, Linf
-from kafnets.attacks.apgd_targeted import most_likely_wrong
-from kafnets.attacks.climbs import MomentumClimb, SparseClimb, checkpoints, way_up
-from kafnets.attacks.noise import image_keys, normal
-from kafnets.logits import is_correct
+from kafnets.attacks.apgd_ascent import MomentumClimb, SparseClimb, checkpoints, way_up
+from kafnets.keyed_random import image_keys, normal
+from kafnets.logits import is_correct, likely_wrong_classes
 from kafnets.losses import cross_entropy, dlr, margin, targeted_dlr
 
 
@@ -99,11 +98,16 @@ def test_every_image_goes_the_way_of_the_algorithm(norm, loss):
             etas.append(self.step_size.clone())
             super().move()
 
-    attack = APGD(eps=eps, steps=steps, norm=norm, loss=loss, early_stop=False)
+    attack = APGD(eps=eps, steps=steps, norm=norm, loss=loss)
     attack._climb = Watched
     # without the preference for errors, what is returned is the point of the largest loss
     found = attack.climb(
-        lambda x: pad_with_a_winner(net(x)), ignoring_the_winner(loss), x, (torch.full((n,), 5), y), keys
+        lambda x: pad_with_a_winner(net(x)),
+        ignoring_the_winner(loss),
+        x,
+        (torch.full((n,), 5), y),
+        keys,
+        early_stop=False,
     )
     starts = norm.random_start(x, eps, keys)
     for i in range(n):
@@ -169,10 +173,15 @@ def test_in_l1_every_image_goes_the_way_of_its_own_algorithm(loss, steps):
             record.append((self.step_size.clone(), (2 * self.changed / 3).ceil().clamp_min(1)))
             super().move()
 
-    attack = APGD(eps=eps, steps=steps, norm=L1(), loss=loss, early_stop=False)
+    attack = APGD(eps=eps, steps=steps, norm=L1(), loss=loss)
     attack._climb = Watched
     found = attack.climb(
-        lambda x: pad_with_a_winner(net(x)), ignoring_the_winner(loss), x, (torch.full((n,), 5), y), keys
+        lambda x: pad_with_a_winner(net(x)),
+        ignoring_the_winner(loss),
+        x,
+        (torch.full((n,), 5), y),
+        keys,
+        early_stop=False,
     )
     starts = L1().project(x + normal(keys, (8,)).double(), x, 3 * eps)
     for i in range(n):
@@ -205,8 +214,8 @@ def test_success_within_a_wider_ball_does_not_count():
         return torch.stack([0.25 - (x - 0.5).abs().sum(1), 0 * x[:, 0]], 1)
 
     x, y = torch.full((3, 4), 0.5), torch.zeros(3, dtype=torch.long)
-    for early_stop in (True, False):
-        found = APGD(eps=0.2, steps=20, norm=L1(), early_stop=early_stop)(net, x, y)
+    attack = APGD(eps=0.2, steps=20, norm=L1())
+    for found in (attack(net, x, y), attack.craft(net, x, y)):
         assert is_correct(net(found), y).all()
         assert (found - x).abs().sum(1).max() <= 0.2
     assert not is_correct(net(APGD(eps=0.26, steps=20, norm=L1())(net, x, y)), y).any()
@@ -221,7 +230,7 @@ def test_every_estimate_has_a_number_of_its_own():
             return super().estimate(net, loss, x_adv, labels, keys, step)
 
     x, y = torch.rand(2, 6), torch.zeros(2, dtype=torch.long)
-    Watched(eps=0.5, steps=10, norm=L1(), early_stop=False)(lambda x: x, x, y)
+    Watched(eps=0.5, steps=10, norm=L1()).craft(lambda x: x, x, y)
     assert numbers == list(range(13))  # three starts and ten steps
 
 
@@ -238,7 +247,7 @@ def test_optimum_of_a_linear_network(norm, loss):
     x, y = 0.4 + 0.2 * torch.rand(40, 30), torch.arange(40) % 2
     up = weight[:, 1] - weight[:, 0]
     towards = torch.where(y == 0, 1.0, -1.0).unsqueeze(1) * norm.direction(up.unsqueeze(0))
-    found = APGD(eps=0.2, steps=40, norm=norm, loss=loss, early_stop=False)(net, x, y)
+    found = APGD(eps=0.2, steps=40, norm=norm, loss=loss).craft(net, x, y)
     # in L1 two pixels that move together end there, although the better of them alone would be best
     atol = 2e-3 if isinstance(norm, L1) else 2e-4
     torch.testing.assert_close(loss(net(found), y), loss(net(x + 0.2 * towards), y), rtol=0, atol=atol)
@@ -278,7 +287,7 @@ def filled_up(x, w, eps):
 def test_optimum_of_a_linear_network_in_l1_where_the_box_stops_pixels():
     weight = linear()[0].double()
     x, y = torch.rand(40, 30, dtype=torch.float64), torch.zeros(40, dtype=torch.long)
-    found = APGD(eps=3.0, steps=100, norm=L1(), loss=margin, early_stop=False)(lambda x: (x - 0.5) @ weight, x, y)
+    found = APGD(eps=3.0, steps=100, norm=L1(), loss=margin).craft(lambda x: (x - 0.5) @ weight, x, y)
     best = torch.stack([filled_up(image, weight[:, 1] - weight[:, 0], 3.0) for image in x])
     reached, possible = (margin((images - 0.5) @ weight, y) for images in (found, best))
     start = margin((x - 0.5) @ weight, y)
@@ -327,7 +336,7 @@ def test_huge_logits_hide_the_gradient_of_the_cross_entropy_alone():
 
 def test_most_likely_wrong_classes_against_sorting_by_hand():
     logits, y = torch.randn(50, 7), torch.randint(7, (50,))
-    found = most_likely_wrong(logits, y).T.tolist()
+    found = likely_wrong_classes(logits, y, 9).tolist()
     for row, label, classes in zip(logits.tolist(), y.tolist(), found, strict=True):
         assert classes == sorted(set(range(7)) - {label}, key=lambda j: -row[j])
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from kafnets.attacks import EOT, L2, PGD
 from kafnets.attacks.bpda import BPDA, replaced_backward
-from kafnets.attacks.noise import image_keys
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 
 
@@ -145,10 +145,11 @@ def test_nothing_to_replace_and_nothing_to_replace_in():
 def test_settings_are_those_of_the_attack():
     attack = BPDA(attack=PGD(eps=0.5, norm=L2(), restarts=3), substitutes=quantisers)
     found = json.loads(json.dumps(attack.settings()))
-    assert (found["attack"], found["eps"], found["norm"], found["restarts"]) == ("BPDA", 0.5, "L2", 3)
-    assert found["attack_with_substitutes"]["steps"] == 50
+    assert (found["attack"], found["eps"], found["norm"]) == ("BPDA", 0.5, "L2")
+    inner = found["attack_with_substitutes"]
+    assert (inner["steps"], inner["restarts"]) == (50, 3)
     assert "quantisers" in found["substitutes"]
-    assert str(attack) == f"BPDA {attack.attack}"
+    assert str(attack) == f"BPDA L2 eps 0.5 (attack={attack.attack}, substitutes=quantisers)"
 
 
 def test_it_is_judged_as_the_attack_is_and_named_alike_in_every_process():

@@ -7,7 +7,7 @@ import torch
 
 from kafnets.attacks import L1, L2, Linf
 from kafnets.attacks.fab import FAB
-from kafnets.attacks.noise import image_keys
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 
 
@@ -93,5 +93,5 @@ def test_settings_that_cannot_be(settings, message):
 
 
 def test_names_say_what_was_run():
-    assert str(FAB()) == "FAB-T-9-100-1 Linf eps 8/255"
-    assert str(FAB(targeted=False, eps=2, norm=L2())) == "FAB-100-1 L2 eps 2"
+    assert str(FAB()) == "FAB-100-1 Linf eps 8/255"
+    assert str(FAB(targeted=False, eps=2, norm=L2())) == "FAB-100-1 L2 eps 2 (targeted=False)"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kafnets.attacks import APGD, APGDT, PGD, Square, base
-from kafnets.attacks.noise import image_keys
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 
 ATTACKS = {

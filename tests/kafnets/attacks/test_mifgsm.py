@@ -27,7 +27,7 @@ def test_the_formula(norm, decay):
         momentum = decay * momentum + grad / grad.abs().sum(1, keepdim=True)
         step = momentum.sign() if isinstance(norm, Linf) else momentum / momentum.norm(dim=1, keepdim=True)
         x_adv = norm.project(x_adv.detach() + 0.06 * step, X, 0.3)
-    found = MIFGSM(eps=0.3, steps=5, decay=decay, norm=norm, early_stop=False)(net, X, Y)
+    found = MIFGSM(eps=0.3, steps=5, decay=decay, norm=norm).craft(net, X, Y)
     torch.testing.assert_close(found, x_adv)
 
 
@@ -40,7 +40,7 @@ def test_without_memory_it_is_pgd():
 
 def test_a_flat_network_leaves_the_image():
     x = torch.rand(2, 3)
-    found = MIFGSM(early_stop=False)(lambda x: 0 * x, x, torch.tensor([0, 1]))
+    found = MIFGSM().craft(lambda x: 0 * x, x, torch.tensor([0, 1]))
     assert torch.equal(found, x)
 
 

@@ -12,7 +12,7 @@ from kafnets.attacks.cw import CW
 from kafnets.attacks.deepfool import DeepFool
 from kafnets.attacks.fab import FAB
 from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
-from kafnets.attacks.noise import image_keys
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 
 LINF = {
@@ -73,12 +73,12 @@ def test_the_minimum_of_a_linear_network_is_its_distance_to_the_boundary(attack,
 
 
 @every_attack
-@pytest.mark.parametrize("early_stop", [True, False])
-def test_at_eps_exactly_the_images_nearer_than_eps_are_fooled(attack, norm, early_stop):
+@pytest.mark.parametrize("use", [MinimumNorm.__call__, MinimumNorm.craft], ids=["evaluate", "craft"])
+def test_at_eps_exactly_the_images_nearer_than_eps_are_fooled(attack, norm, use):
     net, weight, x, y = linear(classes_of(attack))
     distance = distances(weight, x, y, norm)
     for eps in (0.02, 0.05, 0.15):
-        x_adv = attack(eps=eps, early_stop=early_stop)(net, x, y)
+        x_adv = use(attack(eps=eps), net, x, y)
         assert norm.size(x_adv.double() - x.double()).max() <= eps
         robust = is_correct(net(x_adv), y)
         certain = (distance - eps).abs() > 0.03 * eps + 5e-4
@@ -112,7 +112,7 @@ def test_stopping_early_changes_no_verdict(attack, norm):
     net, x, y, keys = curved()
     for eps in (0.05, 0.2):
         stopped, complete = (
-            is_correct(net(attack(eps=eps, early_stop=stop)(net, x, y, keys=keys)), y) for stop in (True, False)
+            is_correct(net(use(net, x, y, keys=keys)), y) for use in (attack(eps=eps), attack(eps=eps).craft)
         )
         assert torch.equal(stopped, complete)
         nearest = attack(eps=eps).nearest(net, x, y, keys=keys)
@@ -136,7 +136,7 @@ def test_wrong_images_have_distance_0_and_come_back(attack, norm):
     found = attack().nearest(net, x, wrong, keys=keys)
     assert not found.sizes.any()
     assert torch.equal(found.images, x)
-    assert torch.equal(attack(early_stop=False)(net, x, wrong, keys=keys), x)
+    assert torch.equal(attack().craft(net, x, wrong, keys=keys), x)
 
 
 @every_attack
@@ -173,7 +173,7 @@ def test_images_that_are_none_are_refused(attack, norm):
     net, x, y, _ = curved()
     with pytest.raises(ValueError, match=r"images must be finite and in \[0, 1\]"):
         attack().nearest(net, 2 * x, y)
-    with pytest.raises(ValueError, match=r"keys must be one an image"):
+    with pytest.raises(ValueError, match=r"keys must be one per image"):
         attack().nearest(net, x, y, keys=torch.tensor([1]))
 
 
@@ -192,8 +192,8 @@ def test_a_projection_that_fools_counts(eps, returned, fooled):
         return torch.stack([torch.where((distance > 0.1) & (distance < 0.2), -1.0, 1.0), 0 * distance], 1)
 
     x, y = torch.full((1, 2), 0.5), torch.tensor([0])
-    for early_stop in (True, False):
-        x_adv = Known(eps=eps, early_stop=early_stop)(shell, x, y)
+    for use in (Known(eps=eps), Known(eps=eps).craft):
+        x_adv = use(shell, x, y)
         assert is_correct(shell(x_adv), y).item() is not fooled
     torch.testing.assert_close(Known(eps=eps)(shell, x, y), x + returned)
     torch.testing.assert_close(Known(eps=eps).nearest(shell, x, y).sizes, torch.tensor([0.19]))

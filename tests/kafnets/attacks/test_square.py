@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from kafnets.attacks import L1, L2, Linf, Norm, Square
-from kafnets.attacks.noise import image_keys
 from kafnets.attacks.square import share_of_the_image
-from kafnets.attacks.squares import LinfSquares, Pyramids, _half_pyramid, _odd_side, _pyramids, squares_of
+from kafnets.attacks.square_perturbations import LinfSquares, Pyramids, _half_pyramid, _odd_side, _pyramids, squares_of
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.losses import margin
 
@@ -170,9 +170,7 @@ def test_more_queries_find_no_less_and_the_loss_only_rises(norm):
     for fewer, more in itertools.pairwise(robust):
         assert not bool((more & ~fewer).any())
         assert more.sum() < fewer.sum()
-    losses = [
-        margin(net(Square(queries=q, early_stop=False, **attack)(net, x, y, keys=KEYS[:150])), y) for q in (1, 5, 25)
-    ]
+    losses = [margin(net(Square(queries=q, **attack).craft(net, x, y, keys=KEYS[:150])), y) for q in (1, 5, 25)]
     for fewer, more in itertools.pairwise(losses):
         assert bool((more >= fewer - 1e-6).all())
         assert more.mean() > fewer.mean()

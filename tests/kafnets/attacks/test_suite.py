@@ -10,9 +10,9 @@ from torch import nn
 
 from kafnets.attacks import APGD, APGDT, FGSM, L1, L2, PGD, Attack, AutoAttack, Linf, Square, Suite, Transfer
 from kafnets.attacks.fab import FAB
-from kafnets.attacks.gradients import EOT
-from kafnets.attacks.noise import image_keys
+from kafnets.attacks.gradient_estimators import EOT
 from kafnets.attacks.suite_state import network_digest
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy, dlr
 
@@ -261,13 +261,15 @@ def test_the_network_comes_back_as_it_was():
     ("build", "message"),
     [
         (lambda: Suite({}), "a suite needs at least one attack"),
-        (lambda: Suite({"a": PGD(eps=0.1), "b": PGD(eps=0.2)}), r"must share eps, norm and eval_mode, but b is PGD-50"),
+        (
+            lambda: Suite({"a": PGD(eps=0.1), "b": PGD(eps=0.2)}),
+            r"must share eps and norm \(Linf eps 0.1\), but b is PGD-50",
+        ),
         (lambda: Suite({"a": PGD(eps=0.1), "b": PGD(eps=0.1, norm=L2())}), "but b is PGD-50-1 L2"),
-        (lambda: Suite({"a": PGD(), "b": PGD(eval_mode=False)}), "but b is"),
         (lambda: Suite({"a": PGD()}, batch_size=0), "batch_size must be >= 1, got 0"),
         (lambda: AutoAttack("best"), "version must be one of standard, plus, rand, got 'best'"),
         (lambda: AutoAttack(eps=8), "for 8 grey levels write 8/255"),
-        (lambda: some_suite().evaluate(NET, X, Y, keys=KEYS[:1]), r"keys must be one an image, shape \(60,\)"),
+        (lambda: some_suite().evaluate(NET, X, Y, keys=KEYS[:1]), r"keys must be one per image, shape \(60,\)"),
         (lambda: some_suite().evaluate(NET, X * 2, Y), "images must be finite and in"),
         (lambda: some_suite().evaluate(NET, X, Y + 4), "labels must lie in"),
         (
@@ -304,8 +306,8 @@ def test_settings_and_names_say_what_was_run():
     found = json.loads(json.dumps(AutoAttack("plus").settings()))
     assert (found["attack"], found["version"], found["eps"], found["norm"]) == ("AutoAttack", "plus", 8 / 255, "Linf")
     assert found["attacks"]["APGD-DLR"]["loss"] == "dlr"
-    assert str(AutoAttack(norm=L2(), eps=1)) == "AutoAttack standard L2 eps 1"
-    assert str(some_suite()) == "Suite (fgsm, pgd, apgd, square) Linf eps 0.05"
+    assert str(AutoAttack(norm=L2(), eps=1)) == "AutoAttack-standard L2 eps 1"
+    assert str(some_suite()) == "Suite(fgsm, pgd, apgd, square) Linf eps 0.05"
 
 
 def test_autoattack_finds_at_least_what_its_parts_find(digits):
@@ -340,7 +342,7 @@ def test_a_network_is_known_by_all_it_answers_by():
     others[0].register_buffer("scale", torch.ones(1), persistent=False)
     others[1].register_buffer("scale", torch.zeros(1), persistent=False)
     assert len({network_digest(one) for one in (net, *others)}) == 3
-    surrogates = [Transfer(surrogate=nn.Linear(2, 2), attack=FGSM(early_stop=False)) for _ in range(2)]
+    surrogates = [Transfer(surrogate=nn.Linear(2, 2), attack=FGSM()) for _ in range(2)]
     assert surrogates[0].settings() != surrogates[1].settings()
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from kafnets.attacks import APGD, APGDT, PGD, Suite
-from kafnets.attacks.noise import image_keys
-from kafnets.backbones import Fused, load_thesis
+from kafnets.backbones import load_thesis
+from kafnets.fused import Fused
+from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.metrics import RobustAccuracy
 

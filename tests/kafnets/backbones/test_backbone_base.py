@@ -1,5 +1,3 @@
-"""What all backbones share: factories, normalisation, sizes."""
-
 import pytest
 import torch
 from torch import nn
@@ -46,19 +44,19 @@ def test_bad_settings_get_one_clear_line(settings, message):
     assert "\n" not in str(error.value)
 
 
-def test_other_channels_than_cifar_ask_for_their_own_mean():
+def test_other_channels_than_three_need_their_own_mean():
     with pytest.raises(ValueError, match="mean has 3 values for 1 channels"):
         PreActResNet18(in_channels=1)
     assert PreActResNet18(in_channels=1, mean=0.5, std=0.25).in_channels == 1
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_mean_over_pixels_and_its_gradient_lie_in_memory_as_the_images(layout):
+def test_the_mean_over_pixels_and_its_gradient_keep_the_memory_format(layout):
     images = torch.rand(2, 3, 4, 5).contiguous(memory_format=layout)
     x = images.clone().requires_grad_(True)
     y, weights, laid = PixelMean()(x), torch.rand(2, 3), []
     assert torch.equal(y, images.mean((2, 3)))
-    inner = x.sin()  # a leaf's gradient is laid out anew
+    inner = x.sin()  # autograd may change the memory format of a leaf's gradient
     inner.register_hook(laid.append)
     (grad,) = torch.autograd.grad((PixelMean()(inner) * weights).sum(), x)
     torch.testing.assert_close(grad, images.cos() * (weights / 20)[..., None, None])
@@ -78,12 +76,12 @@ def test_bytes_are_refused():
         LightNet(image_size=8)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
-def test_a_torch_module_class_cannot_slip_in():
+def test_a_torch_module_class_is_refused():
     with pytest.raises(TypeError, match=r"built ReLU\(inplace=True\).*kafnets.activations"):
         KafVGG(activation=nn.ReLU)
 
 
-def test_an_activation_that_is_built_already_cannot_slip_in():
+def test_an_activation_instance_is_refused():
     with pytest.raises(TypeError, match="pass its class"):
         KafVGG(activation=KAF(16))
 

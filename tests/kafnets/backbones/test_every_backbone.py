@@ -1,4 +1,4 @@
-"""What every backbone does with every kind of activation."""
+"""Checks that every backbone works with every kind of activation."""
 
 import functools
 import pickle
@@ -62,7 +62,7 @@ def test_double_backward(backbone, images, activation):
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters() if parameter.grad is not None)
 
 
-def test_channels_last_gives_the_same(backbone, images):
+def test_channels_last_gives_the_same_logits(backbone, images):
     net = backbone(activation=KAF).eval()
     expected = net(images)
     last = net.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
@@ -87,7 +87,7 @@ def test_pickle_and_state_dict(backbone, images):
     assert torch.equal(other(images), net(images))
 
 
-def test_eval_treats_each_image_alone(backbone, images):
+def test_eval_logits_do_not_depend_on_the_rest_of_the_batch(backbone, images):
     net = backbone().eval()
     torch.testing.assert_close(net(images)[:1], net(images[:1]), rtol=1e-4, atol=1e-5)
 

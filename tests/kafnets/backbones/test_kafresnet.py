@@ -1,5 +1,3 @@
-"""KafResNet is the thesis's ResNet."""
-
 import math
 
 import numpy as np
@@ -12,7 +10,7 @@ from kafnets.backbones import KafResNet
 from kafnets.backbones.kafresnet import KafBlock
 
 
-def test_the_call_that_others_make():
+def test_activations_and_blocks_of_depth_20():
     net = KafResNet(depth=20, activation=KAF, num_classes=10)
     assert sum(isinstance(module, KAF) for module in net.modules()) == 19
     assert net.block_names == [f"block{stage}_{k}" for stage in (1, 2, 3) for k in (1, 2, 3)]

@@ -1,5 +1,3 @@
-"""LightNet is the thesis's toy."""
-
 import pytest
 from torch import nn
 

@@ -1,5 +1,3 @@
-"""PreActResNet18 is that of the fast adversarial training literature."""
-
 import torch
 from torch import nn
 

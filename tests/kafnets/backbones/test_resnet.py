@@ -1,5 +1,3 @@
-"""ResNet is He et al.'s."""
-
 import pytest
 import torch
 from torch import nn

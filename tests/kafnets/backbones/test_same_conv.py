@@ -1,5 +1,3 @@
-"""SameConv2d pads as TensorFlow does."""
-
 import pytest
 import torch
 import torch.nn.functional as F

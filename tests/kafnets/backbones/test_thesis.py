@@ -1,5 +1,3 @@
-"""The networks of the thesis give the logits of the thesis."""
-
 import os
 from pathlib import Path
 
@@ -39,7 +37,7 @@ def test_the_file_chooses_the_activation(name, kind, free):
 
 
 def keras_layers(net):
-    """A thesis file's arrays for a network, written without the loader's table."""
+    """The arrays of a thesis file for a network, made without the loader's table."""
     arrays = {}
     for name, module in net.named_modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -84,7 +82,7 @@ def test_round_trip_fills_every_tensor(free, tmp_path):
         assert torch.equal(loaded[name], value), name
 
 
-def test_a_dictionary_of_another_spacing_is_obeyed(arrays, tmp_path):
+def test_an_uneven_dictionary_is_used(arrays, tmp_path):
     odd = np.sort(np.random.default_rng(0).uniform(-3, 3, (1, 20))).astype(np.float32)
     net = load(arrays | {"act1.dict": odd, "act1.bandwidth": np.array([0.7], np.float32)}, tmp_path)
     x = torch.randn(5, 16)

@@ -1,5 +1,3 @@
-"""KafVGG is the thesis's VGG."""
-
 import math
 
 import pytest
@@ -39,7 +37,7 @@ def test_kernels_are_he_uniform():
         assert not layer.bias.any()
 
 
-def test_graph():
+def test_the_graph_of_layers():
     torch.manual_seed(0)
     net = KafVGG(image_size=8, width=4, hidden=6, activation=ReLU).eval()
     for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):

@@ -11,15 +11,15 @@ from kafnets import ops
 from kafnets.activations import KAF, KWTA, Normal
 from kafnets.ops import dispatch
 from kafnets.ops.eager import EagerSweep
-from kafnets.ops.native import BuildError, NativeSweep, build
+from kafnets.ops.native import KWTA_SOURCE, BuildError, NativeSweep, build
 from kafnets.ops.native import kaf as native_kaf
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def forgetful(monkeypatch, tmp_path):
-    """A process that has chosen nothing yet, with an empty cache."""
+def no_choice_yet(monkeypatch, tmp_path):
+    """The state of a process that has not chosen an engine yet, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(dispatch.SETTING, raising=False)
     caches = (dispatch._best, dispatch._missing, build.load, native_kaf.library)
@@ -30,11 +30,11 @@ def forgetful(monkeypatch, tmp_path):
         cached.cache_clear()
 
 
-def test_a_choice_is_said_once(forgetful, caplog, monkeypatch):
+def test_the_choice_is_logged_once(no_choice_yet, caplog, monkeypatch):
     monkeypatch.setattr(dispatch, "_no_native", lambda: "")
     monkeypatch.setattr(dispatch, "_details", lambda name: "")
     with caplog.at_level(logging.INFO, logger="kafnets"):
-        assert [ops.engine(CPU) for _ in range(3)] == ["native"] * 3
+        assert [ops.engine_for(CPU) for _ in range(3)] == ["native"] * 3
     assert caplog.messages == ["activations on cpu: engine native"]
 
 
@@ -48,40 +48,38 @@ def test_a_choice_is_said_once(forgetful, caplog, monkeypatch):
     ],
     ids=["unknown compiler", "broken compiler", "no compiler", "nowhere to write"],
 )
-def test_a_failed_build_is_said_once_and_does_no_harm(forgetful, monkeypatch, environment, reason):
+def test_a_failed_build_is_warned_about_once_and_eager_takes_over(no_choice_yet, monkeypatch, environment, reason):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(dispatch, "_no_compiler", lambda device: "it fails too")
     layer, x = KAF(3), torch.randn(2, 3)
     with pytest.warns(UserWarning) as said:
         y = layer(x)
-    native, compiled = (str(warning.message) for warning in said)
-    assert re.search(rf"not the engine 'native', because .*{reason}", native)
-    assert compiled == "activations on cpu: not the engine 'compiled', because it fails too"
+    (message,) = (str(warning.message) for warning in said)
+    assert re.search(rf"activations on cpu: not the engine 'native', because .*{reason}", message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(layer(x), y) and ops.engine(CPU) == "eager"
+        assert torch.equal(layer(x), y) and ops.engine_for(CPU) == "eager"
     with pytest.raises(BuildError, match=reason):
-        build.load("kaf")
+        build.load(KWTA_SOURCE)
 
 
 def test_forcing(monkeypatch):
     monkeypatch.setenv(dispatch.SETTING, "eager")
-    assert ops.engine(CPU) == "eager"
+    assert ops.engine_for(CPU) == "eager"
     with ops.force("native"):
         if not dispatch._no_native():
-            assert ops.engine(CPU) == "native"
+            assert ops.engine_for(CPU) == "native"
     with (
         ops.force("triton"),
         pytest.raises(ValueError, match=r"'triton' is forced, but Triton .*; unset KAFNETS_ENGINE"),
     ):
-        ops.engine(CPU)
+        ops.engine_for(CPU)
     monkeypatch.setenv(dispatch.SETTING, "fast")
-    with pytest.raises(ValueError, match="KAFNETS_ENGINE must be one of native, triton, compiled, eager, got 'fast'"):
+    with pytest.raises(ValueError, match="KAFNETS_ENGINE must be one of native, triton, eager, got 'fast'"):
         KAF(1)(torch.zeros(1, 1))
 
 
-def test_state_dicts_move_between_engines():
+def test_state_dicts_do_not_depend_on_the_engine():
     one, other, x = KAF(3), KAF(3), torch.randn(4, 3)
     other.load_state_dict(one.state_dict())
     with ops.force("eager"):
@@ -89,16 +87,17 @@ def test_state_dicts_move_between_engines():
     torch.testing.assert_close(other(x), expected)
 
 
-def test_a_broken_library_is_named(forgetful, tmp_path, monkeypatch):
+def test_the_error_names_a_broken_library(no_choice_yet, tmp_path, monkeypatch):
     if reason := dispatch._no_native():
         pytest.skip(reason)
-    monkeypatch.setattr(build, "_fingerprint", lambda name, command: "cut")
-    (tmp_path / "kafnets" / "native" / "kaf-cut.so").write_bytes(b"")
+    monkeypatch.setattr(build, "_fingerprint", lambda source, command: "cut")
+    (tmp_path / "kafnets" / "native" / "kwta-cut.so").write_bytes(b"")
+    build.load.cache_clear()
     with pytest.raises(BuildError, match=r"cannot be loaded .*delete it to have it built again"):
-        build.load("kaf")
+        build.load(KWTA_SOURCE)
 
 
-def test_a_compiler_that_makes_wrong_code_is_not_used(forgetful, monkeypatch):
+def test_a_library_with_wrong_values_is_not_used(no_choice_yet, monkeypatch):
     if reason := dispatch._no_native():
         pytest.skip(reason)
     right = NativeSweep.sweep
@@ -110,7 +109,7 @@ def test_a_compiler_that_makes_wrong_code_is_not_used(forgetful, monkeypatch):
 @pytest.mark.parametrize(("march", "name"), [("x86-64-v3", "AVX2"), ("x86-64", "plain")])
 @pytest.mark.parametrize("shape", [(5, 3, 7, 9), (2, 3, 40, 41), (33, 19)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_older_processors(march, name, shape, dtype, monkeypatch):
+def test_instruction_sets_of_older_processors(march, name, shape, dtype, monkeypatch):
     if platform.machine() != "x86_64" or dispatch._no_native():
         pytest.skip("x86-64 and a compiler are needed")
     monkeypatch.setattr(NativeSweep, "march", march)
@@ -131,7 +130,7 @@ def test_older_processors(march, name, shape, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("layer", [KAF, KWTA])
-def test_shapes_without_data(layer, recwarn):
+def test_the_meta_device_without_warnings(layer, recwarn):
     with torch.device("meta"):
         y = layer(3)(torch.empty(2, 3, 4, 4))
     assert y.shape == (2, 3, 4, 4) and not recwarn.list

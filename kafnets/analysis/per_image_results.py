@@ -1,0 +1,90 @@
+"""What was measured of every image, in a form that joins, is stored and is read again."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class PerImageResults:
+    """Columns of one value an image, ordered by the image's index; NaN where nothing was measured.
+
+    Yes and no are 1 and 0. The column ``index`` is always there and holds each image once.
+
+    Args:
+        columns: name to values ``(N,)``, real; the column ``index`` among them.
+
+    Raises:
+        ValueError: if ``index`` is missing, a length differs, or an image occurs twice.
+
+    Example:
+        >>> first = PerImageResults({"index": torch.tensor([2, 0]), "clean": torch.tensor([True, False])})
+        >>> both = PerImageResults.join([first, PerImageResults({"index": torch.tensor([1])})])
+        >>> both.encode()
+        {'index': [0, 1, 2], 'clean': '0-1'}
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        if "index" not in columns:
+            raise ValueError(f"outcomes need a column 'index', got {sorted(columns)}")
+        order = columns["index"].argsort()
+        lengths = {name: tuple(values.shape) for name, values in columns.items() if values.shape != order.shape}
+        if lengths:
+            raise ValueError(f"every column must have one value for each of the {len(order)} images, got {lengths}")
+        self.columns = {name: values.double().cpu()[order.cpu()] for name, values in columns.items()}
+        index = self.columns["index"]
+        if len(index.unique()) != len(index):
+            raise ValueError(f"an image was measured twice: {len(index)} images, {len(index.unique())} different ones")
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.columns[name]
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """The columns called ``prefix/<rest>``, by their rest, in the order they were measured in."""
+        start = f"{prefix}/"
+        return {name.removeprefix(start): values for name, values in self.columns.items() if name.startswith(start)}
+
+    def worst(self, *prefixes: str) -> Tensor:
+        """The smallest value of each image over all columns of these prefixes; 1 where there is none."""
+        found = [values for prefix in prefixes for values in self.named(prefix).values()]
+        return torch.stack(found).amin(0) if found else torch.ones(len(self), dtype=torch.float64)
+
+    @classmethod
+    def join(cls, parts: Iterable["PerImageResults"]) -> "PerImageResults":
+        """The outcomes of disjoint sets of images together; a column that a part lacks is NaN there."""
+        parts = list(parts)
+        names = dict.fromkeys(name for part in parts for name in part.columns)
+        if not parts:
+            return cls({"index": torch.empty(0)})
+        return cls({name: torch.cat([_column(part, name) for part in parts]) for name in names})
+
+    def encode(self) -> dict[str, Any]:
+        """JSON-ready: a column of yes and no as a string of ``1``, ``0`` and ``-`` (not measured), others as a list."""
+        return {name: _encoded(name, values) for name, values in self.columns.items()}
+
+    @classmethod
+    def decode(cls, columns: Mapping[str, Any]) -> "PerImageResults":
+        """What :meth:`encode` wrote."""
+        return cls({name: _decoded(values) for name, values in columns.items()})
+
+
+def _column(part: PerImageResults, name: str) -> Tensor:
+    return part.columns.get(name, torch.full((len(part),), math.nan, dtype=torch.float64))
+
+
+def _encoded(name: str, values: Tensor) -> Any:
+    if name == "index":
+        return [int(value) for value in values]
+    if bool((values.isnan() | (values == 0) | (values == 1)).all()):
+        return "".join("-" if math.isnan(value) else str(int(value)) for value in values.tolist())
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _decoded(values: Any) -> Tensor:
+    marks = {"0": 0.0, "1": 1.0, "-": math.nan, None: math.nan}
+    return torch.tensor([marks[value] if value in marks else float(value) for value in values], dtype=torch.float64)

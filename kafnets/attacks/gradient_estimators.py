@@ -1,0 +1,208 @@
+"""How an attack learns which way is up: exact gradients, averages of them, or differences of outputs."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+from kafnets.described import Described
+from kafnets.keyed_random import image_keys, normal
+from kafnets.threat import ThreatModel
+
+Net: TypeAlias = Callable[[Tensor], Tensor]
+Loss: TypeAlias = Callable[..., Tensor]
+
+
+class Estimate(NamedTuple):
+    """What is known of a network at some images: the gradient of the loss (their shape), logits and loss ``(N,)``."""
+
+    grad: Tensor
+    logits: Tensor
+    loss: Tensor
+
+
+class GradientEstimator(Described, ABC):
+    """Computes the gradient of a loss at each image of a batch; injected into an attack."""
+
+    def within(self, threat: ThreatModel) -> "GradientEstimator":
+        """This estimator with the settings that follow from the threat model filled in; itself where none do."""
+        return self
+
+    @abstractmethod
+    def __call__(
+        self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor | None, step: int
+    ) -> Estimate:
+        """Estimate.
+
+        Args:
+            net: images to logits.
+            loss: ``loss(logits, *labels) -> (N,)``.
+            x: images ``(N, ...)``.
+            labels: what the loss needs to know of each image, int64 ``(N,)`` each: its class, perhaps its target.
+            keys: int64 ``(N,)``, what random numbers are drawn from.
+            step: number of the step of the attack, from 0: every step draws anew.
+        """
+
+    def logits(self, net: Net, x: Tensor) -> Tensor:
+        """The logits by which images are judged, ``(N, classes)``."""
+        return net(x)
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+class Autograd(GradientEstimator):
+    """The exact gradient, by one forward and one backward pass.
+
+    Example:
+        >>> estimate = Autograd()(lambda x: x * x, lambda z, y: z.sum(1), torch.tensor([[1.0, 2.0]]), (None,), None, 0)
+        >>> estimate.grad, estimate.loss
+        (tensor([[2., 4.]]), tensor([5.]))
+    """
+
+    def __call__(
+        self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor | None, step: int
+    ) -> Estimate:
+        """The gradient of the summed loss with respect to the images."""
+        x = x.detach().requires_grad_(True)
+        logits = net(x)
+        value = loss(logits, *labels)
+        # with respect to the images alone: parameters keep their .grad, and DDP's hooks stay quiet
+        (grad,) = torch.autograd.grad(value.sum(), x)
+        return Estimate(grad, logits.detach(), value.detach())
+
+
+class EOT(GradientEstimator):
+    """Expectation over transformation: averages for a network that answers at random (Athalye et al. 2018).
+
+    Gradient, logits and loss are means over ``samples`` evaluations, and images are judged by such a mean of logits.
+    The randomness is the network's own: it follows ``torch.manual_seed``, not the keys of the images.
+
+    Args:
+        samples: evaluations a step, >= 1; 20 in AutoAttack's version for randomised networks.
+        of: estimates of a single evaluation; exact gradients by default.
+
+    Raises:
+        ValueError: if ``samples`` < 1.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> noisy = lambda x: x * torch.rand(()) * 2
+        >>> grad = EOT(5000)(noisy, lambda z, y: z.sum(1), torch.ones(1, 1), (None,), None, 0).grad
+        >>> round(grad.item(), 1)
+        1.0
+    """
+
+    def __init__(self, samples: int = 20, of: GradientEstimator | None = None) -> None:
+        if samples < 1:
+            raise ValueError(f"samples must be >= 1, got {samples}; the default is 20")
+        self.samples = samples
+        self.of = of or Autograd()
+
+    def within(self, threat: ThreatModel) -> Self:
+        """With the estimates that it averages within the threat model."""
+        of = self.of.within(threat)
+        if of is self.of:
+            return self
+        bound = copy.copy(self)
+        bound.of = of
+        return bound
+
+    def __call__(
+        self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor | None, step: int
+    ) -> Estimate:
+        """Means over independent evaluations of the network."""
+        total = self.of(net, loss, x, labels, keys, step * self.samples)
+        for sample in range(1, self.samples):
+            estimate = self.of(net, loss, x, labels, keys, step * self.samples + sample)
+            total = Estimate(*(a + b for a, b in zip(total, estimate, strict=True)))
+        return Estimate(*(value / self.samples for value in total))
+
+    def logits(self, net: Net, x: Tensor) -> Tensor:
+        """The mean of the logits of independent evaluations."""
+        total = self.of.logits(net, x)
+        for _ in range(1, self.samples):
+            total = total + self.of.logits(net, x)
+        return total / self.samples
+
+
+class FiniteDifferences(GradientEstimator):
+    """The gradient of the loss smoothed by Gaussian noise, from outputs alone, in antithetic pairs.
+
+    ``g = mean_i (L(x + sigma u_i) - L(x - sigma u_i)) u_i / (2 sigma)``, ``u_i ~ N(0, I)``: an unbiased estimate of
+    the gradient of ``E L(x + sigma u)``, which is smooth where L itself is broken into pieces, as that of k-WTA
+    (Tramer, Carlini, Brendel, Madry 2020, section 5). Their attack on it is ``PGD(loss=margin, steps=100,
+    step_size=0.01, random_start=False, estimator=FiniteDifferences(sigma=eps))``; a cheap form takes
+    ``samples={0: 100}``, 50 steps and a step size of 0.003. Logits and loss are those at ``x``, without noise.
+
+    Args:
+        sigma: standard deviation of the noise in input units, > 0; None for the eps of the attack.
+        samples: forward passes a step, even, by the first step they hold for; the default is
+            ``{0: 100, 20: 1000, 40: 20000}``.
+        batch_size: images a forward pass, at most, >= 2 (at least one pair of each image goes together). None: 100 on a
+            CPU, where a pass of 1,000 takes twice as long an image (page faults and caches), else 1,000.
+
+    Raises:
+        ValueError: if a setting is out of its range, or (when called) without keys.
+
+    Example:
+        >>> keys = image_keys(torch.arange(1), 0)
+        >>> estimate = FiniteDifferences(sigma=0.1, samples={0: 20000})
+        >>> step = lambda z, y: (z > 0.5).float().sum(1)  # its gradient is zero, but not on average
+        >>> grad = estimate(lambda x: x, step, torch.full((1, 1), 0.5), (torch.tensor([0]),), keys, 0).grad
+        >>> abs(grad.item() - 0.1**-1 / (2 * torch.pi) ** 0.5) < 0.1
+        True
+    """
+
+    def __init__(
+        self, *, sigma: float | None = None, samples: Mapping[int, int] | None = None, batch_size: int | None = None
+    ) -> None:
+        self.samples = dict(samples or {0: 100, 20: 1000, 40: 20000})
+        self.sigma = sigma
+        self.batch_size = batch_size
+        if sigma is not None and not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be > 0 and finite, got {sigma:g}; leave it out to take the eps of the attack")
+        if 0 not in self.samples or any(count < 2 or count % 2 for count in self.samples.values()):
+            raise ValueError(f"samples must say an even number >= 2 for step 0 and for others, got {self.samples}")
+        if batch_size is not None and batch_size < 2:
+            raise ValueError(f"batch_size must be >= 2, got {batch_size}; None takes what suits the device")
+
+    def within(self, threat: ThreatModel) -> Self:
+        """With the radius of the threat model as ``sigma``, unless one was given."""
+        if self.sigma is not None or threat.eps == 0:
+            return self
+        bound = copy.copy(self)
+        bound.sigma = threat.eps
+        return bound
+
+    def __call__(
+        self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor | None, step: int
+    ) -> Estimate:
+        """One forward pass at the images, the rest around them."""
+        if self.sigma is None:
+            raise ValueError("finite differences need sigma > 0: give one, or an attack with eps > 0")
+        if keys is None:
+            raise ValueError("finite differences draw random numbers: they need the keys of the images")
+        with torch.no_grad():
+            logits = net(x)
+            keys, grad = image_keys(keys, step), torch.zeros_like(x)
+            pairs = self.samples[max(first for first in self.samples if first <= step)] // 2
+            together = max(1, (self.batch_size or (1000 if x.is_cuda else 100)) // (2 * len(x)))
+            for first in range(0, pairs, together):
+                grad += self._sum(net, loss, x, labels, keys, self.sigma, range(first, min(first + together, pairs)))
+            return Estimate(grad / (2 * self.sigma * pairs), logits, loss(logits, *labels))
+
+    @staticmethod
+    def _sum(
+        net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor, sigma: float, pairs: range
+    ) -> Tensor:
+        """Differences times directions, added over some pairs of every image."""
+        at = torch.arange(pairs.start, pairs.stop, device=keys.device).unsqueeze(1)
+        noise = normal(image_keys(keys + at).flatten(), x.shape[1:]).to(x.dtype).reshape(len(pairs), *x.shape)
+        around = torch.stack([x + sigma * noise, x - sigma * noise])
+        repeated = (label.repeat(2 * len(pairs)) for label in labels)
+        above, below = loss(net(around.flatten(0, 2)), *repeated).reshape(2, len(pairs), len(x)).to(x.dtype)
+        return torch.einsum("pn,pn...->n...", above - below, noise)

@@ -1,0 +1,62 @@
+"""A classifier, linearised: where the boundaries between the true class and others lie around an image."""
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks.base import Net
+from kafnets.logits import is_correct
+from kafnets.threat import Norm
+
+
+def nearest_boundary(norm: Norm, net: Net, x: Tensor, y: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The boundary to one of some classes that is nearest to an image, in the network linearised at that image.
+
+    For class k that boundary is ``gap_k + w_k . d = 0`` with ``gap_k = z_k - z_y`` and ``w_k`` its gradient; its
+    distance is ``|gap_k| / ||w_k||_*`` (Moosavi-Dezfooli et al. 2016, eq. 8 and 11).
+
+    Args:
+        norm: measures the distance; ``||w||_*`` is what one step of ``norm.direction(w)`` gains.
+        net: images to logits.
+        x: images ``(N, ...)``.
+        y: int64 ``(N,)``, the true classes.
+        classes: int64 ``(N, k)``, k >= 1; costs k backward passes.
+
+    Returns:
+        gap ``(N,)`` (< 0 where y is still ahead), w of the shape of ``x``, and whether ``x`` is classified correctly,
+        bool ``(N,)``.
+
+    Raises:
+        ValueError: if a gradient at an image that is classified correctly is not finite.
+
+    Example:
+        >>> from kafnets.threat import L2
+        >>> net = lambda x: x @ torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 4.0]])
+        >>> nearest_boundary(L2(), net, torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor([[1, 2]]))
+        (tensor([-1.]), tensor([[-1.,  4.]]), tensor([True]))
+    """
+    x = x.detach().requires_grad_(True)
+    logits = net(x)
+    gaps = logits.gather(1, classes) - logits.gather(1, y.unsqueeze(1))
+    count = classes.shape[1]
+    slopes = [torch.autograd.grad(gap.sum(), x, retain_graph=k + 1 < count)[0] for k, gap in enumerate(gaps.unbind(1))]
+    correct, gaps = is_correct(logits.detach(), y), gaps.detach()
+    for slope in slopes:
+        if not bool(torch.isfinite(slope[correct]).all()):
+            raise ValueError("the gradient of the network is not finite, so no attack can follow it")
+    if count == 1:
+        return gaps[:, 0], slopes[0], correct
+    distances = [_distance(norm, gap, slope) for gap, slope in zip(gaps.unbind(1), slopes, strict=True)]
+    nearest = torch.stack(distances, 1).argmin(1)
+    index = torch.arange(len(x), device=x.device)
+    return gaps[index, nearest], torch.stack(slopes, 1)[index, nearest], correct
+
+
+def gain(norm: Norm, w: Tensor) -> Tensor:
+    """``||w||_*``, the most that ``w . d`` can be for a ``d`` of size 1: ``(N, ...)`` to ``(N,)``."""
+    return (w * norm.direction(w)).flatten(1).sum(1)
+
+
+def _distance(norm: Norm, gap: Tensor, slope: Tensor) -> Tensor:
+    """Infinite where the slope is zero: nothing leads there."""
+    slope_size = gain(norm, slope)
+    return torch.where(slope_size > 0, gap.abs() / slope_size.clamp_min(1e-30), torch.inf)

@@ -1,0 +1,63 @@
+"""Training on the worst images that an attack finds."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from kafnets.attacks import FGSM, Attack
+from kafnets.attacks.base import Loss, Net
+from kafnets.losses import cross_entropy
+from kafnets.objectives.base import Batch, Objective, Terms
+
+
+class Adversarial(Objective):
+    """The mean loss on attacked images: ``min_w E max_{delta in ball} loss(net_w(x + delta), y)``.
+
+    With :class:`~kafnets.attacks.FGSM` it is fast adversarial training (Wong, Rice, Kolter 2020, algorithm 3), with
+    :class:`~kafnets.attacks.PGD` that of Madry et al. (2018, section 2.1).
+
+    Args:
+        attack: the attack trained against, in the threat model of the run unless it states its own eps or norm. It
+            crafts for training: one start, and every image goes through every step.
+        loss: what the weights minimise, ``(logits (N, classes), y (N,)) -> (N,)``; the cross-entropy by default. The
+            attack has its own.
+        eval_mode: how batch norm and dropout behave while the attack looks for the images. False: as in the training
+            step (batch statistics, dropout), as Madry et al., Wong et al. and Rice et al. have it. True: in evaluation
+            mode (running statistics, no dropout), as Pang et al. (2021, "Bag of tricks", section 3) prefer. Running
+            statistics never count the passes of the attack.
+
+    Raises:
+        ValueError: if the attack has restarts.
+
+    Example:
+        >>> from kafnets.attacks import PGD
+        >>> print(Adversarial(attack=PGD(steps=7)).label, "/", Adversarial(eval_mode=True).label)
+        Adversarial-PGD-7-1 / Adversarial-FGSM(eval_mode=True)
+    """
+
+    headline: ClassVar[tuple[str, ...]] = ("attack",)
+
+    def __init__(self, *, attack: Attack | None = None, loss: Loss = cross_entropy, eval_mode: bool = False) -> None:
+        super().__init__()
+        self.attack = attack or FGSM()
+        if self.attack.restarts > 1:
+            raise ValueError(
+                f"training takes one start per image, got restarts={self.attack.restarts} in {self.attack}"
+            )
+        self.image_loss, self.eval_mode = loss, eval_mode
+
+    @property
+    def short_label(self) -> str:
+        """Class and attack; the ball is said by the run."""
+        own = self.attack.other_settings()
+        return f"{type(self).__name__}-{self.attack.short_label}" + (f"[{', '.join(own)}]" if own else "")
+
+    def craft(self, net: Net, batch: Batch) -> Tensor:
+        """The attacked images."""
+        attack = self.attack.within(batch.threat)
+        return attack.craft(net, batch.x, batch.y, keys=batch.keys, eval_mode=self.eval_mode)
+
+    def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
+        """The mean loss on them."""
+        logits = net(inputs)
+        return Terms(self.image_loss(logits, batch.y).mean(), logits, inputs, {})

@@ -1,0 +1,32 @@
+"""Training on images as they are."""
+
+from torch import Tensor
+
+from kafnets.attacks.base import Loss, Net
+from kafnets.losses import cross_entropy
+from kafnets.objectives.base import Batch, Objective, Terms
+
+
+class Clean(Objective):
+    """The mean loss on the clean images: ``E loss(net(x), y)``.
+
+    Args:
+        loss: ``(logits (N, classes), y (N,)) -> (N,)``; the cross-entropy by default.
+
+    Example:
+        >>> print(Clean().label)
+        Clean
+    """
+
+    def __init__(self, *, loss: Loss = cross_entropy) -> None:
+        super().__init__()
+        self.image_loss = loss
+
+    def craft(self, net: Net, batch: Batch) -> Tensor:
+        """The clean images."""
+        return batch.x
+
+    def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
+        """The mean loss."""
+        logits = net(inputs)
+        return Terms(self.image_loss(logits, batch.y).mean(), logits, inputs, {})

@@ -1,0 +1,77 @@
+"""TRADES: accuracy on clean images, and answers that change little around them."""
+
+import torch
+from torch import Tensor
+
+from kafnets.attacks import PGD
+from kafnets.attacks.base import Net, at_least_one, positive_and_finite
+from kafnets.attacks.preserve_state import preserve_state
+from kafnets.keyed_random import normal
+from kafnets.losses import cross_entropy, kl_divergence
+from kafnets.objectives.base import Batch, Objective, Terms
+
+START = 0.001  # standard deviation of the noise that the attack starts from, in input units
+STEP = 0.007 / 0.031  # length of a step, times eps: the official 0.007 at the official eps of 0.031
+
+
+class TRADES(Objective):
+    """``E [ loss(net(x), y) + beta max_{x' in ball} KL(p(x) || p(x')) ]`` with ``p = softmax(net(.))``.
+
+    Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan 2019 (arXiv 1901.08573, equation 5 and algorithm 1), with the constants of
+    the official code: ten steps of 0.007 at eps 0.031, from ``x + 0.001 N(0, 1)``, beta 6. The gradient of the loss
+    flows through p(x) as well as p(x'). In the training step the network sees x, then x', in one mode: running
+    statistics of batch norm count both, so they are half clean. (The official code passes x twice.)
+
+    Args:
+        beta: weight of the divergence, > 0.
+        steps: steps of the attack, >= 1.
+        step_size: their length in input units, a number or ``"2/255"``; None for 0.007 / 0.031 of eps.
+        eval_mode: True attacks the network in evaluation mode, as the official code does; False in the mode of the
+            training step.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Example:
+        >>> print(TRADES().label, TRADES(beta=1.0).label)
+        TRADES TRADES(beta=1)
+    """
+
+    def __init__(
+        self,
+        *,
+        beta: float = 6.0,
+        steps: int = 10,
+        step_size: float | str | None = None,
+        eval_mode: bool = True,
+    ) -> None:
+        super().__init__()
+        self.beta = positive_and_finite("beta", beta, "; the official value is 6")
+        self.attack = _FromNearby(step_size=step_size, steps=at_least_one("steps", steps), loss=kl_divergence)
+        self.eval_mode = eval_mode
+
+    def craft(self, net: Net, batch: Batch) -> Tensor:
+        """The images whose answers differ most from those of the clean ones."""
+        with preserve_state(net, eval_mode=self.eval_mode), torch.no_grad():
+            clean = net(batch.x)
+        attack = self.attack.within(batch.threat)
+        return attack.craft(net, batch.x, clean, keys=batch.keys, eval_mode=self.eval_mode)
+
+    def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
+        """Cross-entropy on clean images plus the weighted divergence; the accuracy logged is that on ``inputs``."""
+        clean, attacked = net(batch.x), net(inputs)
+        natural = cross_entropy(clean, batch.y).mean()
+        divergence = kl_divergence(attacked, clean).mean()
+        log = {"natural_loss": natural.detach(), "kl_divergence": divergence.detach()}
+        return Terms(natural + self.beta * divergence, attacked, inputs, log)
+
+
+class _FromNearby(PGD):
+    """PGD that starts a little beside the image: at the image itself the gradient of a divergence from it is zero."""
+
+    @property
+    def step_size(self) -> float:
+        return STEP * self.eps if self._own_step is None else self._own_step
+
+    def start(self, x: Tensor, keys: Tensor) -> Tensor:
+        return x + START * normal(keys, x.shape[1:]).to(x.dtype)

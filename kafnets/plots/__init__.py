@@ -1,0 +1,8 @@
+"""Pictures of what training and analysis return, one function each; needs matplotlib. The caller saves the figures."""
+
+from kafnets.plots.activations import plot_activations
+from kafnets.plots.curves import plot_curves
+from kafnets.plots.image_sheet import Sheet
+from kafnets.plots.robustness import plot_robustness
+
+__all__ = ["Sheet", "plot_activations", "plot_curves", "plot_robustness"]
