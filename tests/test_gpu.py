@@ -1,0 +1,51 @@
+"""The checks of benchmarks/gpu_checks.py, on a GPU; on a machine without one they compare the CPU with itself."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import gpu
+import gpu_checks
+
+CHECKS = dict(gpu_checks.checks())
+SLOW_ON_A_CPU = ("net PreActResNet18", "torch.compile", "autocast torch.float16")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU; benchmarks/gpu.py runs these on a machine that has one"
+)
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_gpu_computes_what_the_cpu_does(name: str):
+    CHECKS[name](torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name not in SLOW_ON_A_CPU])
+def test_the_check_itself_runs(name: str):
+    CHECKS[name](torch.device("cpu"))
+
+
+def test_a_dry_run_writes_every_part(tmp_path: Path):
+    threads = torch.get_num_threads()
+    parts = ["kernels", "training", "runs", "attacks"]
+    gpu.main(["--dry_run", f"--out={tmp_path}", "--parts", *parts])
+    torch.set_num_threads(threads)
+    found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in parts}
+    assert all("error" not in part and part["machine"] and part["code"] for part in found.values())
+    assert found["kernels"]["float32 (8, 8, 8, 8)"]["SiLU"]["times_silu"] == 1
+    assert found["training"]["KafVGG, KAF"]["ours"][0] > 0
+    assert found["runs"]["KafVGG, ReLU"]["robust_images"] == 20
+    assert found["attacks"]["AutoAttack on KafVGG, KAF"]["images"] == 8
+
+
+def test_no_gpu_is_said_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit):
+        gpu.main([f"--out={tmp_path / 'out'}"])
+    assert "there is no CUDA device; --dry_run" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
