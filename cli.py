@@ -32,7 +32,7 @@ from lightning_modules.callbacks import (
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from lightning_modules.command_line.arguments import resolve
-from lightning_modules.command_line.checkpoints import check_fits, read_checkpoint
+from lightning_modules.command_line.checkpoints import check_fits, check_resumable, read_checkpoint
 from lightning_modules.command_line.parser import OneLineParser, one_line
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
 
@@ -139,7 +139,10 @@ class CLI(LightningCLI):
     def _check_checkpoint(self) -> None:
         path = self._get(self.config, "ckpt_path")
         if path:
-            check_fits(Path(path), read_checkpoint(Path(path)), self.model)
+            checkpoint = read_checkpoint(Path(path))
+            check_fits(Path(path), checkpoint, self.model)
+            if self.subcommand == "fit":
+                check_resumable(Path(path), checkpoint, self.model.configure_optimizers())
 
 
 def quieten() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -21,3 +22,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(target) as part:
             torch.save(checkpoint, part)
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load; weights alone, as other tools save them, count as saved by the Lightning that is here."""
+        checkpoint = super().load_checkpoint(*args, **kwargs)
+        checkpoint.setdefault("pytorch-lightning_version", pytorch_lightning.__version__)
+        return checkpoint

@@ -24,7 +24,7 @@ def load_classifier(path: str | Path) -> Backbone:
         ValueError: if the file is no such checkpoint, carries no configuration, or does not fit it.
     """
     checkpoint = read_checkpoint(Path(path))
-    net = checkpoint_config(checkpoint).get("model", {}).get("net")
+    net = checkpoint_config(Path(path), checkpoint).get("model", {}).get("net")
     if not net:
         raise ValueError(f"{path} carries no configuration, so its network can't be built; give one saved by cli.py")
     parser = ArgumentParser(exit_on_error=False)

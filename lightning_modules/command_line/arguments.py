@@ -9,7 +9,8 @@ import yaml
 
 from lightning_modules.command_line.checkpoints import checkpoint_config, read_checkpoint
 from lightning_modules.command_line.config_files import expand, load_layers, merge
-from lightning_modules.command_line.run_folder import find_checkpoint
+from lightning_modules.command_line.run_folder import check_name, find_checkpoint
+from lightning_modules.command_line.trusted_names import packages_named
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 ASKING = {"-h", "--help", "--print_config"}  # nothing runs
@@ -50,6 +51,7 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     run = {"dir": "runs", "name": "+".join(Path(name).stem for name in names) or "unnamed"} | files.get("run", {})
     for key in run:
         run[key] = (take(flags, f"--run.{key}")[0] or [run[key]])[-1]
+    check_name(Path(run["dir"]), run["name"])
     given, flags = take(flags, "--ckpt_path")
     wanted = given[-1] if given else files.get("ckpt_path")
     config = files
@@ -57,7 +59,8 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
         raise ValueError(f"{arguments[0]} needs --ckpt_path: best, last or a file")
     if wanted:
         path = find_checkpoint(wanted, Path(run["dir"]), run["name"])
-        config = reduce(merge, layers, checkpoint_config(read_checkpoint(path)))
+        trusted = packages_named([files, flags])
+        config = reduce(merge, layers, checkpoint_config(path, read_checkpoint(path), trusted))
         flags = [*flags, "--ckpt_path", str(path)]
     config = merge(config, {"run": run})
     config.pop("ckpt_path", None)

@@ -2,14 +2,16 @@
 
 import pickle
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.command_line.config_files import flatten
+from lightning_modules.command_line.trusted_names import check_names
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -25,13 +27,57 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable checkpoint: {reason[:160] or type(error).__name__}") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of this project: it has no state_dict")
+    state = checkpoint["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a checkpoint of this project: its state_dict does not hold tensors by name")
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path} holds weights that are not finite ({broken[0]}); it can't be tested or trained further"
+        )
     return checkpoint
 
 
-def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The ``model`` and ``data`` a checkpoint was trained with, in flat form; empty where it carries none."""
-    config = yaml.safe_load(checkpoint.get("config", "")) or {}
-    return flatten({key: config[key] for key in ("model", "data") if config.get(key)})
+def checkpoint_config(path: Path, checkpoint: dict[str, Any], trusted: Iterable[str] = ()) -> dict[str, Any]:
+    """The ``model`` and ``data`` a checkpoint was trained with, in flat form; empty where it carries none.
+
+    Args:
+        path: of the checkpoint, for errors.
+        checkpoint: from :func:`read_checkpoint`.
+        trusted: packages from which it may name classes and functions, in addition to this project's.
+
+    Raises:
+        ValueError: if it is no configuration, or names what a checkpoint may not; see :mod:`.trusted_names`.
+    """
+    try:
+        config = yaml.safe_load(checkpoint.get("config", "")) or {}
+        parts = {key: config[key] for key in ("model", "data") if config.get(key)}
+        fits = all(isinstance(part, dict) for part in parts.values())
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError):
+        fits, parts = False, {}
+    if not fits:
+        raise ValueError(f"{path} carries a configuration that is no YAML mapping with model and data; it is damaged")
+    flat = flatten(parts)
+    check_names(flat, str(path), trusted)
+    return flat
+
+
+def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ``ValueError`` unless training can go on from a checkpoint with this optimizer."""
+    missing = [key for key in ("epoch", "global_step", "optimizer_states", "loops") if key not in checkpoint]
+    if missing:
+        raise ValueError(
+            f"{path} holds weights alone (no {missing[0]}), so training can't go on from it; test it, or start anew"
+        )
+    states = checkpoint["optimizer_states"]
+    stored = [group for state in states for group in state["param_groups"]]
+    names = [set(group) - {"params", "param_names"} for group in stored]
+    expected = [set(group) - {"params", "param_names"} for group in optimizer.param_groups]
+    if names != expected:
+        raise ValueError(
+            f"{path} was trained with another optimizer than {type(optimizer).__name__}; "
+            "pass the config of that training"
+        )
 
 
 def check_fits(path: Path, checkpoint: dict[str, Any], module: nn.Module) -> None:

@@ -59,12 +59,38 @@ def load_layers(name: str, folders: Sequence[Path], including: tuple[Path, ...] 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {path} can't be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"config {path} must be a mapping of keys to values, got a {type(content).__name__}")
     return content
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses what YAML's would lose or never finish: a key given twice, and an alias of itself."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice, in lines {seen[key]} and {line}; keep one"
+                )
+            seen[key] = line
+        return super().construct_mapping(node, deep=deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            anchor = self.peek_event().anchor
+            node = self.anchors.get(anchor)
+            if node is not None and getattr(node, "end_mark", None) is None:  # still open: it holds itself
+                raise yaml.composer.ComposerError(None, None, f"the anchor &{anchor} holds an alias of itself")
+        return super().compose_node(parent, index)
 
 
 def flatten(value: Any) -> Any:

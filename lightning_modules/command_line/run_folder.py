@@ -11,6 +11,15 @@ def runs_of(folder: Path, name: str) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("version_")))
 
 
+def check_name(folder: Path, name: str) -> None:
+    """Raise ``ValueError`` unless the runs of a name lie inside the folder of all runs."""
+    inside = (folder / name).resolve()
+    if not name.strip() or folder.resolve() not in inside.parents:
+        raise ValueError(
+            f"--run.name {name!r} leads out of the folder of all runs, {folder}; choose that with --run.dir"
+        )
+
+
 def new_version(folder: Path, name: str) -> int:
     """Create the next free run folder and return its number; two processes never get the same one.
 
