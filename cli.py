@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -19,6 +20,7 @@ from datamodules import ImageDataModule
 from lightning_modules import Classifier
 from lightning_modules.callbacks import (
     BestAndLast,
+    EpochBar,
     EpochLines,
     FiniteLoss,
     History,
@@ -31,7 +33,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
-from lightning_modules.command_line.arguments import resolve
+from lightning_modules.command_line.arguments import counts_of_batches, resolve
 from lightning_modules.command_line.checkpoints import check_fits, check_resumable, read_checkpoint
 from lightning_modules.command_line.parser import OneLineParser, one_line
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
@@ -90,18 +92,26 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what :func:`resolve` made of the command line."""
         self.config = parser.parse_args(args)
+        # the parser makes numbers of them, also when it builds the Trainer
+        self._counts = counts_of_batches(args)
+        for name, count in self._counts.items():
+            self.config[self.config.subcommand].trainer[name] = count
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that the parts fit together, then open the run folder: nothing is written before."""
         self._check_images()
         self._check_checkpoint()
         config = self._get(self.config_init, "trainer")
+        self._make_room(config)
+        kwargs |= self._counts
         if config.get("fast_dev_run"):
             return super().instantiate_trainer(**kwargs)
         for callback in as_list(config.get("callbacks")):
             if isinstance(callback, RobustnessReport):
                 callback.study_within(self.model.threat)  # refuses attacks that do not fit the threat model
         run = self._get(self.config, "run")
+        if str(config.get("devices")) == "1" and config.get("num_nodes") == 1:
+            rank_zero_only.rank = 0  # whatever RANK a launcher left in the environment, this run is one process
         # other ranks write nothing; rank 0 tells them its folder
         version = new_version(Path(run.dir), run.name) if is_first() else 0
         csv = CSVLogger(run.dir, run.name, version)
@@ -123,9 +133,23 @@ class CLI(LightningCLI):
         self.trainer.test(verbose=False, **kwargs)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint."""
-        if not self._get(self.config, "trainer").fast_dev_run:
-            self.test(model=self.model, datamodule=self.datamodule, ckpt_path="best")
+        """Test the best checkpoint, or what there is in its place, and say which."""
+        if self._get(self.config, "trainer").fast_dev_run:
+            return
+        kept = self.trainer.checkpoint_callback
+        best, last = (str(getattr(kept, f"{which}_model_path", "")) for which in ("best", "last"))
+        if not best and is_first():
+            print(f"no validation chose a best checkpoint; testing {last or 'the weights as they are: none was kept'}")
+        self.test(model=self.model, datamodule=self.datamodule, ckpt_path=best or last or None)
+
+    def _make_room(self, config: Any) -> None:
+        """Leave out what the user has switched off or replaced by Lightning's own."""
+        theirs = as_list(config.get("callbacks"))
+        if config.get("enable_checkpointing") is False:
+            self._parser(self.subcommand).callback_keys.clear()
+        if config.get("enable_progress_bar") is False or any(isinstance(item, ProgressBar) for item in theirs):
+            ours = [item for item in self.trainer_defaults["callbacks"] if not isinstance(item, ProgressBar)]
+            self.trainer_defaults = self.trainer_defaults | {"callbacks": ours}
 
     def _check_images(self) -> None:
         net, data = self.model.net, self.datamodule
@@ -182,6 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
                     FiniteLoss(),
                     History(),
                     EpochLines(),
+                    EpochBar(),
                     Pictures(),
                     Results(),
                     Predictions(),

@@ -1,4 +1,4 @@
-"""What to optimise and when: LightningModules around any backbone and any attack."""
+"""LightningModules that train and evaluate any backbone with any objective and any attack."""
 
 from lightning_modules.adversarial import AdversarialTraining
 from lightning_modules.classifier import Classifier

@@ -1,4 +1,4 @@
-"""Training against an attacker."""
+"""Adversarial training."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ class AdversarialTraining(Classifier):
     """Train against perturbations within the threat model of the run.
 
     Args:
-        objective: what a step minimises; fast adversarial training (FGSM with a random start) by default.
+        objective: the loss of a training step; fast adversarial training (FGSM with a random start) by default.
         kwargs: see :class:`~lightning_modules.classifier.Classifier`.
     """
 

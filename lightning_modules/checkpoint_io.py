@@ -1,4 +1,4 @@
-"""Checkpoints that a kill can't cut short."""
+"""Atomic writing of checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from kafnets.files import written_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write beside the target, then rename: at any moment there is the old file or the new one, never a part.
+    """Write to a temporary file in the same folder, then rename it: a killed process leaves no partial checkpoint.
 
-    Lightning's own goes through the system's temporary folder, from where a move to another file system is a copy.
+    Lightning's plugin uses the system's temporary folder; from there, a move to another file system is a copy.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

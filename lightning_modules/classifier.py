@@ -20,6 +20,7 @@ from kafnets.objectives import Objective, Terms
 from kafnets.schedules import Constant, Schedule
 from kafnets.threat import ThreatModel
 from lightning_modules.decay_filters import all_parameters
+from lightning_modules.measuring import in_float32
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -243,7 +244,7 @@ class Classifier(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Index, true class, predicted class and its probability, each ``(N,)``."""
         x, y, index = batch
-        with torch.autocast(x.device.type, enabled=False):
+        with in_float32(x.device):
             probability, predicted = self.net(x).softmax(1).max(1)
         return {"index": index, "label": y, "predicted": predicted, "probability": probability}
 
@@ -258,7 +259,7 @@ class Classifier(LightningModule):
 
     def _count(self, batch: Batch, counters: Evaluation, attack: Attack, images: int | None, use: int) -> None:
         x, y, index = batch
-        with torch.autocast(x.device.type, enabled=False):
+        with in_float32(x.device):
             logits = self.net(x)
             check_logits(logits, y)
             counters.loss.update(cross_entropy(logits, y))

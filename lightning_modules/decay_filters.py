@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 
 def all_parameters(net: nn.Module) -> Iterable[Tensor]:
-    """Every parameter, as most fast-adversarial-training code has it."""
+    """Return every parameter, as most code of fast adversarial training does."""
     return net.parameters()
 
 
 def kernels(net: nn.Module) -> Iterator[Tensor]:
-    """The weights of convolutions and dense layers: no biases, no normalisation, no activations (thesis ResNets)."""
+    """Return the weights of convolutions and dense layers: no biases, no normalisation, no activations (thesis ResNets)."""
     return (module.weight for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear))
 
 
 def dense_kernels(net: nn.Module) -> Iterator[Tensor]:
-    """The weights of dense layers only (the thesis's VGG)."""
+    """Return the weights of dense layers only (the thesis's VGG)."""
     return (module.weight for module in net.modules() if isinstance(module, nn.Linear))

@@ -1,4 +1,4 @@
-"""The files of a run: text, tables, JSON and pictures, each written whole or not at all."""
+"""The files of a run: text, tables, JSON and pictures, each written atomically."""
 
 import csv
 import hashlib
@@ -41,6 +41,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

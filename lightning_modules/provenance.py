@@ -1,6 +1,9 @@
 """Where a figure comes from: what every record of a test must say."""
 
 import hashlib
+import subprocess
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,13 @@ from pytorch_lightning import Trainer
 from kafnets.attacks.suite_state import digest, network_digest
 from lightning_modules.files import sha256
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def provenance(trainer: Trainer, module: Any) -> dict[str, Any]:
     """``checkpoint`` and its SHA-256, ``run`` (network, activation, training), ``data``, ``seed`` and ``dtype``.
 
+    ``code`` says which version of it: that of the package, the git commit, and whether files differed from it.
     Two more hashes tell what a checkpoint leaves open: that of the network as built (normalisation, ratios), and that
     of the first hundred test images with their labels.
 
@@ -33,4 +39,28 @@ def provenance(trainer: Trainer, module: Any) -> dict[str, Any]:
         "data_sha256": hashlib.sha256((digest(x) + digest(y)).encode()).hexdigest(),
         "seed": module.seed,
         "dtype": str(next(module.net.parameters()).dtype).removeprefix("torch."),
+        "tf32": False,  # see lightning_modules.measuring
+        "code": code_version(),
     }
+
+
+@cache
+def code_version() -> str:
+    """``0.1.0 1a2b3c...``: the package's version and the git commit, with ``-dirty`` where files differ from it."""
+    told = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return f"{_package_version()} without git"
+        if done.returncode:
+            return f"{_package_version()} without git"
+        told.append(done.stdout.strip())
+    return f"{_package_version()} {told[0]}{'-dirty' if told[1] else ''}"
+
+
+def _package_version() -> str:
+    try:
+        return metadata.version("kafnets")
+    except metadata.PackageNotFoundError:
+        return "not installed"

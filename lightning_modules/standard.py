@@ -7,7 +7,7 @@ from lightning_modules.classifier import Classifier
 
 
 class StandardTraining(Classifier):
-    """Train on the images as they are.
+    """Train on clean images.
 
     Args:
         objective: the loss on clean images; the cross-entropy by default.

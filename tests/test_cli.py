@@ -60,7 +60,7 @@ def test_a_checkpoint_alone_is_enough_to_test_it_again(tiny_run: Path, tmp_path:
     best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
     cli.main(["test", f"--ckpt_path={best}", f"--run.dir={tmp_path}", "--trainer.accelerator=cpu"])
     first, again = (
-        json.loads((folder / "results.json").read_text()) for folder in (tiny_run, tmp_path / "unnamed" / "version_0")
+        json.loads((folder / "results.json").read_text()) for folder in (tiny_run, tmp_path / "kafvgg_fast_at+digits" / "version_0")
     )
     for record in (first, again):
         record.pop("checkpoint")

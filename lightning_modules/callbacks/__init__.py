@@ -1,6 +1,7 @@
-"""What happens around training: one callback a file."""
+"""Callbacks around training and evaluation: one per file."""
 
 from lightning_modules.callbacks.best_and_last import BestAndLast
+from lightning_modules.callbacks.epoch_bar import EpochBar
 from lightning_modules.callbacks.epoch_lines import EpochLines
 from lightning_modules.callbacks.finite_loss import FiniteLoss
 from lightning_modules.callbacks.history import History
@@ -14,6 +15,7 @@ from lightning_modules.callbacks.throughput import Throughput
 
 __all__ = [
     "BestAndLast",
+    "EpochBar",
     "EpochLines",
     "FiniteLoss",
     "History",

@@ -11,20 +11,20 @@ class BestAndLast(ModelCheckpoint):
     """Keep the best epoch, and with ``save_last`` always the last one.
 
     Lightning's ModelCheckpoint (2.6) writes ``last.ckpt`` only in epochs that also improve the monitored value, and a
-    run resumed into another folder forgets what the best value was. Here ``last.ckpt`` is written every epoch, and a
-    resumed run goes on from the best of the run it continues (whose files it leaves alone).
+    run resumed into another folder loses the best value so far. Here ``last.ckpt`` is written every epoch, and a
+    resumed run starts with the best value of the run it continues (whose files it does not change).
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch if it is the best, and as the last."""
+        """Save ``last.ckpt``, and the best checkpoint if this epoch is the best."""
         super().on_train_epoch_end(trainer, pl_module)
         if not self._should_skip_saving_checkpoint(trainer) and self._should_save_on_train_epoch_end(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing is left to save; Lightning's own would write a file even in a ``fast_dev_run``."""
+        """Do nothing: all is saved by now, and Lightning's method would write a file even in a ``fast_dev_run``."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best of the run that is resumed, unless its file is gone."""
+        """Take over the best checkpoint of the resumed run, unless its file is gone."""
         if Path(state_dict["best_model_path"]).is_file():
             super().load_state_dict(state_dict | {"dirpath": self.dirpath})

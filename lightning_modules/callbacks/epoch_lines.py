@@ -2,10 +2,10 @@
 
 import math
 import sys
+import time
 from typing import Any
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning import Callback, Trainer
 
 
 def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
@@ -31,14 +31,20 @@ def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
-class EpochLines(TQDMProgressBar):
-    """A bar within each epoch on a terminal, and one line an epoch with clean and robust accuracy anywhere."""
+class EpochLines(Callback):
+    """Print what is trained, one line per epoch with clean and robust accuracy, and on the way where it stands.
 
-    def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0)
+    Args:
+        every: seconds between two lines within an epoch, > 0; on a terminal :class:`EpochBar` shows it instead.
+    """
+
+    def __init__(self, every: float = 60.0) -> None:
+        if not every > 0:
+            raise ValueError(f"every must be > 0 seconds, got {every}")
+        self.every = every
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Say what is about to be trained, on what, and where it is kept."""
+        """Print what is about to be trained, on what, and where it is kept."""
         folder = trainer.log_dir  # asks all ranks
         if not trainer.is_global_zero:
             return
@@ -50,15 +56,24 @@ class EpochLines(TQDMProgressBar):
         print(f"{type(data).__name__}: {sizes} images; robust: {pl_module.val_attack} on {attacked} of val")
         print(f"run folder: {folder if trainer.loggers else 'none (fast_dev_run)'}", flush=True)
 
-    def get_metrics(self, trainer: Trainer, model: Any) -> dict[str, Any]:
-        """The last validation's accuracies, behind the bar."""
-        shown = {"clean": "val/clean_accuracy", "robust": "val/robust_accuracy"}
-        metrics = trainer.callback_metrics
-        return {name: f"{float(metrics[key]):.1%}" for name, key in shown.items() if key in metrics}
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Start the clock."""
+        self._started = self._said = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Print where a long epoch stands, if nothing else shows it."""
+        now, batches = time.monotonic(), trainer.num_training_batches
+        if trainer.is_global_zero and now - self._said >= self.every and not sys.stderr.isatty():
+            self._said = now
+            left = (now - self._started) / (batch_idx + 1) * (batches - batch_idx - 1)
+            print(
+                f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs} | batch {batch_idx + 1}/{batches} | "
+                f"about {left / 60:.1f} min left in this epoch",
+                flush=True,
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Print the line."""
-        super().on_train_epoch_end(trainer, pl_module)
+        """Print the line of the epoch."""
         if trainer.is_global_zero:
             line = epoch_line(trainer.current_epoch + 1, trainer.max_epochs or 0, trainer.callback_metrics)
             print(line, flush=True)

@@ -1,4 +1,4 @@
-"""Stop a run whose loss is no number any more, and say where it broke."""
+"""Stop a run when its loss is not finite, and name the layer that is first affected."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from kafnets.attacks.preserve_state import preserve_state
 
 
 class NonFiniteLossError(ArithmeticError):
-    """Training met a NaN or an infinity."""
+    """A loss or a weight is NaN or infinite."""
 
 
 @contextmanager
@@ -37,15 +37,15 @@ def _first_bad_output(net: nn.Module) -> Iterator[list[str]]:
 
 
 def first_affected(net: nn.Module, x: Tensor, images: Tensor) -> str:
-    """Where a non-finite number first shows: in the parameters, the images or a layer's output.
+    """Return where a non-finite value appears first: in the parameters, the images or a layer's output.
 
     Args:
-        net: the network, left as it is.
+        net: the network; its state is not changed.
         x: a batch of its inputs, attacked or not.
-        images: the batch before the attack; a broken network makes broken attacks, so ``x`` alone would hide the layer.
+        images: the batch before the attack: a broken layer makes attacked images non-finite, which would then be blamed.
 
     Returns:
-        Words for a message, such as ``layer block1.act_a (KAF)``.
+        Text for a message, such as ``layer block1.act_a (KAF)``.
     """
     for name, parameter in net.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
@@ -62,10 +62,10 @@ def first_affected(net: nn.Module, x: Tensor, images: Tensor) -> str:
 
 
 class FiniteLoss(Callback):
-    """Raise :class:`NonFiniteLossError` at the first step whose loss is NaN or infinite, before it is learned from.
+    """Raise :class:`NonFiniteLossError` at the first step whose loss is NaN or infinite, before the weights are updated.
 
-    The message names the step, the layer first affected and the last checkpoint that is still good. Weights are
-    checked as well before an epoch's checkpoint is written, so that no broken one is kept.
+    The message names the step, the layer first affected and the last good checkpoint. The weights are checked too,
+    before the checkpoint of an epoch is written, so that no checkpoint holds non-finite weights.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

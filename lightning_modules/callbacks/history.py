@@ -1,4 +1,4 @@
-"""The epochs of a run, kept in its checkpoints."""
+"""The metrics of every epoch of a run, kept in its checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from lightning_modules.files import write_csv
 
 
 class History(Callback):
-    """One row of metrics an epoch: ``rows``, saved with every checkpoint and written as ``history.csv``.
+    """Keep one row of metrics per epoch in ``rows``, saved with every checkpoint and written to ``history.csv``.
 
-    Unlike a logger's file, the rows survive a stop: a resumed run starts with those of the epochs before it.
+    Unlike a logger's file, the rows survive an interruption: a resumed run starts with the rows of earlier epochs.
     """
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ class History(Callback):
             write_csv(Path(folder) / "history.csv", self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows."""
+        """Return the rows."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the rows of the epochs before a resumed run."""
+        """Restore the rows of earlier epochs."""
         self.rows = list(state_dict["rows"])

@@ -1,4 +1,4 @@
-"""The ratio of k-WTA, lowered as training goes on."""
+"""A schedule for the ratio of k-WTA."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -9,13 +9,13 @@ class KWTARatio(Callback):
     """Lower the ratio of every k-WTA layer by ``step`` every ``every`` epochs, from ``start`` down to ``end``.
 
     ``ratio(epoch) = max(end, start - step * floor(epoch / every))`` (Xiao, Zhong, Zheng 2020, section 3.3; the thesis
-    has 0.30 -> 0.15 in steps of 0.01 every 2 epochs, from a converged network).
+    uses 0.30 -> 0.15 in steps of 0.01 every 2 epochs, from a converged network).
 
     Args:
         start: ratio of the first epochs, in (0, 1].
         end: the lowest ratio, in (0, start].
-        step: how much it falls at a time, > 0.
-        every: epochs between two falls, >= 1.
+        step: decrease of the ratio, > 0.
+        every: number of epochs between two decreases, >= 1.
 
     Raises:
         ValueError: if a value is out of its range, or (at the start of training) if the network has no k-WTA layer.
@@ -34,7 +34,7 @@ class KWTARatio(Callback):
         self.start, self.end, self.step, self.every = start, end, step, every
 
     def ratio(self, epoch: int) -> float:
-        """The ratio of an epoch, counted from 0."""
+        """Return the ratio of an epoch; epochs are counted from 0."""
         return max(self.end, self.start - self.step * (epoch // self.every))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,13 +14,13 @@ from lightning_modules.files import write_figure
 
 
 class Pictures(Callback):
-    """Draw ``curves.png`` after training and, where activations are trainable, ``activations.png`` after a test.
+    """Draw ``curves.png`` after training and, if activations are trainable, ``activations.png`` after a test.
 
     The second shows the tested weights: the learned shapes of each layer over the density of its pre-activations on
     some test images. Both go into the run folder and to every logger that takes images (W&B).
 
     Args:
-        images: test images the densities are measured on, >= 1.
+        images: number of test images on which the densities are measured, >= 1.
     """
 
     def __init__(self, *, images: int = 256) -> None:
@@ -57,7 +57,7 @@ class Pictures(Callback):
             self._publish(trainer, "activations", plot_activations(shapes))
 
     def _publish(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        folder = trainer.log_dir  # asks all ranks
+        folder = trainer.log_dir  # a collective call: every rank makes it
         if not (trainer.is_global_zero and trainer.loggers and folder):
             return
         path = Path(folder) / f"{name}.png"

@@ -1,4 +1,4 @@
-"""What a test found, with all it takes to believe it."""
+"""The record of a test: accuracies with all that is needed to reproduce them."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_modules.provenance import provenance
 
 
 def results_record(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """All that a robust-accuracy figure carries: values with Wilson 95 % intervals, attack, seed, dtype, checkpoint."""
+    """Return accuracies with Wilson 95 % intervals, and their attack, checkpoint, seed, dtype and device."""
     counted = module.test_results
     record: dict[str, Any] = {
         name: {"accuracy": counted[f"{name}_accuracy"]}
@@ -24,7 +24,7 @@ def results_record(trainer: Trainer, module: Any) -> dict[str, Any]:
 
 
 def results_table(record: dict[str, Any], attack: str, folder: str) -> str:
-    """The record as the few lines a person reads."""
+    """Return the record as a short table of plain text."""
     run = record["run"]
     rows = [
         ("run", f"{run['backbone']} {run['activation']}, trained by {run['objective']}, seed {run['seed']}"),
@@ -45,12 +45,12 @@ def results_table(record: dict[str, Any], attack: str, folder: str) -> str:
 class Results(Callback):
     """After a test, write ``results.json`` and print its table.
 
-    The file is written by rank 0 once; one that is there already is left alone and named in the error.
+    Rank 0 writes the file. An existing file is not overwritten: a FileExistsError names it.
     """
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write and print."""
-        folder = trainer.log_dir  # asks all ranks
+        folder = trainer.log_dir  # a collective call: every rank makes it
         if not (trainer.is_global_zero and trainer.loggers and folder):
             return
         record = results_record(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Files of a robustness report besides its tables: the picture, RobustBench's form, and what a stopped test left."""
+"""Files of a robustness report besides its tables: RobustBench's format, and an unfinished report to resume."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,14 @@ from kafnets.threat import show_units
 
 
 def robustbench(record: dict[str, Any], ball: Attack, reported: float | None) -> dict[str, Any]:
-    """The claim in RobustBench's words: per cent as text, ``reported`` by the test attack, ``measured`` the worst case.
+    """Return the claim in RobustBench's format: ``reported`` is by the test attack, ``measured`` is the worst case.
+
+    Accuracies are text, in per cent.
 
     Args:
         record: the finished report.
-        ball: an attack of the report.
-        reported: robust accuracy in [0, 1] under the test attack of the configuration, None if there is none.
+        ball: any attack of the report; all share norm and eps.
+        reported: robust accuracy in [0, 1] under the test attack of the configuration; None if there is none.
     """
     return {
         "name": f"{record['run']['backbone']} {record['run']['activation']}",
@@ -35,10 +37,10 @@ def robustbench(record: dict[str, Any], ball: Attack, reported: float | None) ->
 def read_resumable(
     path: str | None, identity: dict[str, Any]
 ) -> tuple[PerImageResults, dict[str, set[str]], dict[str, float]]:
-    """PerImageResults, facts and seconds of an earlier report; empty ones for None.
+    """Return the per-image results, facts and seconds of an earlier report; empty ones for None.
 
     Raises:
-        ValueError: if it can't be read, or is of another checkpoint, seed, data or other settings.
+        ValueError: if it can't be read, or its checkpoint, seed, data or settings differ.
     """
     if path is None:
         return PerImageResults({"index": torch.empty(0)}), {}, {}
@@ -49,7 +51,7 @@ def read_resumable(
         seconds = dict(record["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no robustness.json that can be resumed: {error}") from None
-    # the same file may lie elsewhere now; its hash tells
+    # the checkpoint may have been moved: its hash is compared, not its path
     other = [name for name in identity if name != "checkpoint" and record.get(name) != identity[name]]
     if other:
         raise ValueError(f"{path} is of another test: it differs in {', '.join(other)}; leave resume out to start anew")

@@ -21,6 +21,7 @@ from lightning_modules.callbacks.robustness_text import markdown, screen
 from lightning_modules.classifier import TEST
 from lightning_modules.files import sha256, write_figure, write_json, write_text
 from lightning_modules.load_classifier import load_classifier
+from lightning_modules.measuring import in_float32
 from lightning_modules.provenance import provenance
 
 SHEET = 8  # images of the contact sheet
@@ -166,7 +167,7 @@ class RobustnessReport(Callback):
     def _measure(self, module: Any, x: Tensor, y: Tensor, index: Tensor) -> Any:
         if not len(x):
             return None
-        with torch.autocast(x.device.type, enabled=False):
+        with in_float32(x.device):
             keys = image_keys(index, module.seed, TEST)
             curves = index < self.curve_images
             found = self.study.measure(

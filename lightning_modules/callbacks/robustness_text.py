@@ -1,4 +1,4 @@
-"""A robustness record as a person reads it: Markdown, and a few lines for the screen."""
+"""A robustness record as text: Markdown, and a summary for the terminal."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Record: TypeAlias = dict[str, Any]
 
 
 def per_cent(value: Record) -> str:
-    """``27.0 [19.3, 36.4]``: an accuracy in per cent and its Wilson 95 % interval.
+    """Return an accuracy in per cent with its Wilson 95 % interval.
 
     Example:
         >>> per_cent({"accuracy": 0.27, "wilson95_low": 0.193, "wilson95_high": 0.364})
@@ -20,7 +20,7 @@ def per_cent(value: Record) -> str:
 
 
 def verdict(record: Record) -> str:
-    """One line on the checks.
+    """Return a one-line summary of the checks.
 
     Example:
         >>> verdict({"checks": [{"status": "pass"}, {"status": "warn"}, {"status": "not run"}]})
@@ -39,7 +39,7 @@ _STATUSES = ("pass", "warn", "fail", "not run")
 
 
 def markdown(record: Record) -> str:
-    """The whole record but the outcomes of single images."""
+    """Return the record as Markdown, without the outcomes of single images."""
     parts = [
         f"# Robustness: {_title(record)}",
         _unfinished(record),
@@ -60,7 +60,7 @@ def markdown(record: Record) -> str:
 
 
 def screen(record: Record, folder: str) -> str:
-    """What is printed after a test."""
+    """Return the text that is printed after a test."""
     rows = [(name, f"{value} %") for name, value, *_ in _attack_rows(record)]
     rows += [("images", str(record["images"])), ("checkpoint", _checkpoint(record)), ("written to", folder)]
     width = max(len(name) for name, _ in rows)

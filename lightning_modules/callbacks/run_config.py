@@ -6,6 +6,8 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
+from lightning_modules.provenance import code_version
+
 
 class RunConfig(SaveConfigCallback):
     """Write ``config.yaml``, tell every logger, and put the configuration into each checkpoint.
@@ -22,5 +24,6 @@ class RunConfig(SaveConfigCallback):
             logger.log_hyperparams({**pl_module.labels(), "config": config})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration."""
+        """Add the configuration, and which version of the code trained."""
         checkpoint["config"] = self.parser.dump(self.config, skip_none=False)
+        checkpoint["code"] = code_version()

@@ -1,4 +1,4 @@
-"""How fast it trains and how much memory it takes."""
+"""Speed and peak memory of training."""
 
 import resource
 import sys
@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB (10^6 bytes): the tensors on a GPU this run, or the whole process on a CPU since its start."""
+    """Return the peak memory since the start in MB (10^6 bytes): tensors on a GPU, or the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
@@ -37,7 +37,7 @@ class Throughput(Callback):
             self._train_seconds = time.perf_counter() - self._mark
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
+        """Log the three values."""
         speed = self._images / max(self._train_seconds, 1e-9)
         pl_module.log("images_per_second", speed, sync_dist=True, reduce_fx="sum")
         pl_module.log("epoch_seconds", time.perf_counter() - self._epoch_start, sync_dist=True, reduce_fx="max")

@@ -52,18 +52,22 @@ def discard_if_empty(folder: Path) -> None:
 
 
 def find_checkpoint(which: str, folder: Path, name: str) -> Path:
-    """The file that ``last``, ``best`` or a path means.
+    """The file that ``last``, ``best``, a run folder or a path means.
 
-    ``last`` and ``best`` are looked up in the newest run of the name that has one.
+    ``last`` and ``best`` are looked up in the newest run of the name that has one; of a run folder it is the best
+    checkpoint, or the last where there is no best.
 
     Raises:
         ValueError: if there is no such file.
     """
     patterns = {"last": "last*.ckpt", "best": "best*.ckpt"}
     if which not in patterns:
-        if not Path(which).is_file():
-            raise ValueError(f"checkpoint {which!r} does not exist; give a file, or best or last")
-        return Path(which)
+        inside = [*Path(which).glob("checkpoints/best*.ckpt"), *Path(which).glob("checkpoints/last*.ckpt")]
+        if Path(which).is_dir() and not inside:
+            raise ValueError(f"{which!r} is no run folder with a checkpoint in checkpoints/; give a file, best or last")
+        if not inside and not Path(which).is_file():
+            raise ValueError(f"checkpoint {which!r} does not exist; give a file, a run folder, best or last")
+        return inside[0] if inside else Path(which)
     for run in reversed(runs_of(folder, name)):
         found = sorted((run / "checkpoints").glob(patterns[which]), key=lambda path: path.stat().st_mtime)
         if found:
@@ -72,3 +76,10 @@ def find_checkpoint(which: str, folder: Path, name: str) -> Path:
         f"no {which} checkpoint in {folder / name}/version_*/checkpoints; train first, name the run with --run.name, "
         "or give --ckpt_path a file"
     )
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, None where it lies elsewhere."""
+    run = checkpoint.parent.parent
+    inside = checkpoint.parent.name == "checkpoints" and re.fullmatch(r"version_\d+", run.name)
+    return run if inside and run.parent != run.parent.parent else None

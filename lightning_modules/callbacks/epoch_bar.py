@@ -1,0 +1,24 @@
+"""A progress bar within each epoch."""
+
+import sys
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+
+class EpochBar(TQDMProgressBar):
+    """Lightning's bar on a terminal, with the accuracies of the last validation; nothing elsewhere.
+
+    Args:
+        refresh_rate: batches between two updates, >= 1.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0)
+
+    def get_metrics(self, trainer: Trainer, model: Any) -> dict[str, Any]:
+        """The accuracies, shown behind the bar."""
+        shown = {"clean": "val/clean_accuracy", "robust": "val/robust_accuracy"}
+        metrics = trainer.callback_metrics
+        return {name: f"{float(metrics[key]):.1%}" for name, key in shown.items() if key in metrics}

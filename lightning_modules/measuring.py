@@ -1,0 +1,25 @@
+"""The arithmetic in which accuracies are measured."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def in_float32(device: torch.device) -> Iterator[None]:
+    """Compute in the dtype of the weights inside: no autocast, and no TF32.
+
+    TF32, which keeps ten bits of the mantissa, is PyTorch's default for convolutions on NVIDIA GPUs since Ampere: with
+    it a figure that says float32 would not be one. What was set before is set again on the way out.
+    """
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value

@@ -1,0 +1,152 @@
+"""What somebody meets in the first hour: numbers that mean what they say, switches, run folders, tests after a fit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cli
+from lightning_modules.command_line.arguments import counts_of_batches
+from lightning_modules.command_line.run_folder import find_checkpoint
+
+FIT = ["fit", "--config=vgg_relu_fast_at.yaml"]
+QUICK = ["--trainer.max_epochs=1", "--data.batch_size=256", "--data.eval_batch_size=20"]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, tiny_flags: list[str], capsys: pytest.CaptureFixture[str]):
+    """Run a tiny fit with more flags: its run folder, and what it printed."""
+
+    def run(*flags: str) -> tuple[Path, str]:
+        cli.main([*FIT, *tiny_flags, *QUICK, f"--run.dir={tmp_path}", "--run.name=run", *flags])
+        return sorted((tmp_path / "run").iterdir())[-1], capsys.readouterr().out
+
+    return run
+
+
+# --- an integer is a number of batches -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit", "--trainer.limit_test_batches=1"], {"limit_test_batches": 1}),
+        (["fit", "--trainer.limit_test_batches", "2"], {"limit_test_batches": 2}),
+        (["fit", "--trainer.limit_test_batches=1.0"], {}),
+        (["fit", "--config", "trainer: {limit_val_batches: 1, limit_train_batches: 0.5}"], {"limit_val_batches": 1}),
+        (["fit", "--config", "trainer: {limit_val_batches: 1}", "--trainer.limit_val_batches=1.0"], {}),
+        (["fit", "--trainer.val_check_interval=1", "--trainer.max_epochs=3"], {"val_check_interval": 1}),
+    ],
+)
+def test_integers_are_told_from_shares(arguments: list[str], expected: dict[str, int]):
+    assert counts_of_batches(arguments) == expected
+
+
+def test_one_batch_is_one_batch(fit, tmp_path: Path):
+    (tmp_path / "one.yaml").write_text("trainer: {limit_val_batches: 1}")
+    run, _ = fit("--trainer.limit_test_batches=1", f"--config={tmp_path / 'one.yaml'}")
+    assert json.loads((run / "results.json").read_text())["clean"]["images"] == 20
+    saved = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
+    assert saved["limit_test_batches"] == 1 and isinstance(saved["limit_test_batches"], int)
+    assert saved["limit_val_batches"] == 1 and isinstance(saved["limit_val_batches"], int)
+
+
+# --- switches --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.enable_progress_bar=false"],
+        ["--trainer.callbacks+=RichProgressBar"],
+        ["--trainer.callbacks+=TQDMProgressBar"],
+    ],
+)
+def test_the_progress_bar_is_theirs_to_choose(fit, flags: list[str]):
+    pytest.importorskip("rich") if "Rich" in flags[0] else None
+    run, printed = fit(*flags)
+    assert (run / "results.json").exists() and "epoch   1/1 | loss" in printed
+
+
+def test_without_checkpoints_the_weights_as_they_are_are_tested(fit):
+    run, printed = fit("--trainer.enable_checkpointing=false")
+    assert "testing the weights as they are: none was kept" in printed
+    assert json.loads((run / "results.json").read_text())["checkpoint"] is None
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--trainer.limit_val_batches=0"], ["--trainer.check_val_every_n_epoch=5"], ["--trainer.max_steps=2"]]
+)
+def test_where_nothing_chose_the_best_the_last_is_tested(fit, flags: list[str]):
+    run, printed = fit(*flags)
+    record = json.loads((run / "results.json").read_text())
+    if "max_steps" in flags[0]:
+        assert record["clean"]["images"] == 359
+    else:
+        assert record["checkpoint"].endswith("last.ckpt") and "no validation chose a best checkpoint" in printed
+
+
+# --- run folders -----------------------------------------------------------------------------------------------------
+
+
+def test_a_test_goes_beside_the_run_it_tests(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(tiny_run.parent.iterdir())
+    cli.main(["test", f"--ckpt_path={tiny_run}", "--trainer.accelerator=cpu"])
+    (new,) = set(tiny_run.parent.iterdir()) - before
+    record = json.loads((new / "results.json").read_text())
+    assert record["checkpoint"] == str(next((tiny_run / "checkpoints").glob("best*.ckpt")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_means_its_best_or_its_last(tiny_run: Path, tmp_path: Path):
+    best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
+    assert find_checkpoint(str(tiny_run), tmp_path, "x") == best
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="is no run folder with a checkpoint"):
+        find_checkpoint(str(tmp_path), tmp_path, "x")
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert find_checkpoint(str(tmp_path), tmp_path, "x").name == "last.ckpt"
+
+
+def test_a_rank_left_in_the_environment_is_not_believed(tmp_path: Path, tiny_flags: list[str]):
+    command = [sys.executable, str(Path(cli.__file__)), *FIT, *tiny_flags, *QUICK, "--run.dir=runs", "--run.name=run"]
+    environment = os.environ | {"RANK": "1", "MPLBACKEND": "agg"}
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=200)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert sorted(path.name for path in (tmp_path / "runs" / "run").iterdir()) == ["version_0", "version_1"]
+    assert all((path / "results.json").exists() for path in (tmp_path / "runs" / "run").iterdir())
+
+
+# --- what a record says ----------------------------------------------------------------------------------------------
+
+
+def test_records_and_checkpoints_say_which_code(tiny_run: Path):
+    record = json.loads((tiny_run / "results.json").read_text())
+    checkpoint = torch.load(tiny_run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert record["code"] == checkpoint["code"] and record["code"].startswith("0.1.0 ")
+    assert record["tf32"] is False
+
+
+def test_measuring_uses_no_tf32_and_puts_it_back(monkeypatch: pytest.MonkeyPatch, fit):
+    seen, forward = [], torch.nn.Conv2d.forward
+
+    def spied(self, x):
+        if not self.training:
+            seen.append(torch.backends.cudnn.allow_tf32)
+        return forward(self, x)
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", spied)
+    fit("--model.attack_view=null")
+    assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
