@@ -1,4 +1,4 @@
-"""The front door: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``."""
+"""The command line: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
-from lightning_modules.command_line.arguments import counts_of_batches, resolve
+from lightning_modules.command_line.arguments import resolve
 from lightning_modules.command_line.checkpoints import check_fits, check_resumable, read_checkpoint
 from lightning_modules.command_line.parser import OneLineParser, one_line
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
@@ -42,12 +42,12 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 def is_first() -> bool:
-    """Whether this process is rank 0, as the environment of a launcher tells before there is a Trainer."""
+    """Whether this process is rank 0; before there is a Trainer, this is read from the launcher's environment."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def as_list(value: Any) -> list[Any]:
-    """What a Trainer argument adds to a list: nothing where it is empty or a plain yes or no."""
+    """Return a Trainer argument as a list, which is empty for None and booleans."""
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list) else [value]
@@ -66,16 +66,16 @@ class CLI(LightningCLI):
                 discard_if_empty(self.run_folder)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser with one-line errors."""
+        """Return a parser with one-line errors."""
         parser = OneLineParser(**kwargs)
-        where = "Config file: a path, or a bare name of configs/; may be repeated."
+        where = "Config file: a path, or a bare name in configs/; may be repeated."
         parser.add_argument("-c", "--config", action=ActionConfigFile, help=where)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Where a run is kept, and which checkpoints of it."""
+        """Add the options of run folder, checkpoints and seed."""
         parser.add_argument("--run.dir", type=str, default="runs", help="Folder of all runs.")
-        parser.add_argument("--run.name", type=str, default="unnamed", help="Default: the config names, joined.")
+        parser.add_argument("--run.name", type=str, default="unnamed", help="Default: the config names, joined by +.")
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.set_defaults(
             {
@@ -86,24 +86,20 @@ class CLI(LightningCLI):
                 "checkpoint.save_on_train_epoch_end": True,
             }
         )
+        parser.read_integers_as_counts()
         for part in ("model", "data"):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse what :func:`resolve` made of the command line."""
+        """Parse the command line that :func:`resolve` has prepared."""
         self.config = parser.parse_args(args)
-        # the parser makes numbers of them, also when it builds the Trainer
-        self._counts = counts_of_batches(args)
-        for name, count in self._counts.items():
-            self.config[self.config.subcommand].trainer[name] = count
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Check that the parts fit together, then open the run folder: nothing is written before."""
+        """Check that the parts fit together, then create the run folder; nothing is written before."""
         self._check_images()
         self._check_checkpoint()
         config = self._get(self.config_init, "trainer")
         self._make_room(config)
-        kwargs |= self._counts
         if config.get("fast_dev_run"):
             return super().instantiate_trainer(**kwargs)
         for callback in as_list(config.get("callbacks")):
@@ -111,8 +107,8 @@ class CLI(LightningCLI):
                 callback.study_within(self.model.threat)  # refuses attacks that do not fit the threat model
         run = self._get(self.config, "run")
         if str(config.get("devices")) == "1" and config.get("num_nodes") == 1:
-            rank_zero_only.rank = 0  # whatever RANK a launcher left in the environment, this run is one process
-        # other ranks write nothing; rank 0 tells them its folder
+            rank_zero_only.rank = 0  # this run is one process, even if a launcher left a RANK in the environment
+        # other ranks write nothing and receive the folder from rank 0
         version = new_version(Path(run.dir), run.name) if is_first() else 0
         csv = CSVLogger(run.dir, run.name, version)
         self.run_folder = Path(csv.log_dir)
@@ -124,7 +120,7 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, without its own table after a test: ours says more."""
+        """Return Lightning's subcommands; ``test`` loses ``verbose``, because Results prints a fuller table."""
         commands = LightningCLI.subcommands()
         return commands | {"test": commands["test"] | {"verbose"}}
 
@@ -133,7 +129,7 @@ class CLI(LightningCLI):
         self.trainer.test(verbose=False, **kwargs)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, or what there is in its place, and say which."""
+        """Test the best checkpoint; if there is none, the last one or the current weights, and print which."""
         if self._get(self.config, "trainer").fast_dev_run:
             return
         kept = self.trainer.checkpoint_callback
@@ -143,7 +139,7 @@ class CLI(LightningCLI):
         self.test(model=self.model, datamodule=self.datamodule, ckpt_path=best or last or None)
 
     def _make_room(self, config: Any) -> None:
-        """Leave out what the user has switched off or replaced by Lightning's own."""
+        """Drop the default callbacks that the user has switched off or replaced."""
         theirs = as_list(config.get("callbacks"))
         if config.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.clear()
@@ -170,7 +166,7 @@ class CLI(LightningCLI):
 
 
 def quieten() -> None:
-    """Leave to the screen what a person asked for: no advertisements, no warnings about Lightning's own insides."""
+    """Silence Lightning's advertisements and warnings about its own internals."""
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     for message in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
@@ -179,7 +175,7 @@ def quieten() -> None:
 
 
 def say_engines() -> None:
-    """Print which engine computes the activations, once, when one is chosen."""
+    """Let ``kafnets`` print which engine computes the activations, once, when it is chosen."""
     log = logging.getLogger("kafnets")
     if is_first() and not log.handlers:
         log.setLevel(logging.INFO)
@@ -219,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(2) from None
-    # left to the interpreter, a group now and then aborts a finished run; after a failure it might wait for others
+    # otherwise the process group sometimes aborts at exit; after an error, this call could wait for other ranks
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -24,7 +24,7 @@ from lightning_modules.measuring import in_float32
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-# what the random numbers of an image are for: part of its key
+# what random numbers are drawn for; part of the key of an image
 TRAIN, VAL, TEST = range(3)
 
 
@@ -38,7 +38,7 @@ class Evaluation(nn.Module):
         self.robust = RobustAccuracy()
 
     def compute(self) -> dict[str, float]:
-        """What was counted, over all processes; the counters stand at zero again afterwards."""
+        """Return the values over all processes, and reset the counters."""
         clean, robust = self.clean.compute(), self.robust.compute()
         values = {"loss": self.loss.compute()}
         for name, counted in (("clean", clean), ("robust", robust)):
@@ -50,37 +50,35 @@ class Evaluation(nn.Module):
 
 
 class Classifier(LightningModule):
-    """A backbone in training: an objective says what a step minimises; this module says when, and how it is measured.
+    """Train a backbone on an objective, and measure its clean and robust accuracy.
 
     Batches are ``(x, y, index)``: images float32 ``(N, C, H, W)`` in [0, 1], true classes int64 ``(N,)``, and the
-    number of each image within its split, int64 ``(N,)``. Random numbers of an attack belong to (seed, epoch, image),
-    those of dropout to (seed, epoch, batch, rank), so a run that is stopped and resumed goes on exactly as it would
-    have.
+    number of each image within its split, int64 ``(N,)``. Random numbers of an attack are drawn from (seed, epoch,
+    image), those of dropout from (seed, epoch, batch, rank), so a resumed run equals an uninterrupted one.
 
     Validation and test measure in float32, whatever the precision of training: clean accuracy on every image, robust
     accuracy on the images whose index is below ``val_images`` or ``test_images`` (data modules order evaluation sets
-    so that any beginning of one is a balanced sample).
+    so that the first images are always a balanced sample).
 
     Args:
         net: the backbone.
-        objective: what a training step minimises.
-        threat: the threat model of the run, stated here once: every attack that does not state its own takes its norm
-            and eps from here.
-        optimizer: builds the optimizer from parameter groups; its ``lr`` is the schedule's 1, its ``weight_decay``
-            applies to what ``decay_filter`` returns alone.
-        schedule: fractional epoch to multiplier of the learning rate.
+        objective: the loss of a training step.
+        threat: the threat model of the run: norm and eps of every attack that does not state its own.
+        optimizer: builds the optimizer from parameter groups; the schedule multiplies its ``lr``, and its
+            ``weight_decay`` applies only to the parameters that ``decay_filter`` returns.
+        schedule: maps the fractional epoch to a multiplier of the learning rate.
         decay_filter: a function of the network that returns the parameters to decay.
-        val_attack: the attack behind ``val/robust_accuracy``, run every epoch; cheap.
+        val_attack: the attack of ``val/robust_accuracy``; it runs every epoch, so it should be cheap.
         val_images: number of validation images attacked, >= 1.
         test_attack: the attack of the final test.
         test_images: number of test images attacked, >= 1; None for all.
-        attack_view: builds from the network what evaluations attack in its place, up to rounding the same but faster,
-            such as :class:`kafnets.fused.Fused`; the network itself judges what is found. None for the network.
-        seed: the seed of everything random.
+        attack_view: builds a faster form of the network, equal up to rounding, such as :class:`kafnets.fused.Fused`.
+            Evaluations attack that form; the network itself classifies the images found. None: they attack the network.
+        seed: the seed of all random numbers.
 
     Raises:
         ValueError: if a number of images is below 1, if an attack that measures states another norm or eps than
-            ``threat``, if the trainer counts no epochs, or if its precision is not 32-true, 64-true, 16-mixed or
+            ``threat``, if ``trainer.max_epochs`` is below 1, or if its precision is not 32-true, 64-true, 16-mixed or
             bf16-mixed.
     """
 
@@ -133,16 +131,16 @@ class Classifier(LightningModule):
             )
         return bound
 
-    # --- what is trained ---------------------------------------------------------------------------------------------
+    # --- training ----------------------------------------------------------------------------------------------------
 
     def labels(self) -> dict[str, Any]:
-        """The scalars that runs are compared by: activation, backbone, objective, norm, eps, seed."""
+        """Return the scalars by which runs are compared: activation, backbone, objective, norm, eps, seed."""
         net, threat = self.net, self.threat
         names = {"activation": net.activation_label, "backbone": net.label, "objective": self.objective.label}
         return names | {"norm": type(threat.norm).__name__, "eps": threat.eps, "seed": self.seed}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """What the objective makes of a batch."""
+        """Return the loss of a batch, and log it."""
         x, y, index = batch
         keys = image_keys(index, self.seed, TRAIN, self.current_epoch)
         if self._replay:
@@ -150,7 +148,7 @@ class Classifier(LightningModule):
         known = objectives.Batch(x, y, keys, self._fractional_epoch(batch_idx), self.threat)
         terms = self.objective(self.net, known)
         check_logits(terms.logits, y)
-        self.inputs = terms.inputs  # kept for the report if this step's loss turns out not to be finite
+        self.inputs = terms.inputs  # FiniteLoss needs them if the loss is not finite
         self._step = known, terms
         accuracy = is_correct(terms.logits.detach(), y).float().mean()
         values = {"loss": terms.loss.detach(), "accuracy": accuracy} | terms.log
@@ -159,13 +157,13 @@ class Classifier(LightningModule):
         return terms.loss
 
     def on_after_backward(self) -> None:
-        """Tell the objective, which may use the gradients."""
+        """Call the objective's ``after_backward``."""
         if self._step is not None:
             self.objective.after_backward(*self._step)
-            self._step = None  # the graph is done with
+            self._step = None  # frees the graph
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step of the optimizer for each replay of the batch; Lightning's ``global_step`` counts batches."""
+        """Take one step of the optimizer per replay of the batch; Lightning's ``global_step`` counts batches."""
         for replay in range(self.objective.replays):
             self._replay = replay
             super().optimizer_step(*args, **kwargs)
@@ -175,25 +173,25 @@ class Classifier(LightningModule):
         done = batch_idx + self._replay / self.objective.replays
         return self.current_epoch + done / self.trainer.num_training_batches
 
-    # --- how it is optimised -----------------------------------------------------------------------------------------
+    # --- optimisation ------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Two parameter groups: weight decay as the optimizer says, and none."""
+        """Return an optimizer with two parameter groups: one with its weight decay, one without."""
         decayed = list(self.decay_filter(self.net))
         chosen = {id(parameter) for parameter in decayed}
         rest = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
         optimizer = self.optimizer([group for group in groups if group["params"]])
-        # kept here, not in the optimizer, whose state a resumed run replaces by the checkpoint's
+        # kept here, because a resumed run replaces the optimizer's state by the checkpoint's
         self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
         return optimizer
 
     def setup(self, stage: str) -> None:
-        """Refuse what could not be scheduled or measured, before any work."""
+        """Check the trainer before any work."""
         self.check_trainer(self.trainer, fitting=stage == "fit")
 
     def check_trainer(self, trainer: Trainer, *, fitting: bool) -> None:
-        """Raise ``ValueError`` if the trainer counts no epochs, or can't run the objective or measure."""
+        """Raise ``ValueError`` if schedule, objective or evaluation can't work with the trainer's settings."""
         accumulated = trainer.accumulate_grad_batches
         if fitting and self.objective.replays > 1 and accumulated > 1:
             raise ValueError(
@@ -209,7 +207,7 @@ class Classifier(LightningModule):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set this step's learning rate, and the random state of what draws from torch's own generator (dropout)."""
+        """Set the learning rate of this step, and seed torch's own generator (used by dropout)."""
         multiplier = self.schedule(self._fractional_epoch(batch_idx), self.trainer.max_epochs or 1)
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         for group, peak in zip(groups, self._peak_lrs, strict=True):
@@ -217,20 +215,20 @@ class Classifier(LightningModule):
         torch.manual_seed(image_keys(torch.tensor(batch_idx), self.seed, self.current_epoch, self.global_rank).item())
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the learning rate an epoch ends with."""
+        """Log the learning rate at the end of an epoch."""
         if batch_idx + 1 == self.trainer.num_training_batches:
             lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
             self.log("lr", lr, on_step=False, on_epoch=True, sync_dist=True)
 
-    # --- how it is measured ------------------------------------------------------------------------------------------
+    # --- evaluation -------------------------------------------------------------------------------------------------
 
     @property
     def attacked(self) -> nn.Module:
-        """The network as evaluations attack it; what is found is judged by the network itself."""
+        """The form of the network that evaluations attack; the network itself classifies the images found."""
         if self.attack_view is None:
             return self.net
         if self._view is None or self._view[0] is not self.net:
-            self._view = (self.net, self.attack_view(self.net))  # in a tuple it is no submodule to be saved again
+            self._view = (self.net, self.attack_view(self.net))  # in a tuple, so that it is not registered and saved
         return self._view[1]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -242,7 +240,7 @@ class Classifier(LightningModule):
         self._count(batch, self.test, self.test_attack, self.test_images, TEST)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Index, true class, predicted class and its probability, each ``(N,)``."""
+        """Return index, true class, predicted class and its probability, each ``(N,)``."""
         x, y, index = batch
         with in_float32(x.device):
             probability, predicted = self.net(x).softmax(1).max(1)
@@ -253,7 +251,7 @@ class Classifier(LightningModule):
         self._log_counted("val", self.val.compute())
 
     def on_test_epoch_end(self) -> None:
-        """Log the same of the test split; everything counted stays in ``test_results``."""
+        """Log the same for the test split, and keep all values in ``test_results``."""
         self.test_results = self.test.compute()
         self._log_counted("test", self.test_results)
 
@@ -263,7 +261,7 @@ class Classifier(LightningModule):
             logits = self.net(x)
             check_logits(logits, y)
             counters.loss.update(cross_entropy(logits, y))
-            counters.clean.update(logits, logits, y)  # no attack: the clean images once more
+            counters.clean.update(logits, logits, y)  # clean accuracy: no attack, so the clean logits twice
             chosen = slice(None) if images is None else index < images
             x, y, index = x[chosen], y[chosen], index[chosen]
             if len(x):
@@ -271,6 +269,6 @@ class Classifier(LightningModule):
                 counters.robust.update(logits[chosen], self.net(x_adv), y)
 
     def _log_counted(self, stage: str, values: dict[str, float]) -> None:
-        # every rank holds the same values here; the mean over ranks only tells Lightning so
+        # the values are equal on all ranks; sync_dist only tells Lightning that they are
         names = ("loss", "clean_accuracy", "robust_accuracy")
         self.log_dict({f"{stage}/{name}": values[name] for name in names}, sync_dist=True)

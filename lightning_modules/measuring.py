@@ -1,4 +1,4 @@
-"""The arithmetic in which accuracies are measured."""
+"""The precision in which accuracies are measured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def in_float32(device: torch.device) -> Iterator[None]:
-    """Compute in the dtype of the weights inside: no autocast, and no TF32.
+    """Compute in the dtype of the weights: without autocast and without TF32.
 
-    TF32, which keeps ten bits of the mantissa, is PyTorch's default for convolutions on NVIDIA GPUs since Ampere: with
-    it a figure that says float32 would not be one. What was set before is set again on the way out.
+    TF32, which keeps ten bits of the mantissa, is PyTorch's default for convolutions on NVIDIA GPUs since Ampere: a
+    figure measured with it would not be in float32. On exit, the previous settings are restored.
     """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]

@@ -1,4 +1,4 @@
-"""Where a figure comes from: what every record of a test must say."""
+"""The provenance of a figure, part of every record of a test."""
 
 import hashlib
 import subprocess
@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """``checkpoint`` and its SHA-256, ``run`` (network, activation, training), ``data``, ``seed`` and ``dtype``.
+    """Return ``checkpoint`` and its SHA-256, ``run`` (network, activation, training), ``data``, ``seed`` and ``dtype``.
 
-    ``code`` says which version of it: that of the package, the git commit, and whether files differed from it.
-    Two more hashes tell what a checkpoint leaves open: that of the network as built (normalisation, ratios), and that
-    of the first hundred test images with their labels.
+    ``code`` is the version of the code, see :func:`code_version`. Two more hashes cover what the checkpoint's hash does
+    not: ``network_sha256`` is that of the network as built (normalisation, ratios), ``data_sha256`` that of the first
+    hundred test images with their labels.
 
     Args:
-        trainer: in the middle of a test.
+        trainer: the trainer, during a test.
         module: the :class:`~lightning_modules.classifier.Classifier` it tests.
     """
     checkpoint = trainer.ckpt_path
@@ -46,7 +46,7 @@ def provenance(trainer: Trainer, module: Any) -> dict[str, Any]:
 
 @cache
 def code_version() -> str:
-    """``0.1.0 1a2b3c...``: the package's version and the git commit, with ``-dirty`` where files differ from it."""
+    """Return the package's version and the git commit, as ``0.1.0 1a2b3c...``; ``-dirty`` after changes."""
     told = []
     for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:

@@ -11,7 +11,6 @@ import torch
 import yaml
 
 import cli
-from lightning_modules.command_line.arguments import counts_of_batches
 from lightning_modules.command_line.run_folder import find_checkpoint
 
 FIT = ["fit", "--config=vgg_relu_fast_at.yaml"]
@@ -32,28 +31,16 @@ def fit(tmp_path: Path, tiny_flags: list[str], capsys: pytest.CaptureFixture[str
 # --- an integer is a number of batches -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["fit", "--trainer.limit_test_batches=1"], {"limit_test_batches": 1}),
-        (["fit", "--trainer.limit_test_batches", "2"], {"limit_test_batches": 2}),
-        (["fit", "--trainer.limit_test_batches=1.0"], {}),
-        (["fit", "--config", "trainer: {limit_val_batches: 1, limit_train_batches: 0.5}"], {"limit_val_batches": 1}),
-        (["fit", "--config", "trainer: {limit_val_batches: 1}", "--trainer.limit_val_batches=1.0"], {}),
-        (["fit", "--trainer.val_check_interval=1", "--trainer.max_epochs=3"], {"val_check_interval": 1}),
-    ],
-)
-def test_integers_are_told_from_shares(arguments: list[str], expected: dict[str, int]):
-    assert counts_of_batches(arguments) == expected
-
-
 def test_one_batch_is_one_batch(fit, tmp_path: Path):
     (tmp_path / "one.yaml").write_text("trainer: {limit_val_batches: 1}")
-    run, _ = fit("--trainer.limit_test_batches=1", f"--config={tmp_path / 'one.yaml'}")
+    run, _ = fit(
+        "--trainer.limit_test_batches=1", "--trainer.limit_train_batches=0.5", f"--config={tmp_path / 'one.yaml'}"
+    )
     assert json.loads((run / "results.json").read_text())["clean"]["images"] == 20
     saved = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
     assert saved["limit_test_batches"] == 1 and isinstance(saved["limit_test_batches"], int)
     assert saved["limit_val_batches"] == 1 and isinstance(saved["limit_val_batches"], int)
+    assert saved["limit_train_batches"] == 0.5
 
 
 # --- switches --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's bar on a terminal, with the accuracies of the last validation; nothing elsewhere.
+    """Lightning's bar with the accuracies of the last validation; shown on a terminal only.
 
     Args:
         refresh_rate: batches between two updates, >= 1.
@@ -18,7 +18,7 @@ class EpochBar(TQDMProgressBar):
         super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0)
 
     def get_metrics(self, trainer: Trainer, model: Any) -> dict[str, Any]:
-        """The accuracies, shown behind the bar."""
+        """Return the accuracies shown after the bar."""
         shown = {"clean": "val/clean_accuracy", "robust": "val/robust_accuracy"}
         metrics = trainer.callback_metrics
         return {name: f"{float(metrics[key]):.1%}" for name, key in shown.items() if key in metrics}

@@ -1,4 +1,4 @@
-"""What one reads while it trains."""
+"""The progress of training as lines of text."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, Trainer
 
 
 def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
-    """One line for one epoch.
+    """Return the line that is printed after an epoch.
 
     Example:
         >>> epoch_line(3, 60, {"train/loss": 1.5, "val/clean_accuracy": 0.5, "val/robust_accuracy": 0.3, "lr": 0.1})
@@ -32,10 +32,10 @@ def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
 
 
 class EpochLines(Callback):
-    """Print what is trained, one line per epoch with clean and robust accuracy, and on the way where it stands.
+    """Print what is trained, one line per epoch with clean and robust accuracy, and the progress of long epochs.
 
     Args:
-        every: seconds between two lines within an epoch, > 0; on a terminal :class:`EpochBar` shows it instead.
+        every: seconds between two lines within an epoch, > 0; on a terminal, :class:`EpochBar` replaces these lines.
     """
 
     def __init__(self, every: float = 60.0) -> None:
@@ -44,8 +44,8 @@ class EpochLines(Callback):
         self.every = every
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Print what is about to be trained, on what, and where it is kept."""
-        folder = trainer.log_dir  # asks all ranks
+        """Print the network, the data and the run folder."""
+        folder = trainer.log_dir  # a collective call: every rank makes it
         if not trainer.is_global_zero:
             return
         names, data = pl_module.labels(), trainer.datamodule  # type: ignore[attr-defined]
@@ -53,7 +53,7 @@ class EpochLines(Callback):
         sizes = ", ".join(f"{len(getattr(data, f'{split}_set'))} {split}" for split in ("train", "val", "test"))
         print(f"{names['backbone']} {names['activation']}, {size} parameters, objective {names['objective']}")
         attacked = min(pl_module.val_images, len(data.val_set))
-        print(f"{type(data).__name__}: {sizes} images; robust: {pl_module.val_attack} on {attacked} of val")
+        print(f"{type(data).__name__}: {sizes} images; robust accuracy: {pl_module.val_attack}, {attacked} val images")
         print(f"run folder: {folder if trainer.loggers else 'none (fast_dev_run)'}", flush=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -61,7 +61,7 @@ class EpochLines(Callback):
         self._started = self._said = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Print where a long epoch stands, if nothing else shows it."""
+        """Print the progress of a long epoch, unless a terminal shows it."""
         now, batches = time.monotonic(), trainer.num_training_batches
         if trainer.is_global_zero and now - self._said >= self.every and not sys.stderr.isatty():
             self._said = now

@@ -1,4 +1,4 @@
-"""A test that can be believed: many attacks, their worst case, curves, checks, in three files."""
+"""The full evaluation during a test: many attacks, their worst case, curves and checks."""
 
 import time
 from pathlib import Path
@@ -24,25 +24,26 @@ from lightning_modules.load_classifier import load_classifier
 from lightning_modules.measuring import in_float32
 from lightning_modules.provenance import provenance
 
-SHEET = 8  # images of the contact sheet
+SHEET = 8  # number of images on the contact sheet
 
 
 class RobustnessReport(Callback):
     """During a test, write ``robustness.json``, ``robustness.md``, ``robustness.png`` and ``robustbench.json``.
 
-    The first two are written anew after every batch, whole or not at all, so an interrupted test keeps the images it
-    has measured; the order of a test set makes any beginning of it a fair sample. Every process measures its own
-    images. Random numbers belong to the image, so the figures depend neither on batches nor on the number of processes.
+    The first two are rewritten atomically after every batch, so an interrupted test keeps the images measured so far;
+    test sets are ordered so that the first images are always a balanced sample. Every process measures its own images.
+    Random numbers are drawn per image, so the figures depend neither on batches nor on the number of processes.
 
     Args:
         white_box, black_box, single_step, noise: see :class:`kafnets.analysis.robustness_study.RobustnessStudy`. They
             take norm and eps from the threat model of the run.
-        curve_images: how many of the images the curves are measured on, >= 1. The images are those of the
-            configuration's own test attack, the first ``test_images``.
-        surrogate: checkpoint of another network for the same images; ``transfer`` is built on it and tried on this one.
+        curve_images: number of images on which the curves are measured, >= 1. All else is measured on the images of
+            the configuration's own test attack, the first ``test_images``.
+        surrogate: checkpoint of another network for the same images; ``transfer`` attacks it, and what it finds is
+            tried on the tested network.
         transfer: the attack on the surrogate.
         resume: ``robustness.json`` of an earlier test of the same checkpoint with the same settings, unfinished or of
-            fewer images; what it has measured is not measured again.
+            fewer images; its images are not measured again.
 
     Raises:
         ValueError: if ``curve_images`` < 1, the attacks do not fit together, one of ``surrogate`` and ``transfer`` is
@@ -68,7 +69,7 @@ class RobustnessReport(Callback):
             raise ValueError(
                 "surrogate and transfer go together: the attack is built on the surrogate; give both or neither"
             )
-        read_resumable(resume, {})  # what can't be read at all is refused before there is a run folder
+        read_resumable(resume, {})  # an unreadable file is an error before a run folder exists
         self.white_box, self.black_box = white_box, black_box or []
         self.single_step, self.noise, self.transfer = single_step, noise, None
         self._surrogate_net = load_classifier(surrogate) if surrogate else None
@@ -78,7 +79,7 @@ class RobustnessReport(Callback):
         self._outcomes = PerImageResults.join([])
 
     def study_within(self, threat: ThreatModel) -> RobustnessStudy:
-        """The study in the threat model of a run.
+        """Return the study, with every attack in the threat model of the run.
 
         Raises:
             ValueError: if an attack states another norm or eps, or the attacks do not fit together.
@@ -101,8 +102,8 @@ class RobustnessReport(Callback):
         return study
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Refuse what can't be reported, before any work."""
-        self._outcomes = PerImageResults.join([])  # what an earlier test measured is no part of this one
+        """Check everything that may be refused, before any work."""
+        self._outcomes = PerImageResults.join([])  # drop the results of an earlier test
         self.folder = Path(trainer.log_dir) if trainer.log_dir and trainer.loggers else None
         if self.folder and (self.folder / "robustness.json").exists():
             raise FileExistsError(f"{self.folder / 'robustness.json'} is there already; test into another run folder")
@@ -129,7 +130,7 @@ class RobustnessReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure a batch on every process, and write what all have."""
+        """Measure a batch on every process; rank 0 writes the results of all."""
         index = batch[2]
         chosen = [i not in self._done and i < (pl_module.test_images or i + 1) for i in index.tolist()]
         wanted = torch.tensor(chosen, dtype=torch.bool, device=index.device)
@@ -148,12 +149,12 @@ class RobustnessReport(Callback):
             self._say_progress(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Draw what an interrupted test has measured."""
+        """Write and draw the results of an interrupted test."""
         if trainer.is_global_zero and len(self._outcomes):
             self._draw(trainer, self._write(trainer, complete=False))
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write the finished report, draw it, and print its gist."""
+        """Write the finished report, draw it, and print a summary."""
         if not trainer.is_global_zero or not len(self._outcomes):
             return
         record = self._write(trainer, complete=len(self._outcomes) >= self._images_wanted(trainer))
@@ -177,7 +178,7 @@ class RobustnessReport(Callback):
         return found.outcomes, found.facts, found.seconds
 
     def _keep_pictures(self, net: Any, x: Tensor, y: Tensor, found: Measured) -> None:
-        """The first images that an attack turned."""
+        """Keep the first images that an attack changed, for the contact sheet."""
         turned = (found.worst != x).flatten(1).any(1).nonzero().flatten()[: SHEET - len(self._sheet)]
         if not len(turned):
             return
@@ -194,7 +195,7 @@ class RobustnessReport(Callback):
         return parts
 
     def _identify(self, trainer: Trainer, module: Any) -> dict[str, Any]:
-        """What two tests must share for their images to be counted together."""
+        """Return what must be equal in two tests whose images are counted together."""
         return provenance(trainer, module) | {
             "surrogate_sha256": sha256(Path(self.surrogate)) if self.surrogate else None,
             "curve_images": self.curve_images,

@@ -1,4 +1,4 @@
-"""The resolved configuration, beside the run and inside its checkpoints."""
+"""The resolved configuration, in the run folder and in every checkpoint."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_modules.provenance import code_version
 
 
 class RunConfig(SaveConfigCallback):
-    """Write ``config.yaml``, tell every logger, and put the configuration into each checkpoint.
+    """Write ``config.yaml``, and pass the configuration to every logger and into each checkpoint.
 
     Loggers get the scalars by which runs are compared (activation, backbone, objective, norm, eps, seed) at the top
     level, where dashboards can group by them, and the whole configuration below ``config``. A checkpoint carries it as
@@ -18,12 +18,12 @@ class RunConfig(SaveConfigCallback):
     """
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Tell the loggers (rank 0)."""
+        """Pass the labels and the configuration to the loggers; called on rank 0."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))  # plain data, functions by name
         for logger in trainer.loggers:
             logger.log_hyperparams({**pl_module.labels(), "config": config})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration, and which version of the code trained."""
+        """Add the configuration and the version of the code."""
         checkpoint["config"] = self.parser.dump(self.config, skip_none=False)
         checkpoint["code"] = code_version()

@@ -1,1 +1,1 @@
-"""What stands between the command line and Lightning: config files, run folders, checkpoints, readable errors."""
+"""The command line before Lightning reads it: config files, run folders, checkpoints, readable errors."""

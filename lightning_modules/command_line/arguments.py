@@ -1,6 +1,5 @@
-"""What happens to the command line before Lightning parses it."""
+"""Prepares the command line for Lightning's parser."""
 
-import re
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -14,11 +13,11 @@ from lightning_modules.command_line.run_folder import check_name, find_checkpoin
 from lightning_modules.command_line.trusted_names import packages_named
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-ASKING = {"-h", "--help", "--print_config"}  # nothing runs
+ASKING = {"-h", "--help", "--print_config"}  # flags that print and run nothing
 
 
 def take(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
-    """Split off every ``flag value`` and ``flag=value``: the values in order, and the arguments left.
+    """Split off every ``flag value`` and ``flag=value``; return the values in order, and the other arguments.
 
     Example:
         >>> take(["fit", "--config", "a.yaml", "--x=1", "--config=b.yaml"], "--config")
@@ -35,11 +34,11 @@ def take(arguments: list[str], *flags: str) -> tuple[list[str], list[str]]:
 
 
 def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Replace all ``--config`` by one that holds everything, below all flags, and ``--ckpt_path`` by a file.
+    """Merge all ``--config`` into one, placed before all flags, and replace ``--ckpt_path`` by the path of a file.
 
     From weakest to strongest: the configuration inside the checkpoint (``model`` and ``data``), the config files in
-    order, the flags. Where nobody gave ``--run.name`` and ``--run.dir``, a fit is named by its config files, joined by
-    ``+``, and everything that starts from a checkpoint goes beside the run that the checkpoint is from.
+    order, the flags. Without ``--run.name`` and ``--run.dir``, the name of a fit is that of its config files, joined by
+    ``+``, and a command that starts from a checkpoint writes next to the run of that checkpoint.
 
     Raises:
         ConfigError, ValueError: if a config or a checkpoint can't be found or read.
@@ -71,29 +70,3 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     config = merge(config, {"run": run})
     config.pop("ckpt_path", None)
     return [arguments[0], "--config", yaml.safe_dump(expand(config), sort_keys=False), *flags]
-
-
-# what a Trainer reads as a number of batches where it is an integer, and as a share of them where it is not
-_BATCHES_OR_SHARE = re.compile(r"(limit_(train|val|test|predict)_batches|val_check_interval)")
-
-
-def counts_of_batches(arguments: Sequence[str]) -> dict[str, int]:
-    """The Trainer's settings that were written as integers, in flags or in the YAML of ``--config``: they are counts.
-
-    A parser that knows the type as "a number" reads 1 as 1.0, which means all of them.
-
-    Example:
-        >>> counts_of_batches(["fit", "--trainer.limit_test_batches=1", "--trainer.limit_val_batches", "0.5"])
-        {'limit_test_batches': 1}
-    """
-    configs, flags = take(list(arguments), "--config")
-    found: dict[str, Any] = {}
-    for text in configs:
-        found |= (yaml.safe_load(text) or {}).get("trainer") or {}
-    rest = iter(flags)
-    for flag in rest:
-        name, equals, value = flag.partition("=")
-        if name.startswith("--trainer.") and _BATCHES_OR_SHARE.fullmatch(name.removeprefix("--trainer.")):
-            found[name.removeprefix("--trainer.")] = yaml.safe_load(value if equals else next(rest, ""))
-    settings = {name: value for name, value in found.items() if _BATCHES_OR_SHARE.fullmatch(name)}
-    return {name: value for name, value in settings.items() if isinstance(value, int) and not isinstance(value, bool)}

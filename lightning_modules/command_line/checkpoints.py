@@ -1,4 +1,4 @@
-"""Checkpoints, looked at before they are believed."""
+"""Reads checkpoints and checks them before they are used."""
 
 import pickle
 import zipfile
@@ -39,15 +39,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_config(path: Path, checkpoint: dict[str, Any], trusted: Iterable[str] = ()) -> dict[str, Any]:
-    """The ``model`` and ``data`` a checkpoint was trained with, in flat form; empty where it carries none.
+    """Return ``model`` and ``data`` of a checkpoint's configuration, in flat form; empty if it carries none.
 
     Args:
-        path: of the checkpoint, for errors.
-        checkpoint: from :func:`read_checkpoint`.
-        trusted: packages from which it may name classes and functions, in addition to this project's.
+        path: path of the checkpoint, for error messages.
+        checkpoint: result of :func:`read_checkpoint`.
+        trusted: packages, besides this project's, whose classes and functions it may name.
 
     Raises:
-        ValueError: if it is no configuration, or names what a checkpoint may not; see :mod:`.trusted_names`.
+        ValueError: if it is damaged, or names what a checkpoint must not name; see :mod:`.trusted_names`.
     """
     try:
         config = yaml.safe_load(checkpoint.get("config", "")) or {}
@@ -63,7 +63,7 @@ def checkpoint_config(path: Path, checkpoint: dict[str, Any], trusted: Iterable[
 
 
 def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ``ValueError`` unless training can go on from a checkpoint with this optimizer."""
+    """Raise ``ValueError`` unless training can be resumed from a checkpoint with this optimizer."""
     missing = [key for key in ("epoch", "global_step", "optimizer_states", "loops") if key not in checkpoint]
     if missing:
         raise ValueError(
@@ -81,7 +81,7 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.opt
 
 
 def check_fits(path: Path, checkpoint: dict[str, Any], module: nn.Module) -> None:
-    """Raise ``ValueError`` unless the checkpoint has just the tensors of ``module``, in their shapes."""
+    """Raise ``ValueError`` unless the checkpoint has exactly the tensors of ``module``, in the same shapes."""
     stored, wanted = checkpoint["state_dict"], module.state_dict()
     shape = {name: tuple(getattr(value, "shape", ())) for name, value in wanted.items()}
     problems = [f"{name} is missing" for name in wanted if name not in stored]

@@ -18,10 +18,10 @@ class ConfigError(ValueError):
 
 
 def find_config(name: str, folders: Sequence[Path]) -> Path:
-    """The file ``name``: as a path, then as a bare name (``.yaml`` may be left off) in each of ``folders``.
+    """Return the file ``name``: as a path, then as a bare name (``.yaml`` is optional) in each of ``folders``.
 
     Raises:
-        ConfigError: if there is none; the message names the nearest ones there are.
+        ConfigError: if there is none; the message names the most similar ones.
     """
     for base in (Path(), *folders):
         for candidate in (base / name, base / f"{name}.yaml"):
@@ -34,12 +34,12 @@ def find_config(name: str, folders: Sequence[Path]) -> Path:
 
 
 def load_layers(name: str, folders: Sequence[Path], including: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """Read a config and what it includes: flat contents, to be merged in this order.
+    """Read a config and its includes; return flat contents, to be merged in this order.
 
     Args:
-        name: path or bare name; those in ``include:`` are looked up beside the including file first.
+        name: path or bare name; names in ``include:`` are looked up first in the folder of the including file.
         folders: where bare names are looked up, in order.
-        including: the files that led here, outermost first.
+        including: the files that include this one, outermost first.
 
     Raises:
         ConfigError: if a file is missing, is no YAML mapping, or includes itself.
@@ -68,7 +68,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses what YAML's would lose or never finish: a key given twice, and an alias of itself."""
+    """A safe loader that refuses duplicate keys, of which YAML keeps only one, and aliases of themselves."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -88,7 +88,7 @@ class _UniqueKeys(yaml.SafeLoader):
         if self.check_event(yaml.events.AliasEvent):
             anchor = self.peek_event().anchor
             node = self.anchors.get(anchor)
-            if node is not None and getattr(node, "end_mark", None) is None:  # still open: it holds itself
+            if node is not None and getattr(node, "end_mark", None) is None:  # the alias is inside its anchor
                 raise yaml.composer.ComposerError(None, None, f"the anchor &{anchor} holds an alias of itself")
         return super().compose_node(parent, index)
 
@@ -125,7 +125,7 @@ def expand(value: Any) -> Any:
 
 
 def merge(base: Any, over: Any) -> Any:
-    """Lay the flat config ``over`` on the flat config ``base``; neither is changed.
+    """Merge the flat config ``over`` into the flat config ``base``, and return the result; neither is changed.
 
     Example:
         >>> merge({"net": {"class_path": "KafVGG", "hidden": 64}}, {"net": {"hidden": 32}})

@@ -105,6 +105,16 @@ class OneLineParser(LightningArgumentParser):
         print(f"error: {one_line(message, self.known_keys())}{hint}", file=sys.stderr)
         raise SystemExit(2)
 
+    def read_integers_as_counts(self) -> None:
+        """Let the Trainer's settings that are a number of batches or a share of them take 1 as one batch.
+
+        Python keeps ``Union[float, int]`` and ``Union[int, float]`` as one type, the one that was made first, so it is
+        up to the imports before whether 1 is read as the float 1.0, which means all batches.
+        """
+        for action in self._actions:
+            if re.fullmatch(r"trainer\.(limit_\w+_batches|val_check_interval)", action.dest):
+                action._typehint = int | float | None  # type: ignore[attr-defined]
+
     def known_keys(self) -> list[str]:
         """Every key of this parser and of its subcommands."""
         choices = [action.choices for action in self._actions if isinstance(action.choices, dict)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def runs_of(folder: Path, name: str) -> list[Path]:
-    """The run folders of a name, oldest first."""
+    """Return the run folders of a name, oldest first."""
     found = [path for path in (folder / name).glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("version_")))
 
@@ -44,7 +44,7 @@ def new_version(folder: Path, name: str) -> int:
 
 
 def discard_if_empty(folder: Path) -> None:
-    """Remove a run folder in which nothing was kept, as after a mistake in the data's path."""
+    """Remove a run folder if it is empty, for example after an error in the path of the data."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         if not any(folder.parent.iterdir()):
@@ -52,10 +52,10 @@ def discard_if_empty(folder: Path) -> None:
 
 
 def find_checkpoint(which: str, folder: Path, name: str) -> Path:
-    """The file that ``last``, ``best``, a run folder or a path means.
+    """Return the file that ``last``, ``best``, a run folder or a path stands for.
 
-    ``last`` and ``best`` are looked up in the newest run of the name that has one; of a run folder it is the best
-    checkpoint, or the last where there is no best.
+    ``last`` and ``best`` are looked up in the newest run of the name that has one. A run folder stands for its
+    best checkpoint, or its last if it has no best.
 
     Raises:
         ValueError: if there is no such file.
@@ -79,7 +79,7 @@ def find_checkpoint(which: str, folder: Path, name: str) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, None where it lies elsewhere."""
+    """Return the run folder that holds a checkpoint; None if it lies elsewhere."""
     run = checkpoint.parent.parent
     inside = checkpoint.parent.name == "checkpoints" and re.fullmatch(r"version_\d+", run.name)
     return run if inside and run.parent != run.parent.parent else None

@@ -1,9 +1,9 @@
-"""Which names in the configuration of a checkpoint may be imported: a checkpoint is data and must not run code.
+"""Checks which names in the configuration of a checkpoint may be imported: loading it must not run foreign code.
 
-The configuration that a checkpoint carries names classes and functions, and whoever names one for an open type can have
-anything called. So a checkpoint may name what is defined in this project, PyTorch's optimizers and the functions of
-``torch.nn.functional``, and what lies in a package that the user names on the command line or in a config file of their
-own. Everything else is refused by name, before anything is imported.
+The configuration that a checkpoint carries names classes and functions that are imported and called, so a prepared
+checkpoint could call anything. Therefore it may only name what is defined in this project, PyTorch's optimizers, the
+functions of ``torch.nn.functional``, and members of packages that the user names on the command line or in a config
+file. Everything else is refused by name, before anything is imported.
 """
 
 import importlib
@@ -22,7 +22,7 @@ def check_names(config: dict[str, Any], source: str, trusted: Iterable[str] = ()
     """Raise ``ValueError`` if the ``model`` or ``data`` of a checkpoint names something that it may not.
 
     Args:
-        config: flat configuration out of a checkpoint.
+        config: flat configuration of a checkpoint.
         source: the checkpoint, for the message.
         trusted: top-level packages that the user has named.
 
@@ -32,7 +32,7 @@ def check_names(config: dict[str, Any], source: str, trusted: Iterable[str] = ()
         ValueError: last.ckpt names os.system, which is neither of this project nor a PyTorch optimizer; ...
     """
     own = set(trusted)
-    # data modules take no functions, so any other text of theirs, such as a path, is only text
+    # data modules take no functions, so other text in their configuration, such as a path, is not imported
     names = [*_names(config.get("model"), every=True), *_names(config.get("data"), every=False)]
     for name in names:
         if name.partition(".")[0] not in own and not _is_known(name):
@@ -43,7 +43,7 @@ def check_names(config: dict[str, Any], source: str, trusted: Iterable[str] = ()
 
 
 def packages_named(value: Any) -> set[str]:
-    """The top-level packages of all dotted names in a configuration or a list of flags."""
+    """Return the top-level packages of all dotted names in a configuration or a list of flags."""
     if isinstance(value, dict):
         return set().union(*map(packages_named, value.values()), set())
     if isinstance(value, (list, tuple)):
@@ -53,7 +53,7 @@ def packages_named(value: Any) -> set[str]:
 
 
 def _names(value: Any, *, every: bool) -> Iterator[str]:
-    """Dotted names in a configuration: all of them, or those of classes alone."""
+    """Yield the dotted names in a configuration: all of them, or only those of classes."""
     if isinstance(value, dict):
         for key, item in value.items():
             is_class = key.removesuffix("+") == "class_path"
@@ -69,7 +69,7 @@ def _names(value: Any, *, every: bool) -> Iterator[str]:
 
 
 def _is_known(name: str) -> bool:
-    """Whether a name is of the project or one of PyTorch's that a recipe needs; imports the project alone."""
+    """Whether a name belongs to the project or to the allowed ones of PyTorch; imports modules of the project only."""
     module, _, attribute = name.rpartition(".")
     if module == "torch.nn.functional":
         return inspect.isroutine(getattr(torch.nn.functional, attribute, None))
@@ -82,5 +82,5 @@ def _is_known(name: str) -> bool:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError:
         return False
-    # a module of the project reaches much that others define: its imports do not count
+    # what a module of the project imports from elsewhere does not count
     return (inspect.isclass(found) or inspect.isroutine(found)) and found.__module__.partition(".")[0] in PROJECT
