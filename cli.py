@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import distributed
 
 from datamodules import ImageDataModule
@@ -35,7 +36,8 @@ from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from lightning_modules.command_line.arguments import resolve
 from lightning_modules.command_line.checkpoints import check_fits, check_resumable, read_checkpoint
-from lightning_modules.command_line.parser import OneLineParser, one_line
+from lightning_modules.command_line.error_text import one_line
+from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -210,6 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
             },
             args=resolve(sys.argv[1:] if arguments is None else arguments, [CONFIGS]),
         )
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own would be a success
     except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
         if os.environ.get("KAFNETS_TRACEBACK"):
             raise

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 
 def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
@@ -77,3 +78,16 @@ class EpochLines(Callback):
         if trainer.is_global_zero:
             line = epoch_line(trainer.current_epoch + 1, trainer.max_epochs or 0, trainer.callback_metrics)
             print(line, flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Say how to go on after a signal: the last whole epoch is kept, the one that was cut short is not."""
+        stopped = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
+        if not (stopped and trainer.is_global_zero and trainer.state.fn == "fit"):
+            return
+        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        onward = (
+            f"go on with --ckpt_path {last}" if last else "no epoch was finished, so there is nothing to go on from"
+        )
+        print(
+            f"stopped in epoch {trainer.current_epoch + 1}/{trainer.max_epochs}; {onward}", file=sys.stderr, flush=True
+        )
