@@ -1,12 +1,13 @@
-"""What PGD-50-10 and AutoAttack cost here and in other libraries, on the same network and images, side by side.
+"""Time of PGD-50-10 and AutoAttack here and in other libraries, on the same network and images.
 
     python benchmarks/attacks.py --weights relu.npz --data cifar10-jpeg.tar.gz --images 50
     python benchmarks/attacks.py --checkpoint runs/.../best.ckpt --data ... --device cuda --images 1000
     python benchmarks/attacks.py ... --attacks pgd --rivals art
 
-Robust accuracies stand beside the times, worst case per image, judged here. The rivals take turns in every round, after
-each has attacked a few images that do not count. ``pip install torchattacks adversarial-robustness-toolbox`` and
-``pip install git+https://github.com/fra31/auto-attack`` for the rivals; those that are missing are named and left out.
+The tables also show robust accuracies (worst case per image, measured by this script). The implementations take turns
+in every round; before that, each attacks a few images as a warm-up. ``pip install torchattacks
+adversarial-robustness-toolbox`` and ``pip install git+https://github.com/fra31/auto-attack`` install the other
+libraries; missing ones are named and left out.
 """
 
 import argparse
@@ -33,7 +34,7 @@ Rival = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def ours(net: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, batch: int) -> Tensor:
-    """As evaluations here attack: through the fused form of the network."""
+    """Attack the fused form of the network, as evaluations here do."""
     return plain(Fused(net), x, y, attack=attack, batch=batch)
 
 
@@ -48,7 +49,7 @@ def compiled(net: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, batch: int
 
 
 def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
-    """Restarts as its documentation has them: each on the images that the ones before have left."""
+    """Restarts as in its documentation: each attacks the images that are still classified correctly."""
     import torchattacks
 
     starts = [torchattacks.PGD(net, eps=EPS, alpha=STEP, steps=STEPS) for _ in range(RESTARTS)]
@@ -57,7 +58,7 @@ def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Ten
 
 
 def torchattacks_pgd_in_a_loop(net: nn.Module, x: Tensor, y: Tensor, *, batch: int) -> Tensor:
-    """Every image in every restart."""
+    """Restarts that each attack every image."""
     import torchattacks
 
     attack, worst = torchattacks.PGD(net, eps=EPS, alpha=STEP, steps=STEPS), x.clone()
@@ -119,7 +120,7 @@ PGD_50_10 = PGD(eps=EPS, step_size=STEP, steps=STEPS, restarts=RESTARTS)
 STANDARD = AutoAttack("standard", eps=EPS, batch_size=None)
 
 
-# the name of the package first
+# every title starts with the name of the package
 RIVALS: dict[str, dict[str, Rival]] = {
     "pgd": {
         "kafnets": partial(ours, attack=PGD_50_10),
@@ -144,18 +145,18 @@ TITLES = {"pgd": f"PGD-{STEPS}-{RESTARTS}", "autoattack": "AutoAttack standard"}
 
 def network(options: argparse.Namespace) -> nn.Module:
     net = load_thesis(options.weights) if options.weights else load_classifier(options.checkpoint)
-    return net.to(options.device).eval()  # its parameters ask for gradients, as those of any network do
+    return net.to(options.device).eval()  # its parameters keep requires_grad, as in any network
 
 
 def images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Test images evenly spread over the split, so over the classes."""
+    """Test images evenly spread over the split, and so over the classes."""
     split = read_images(options.data, ImageFormat(channels=3, size=32, resize=False))["test"]
     x, y, _ = split[torch.arange(options.images) * len(split) // options.images]
     return (x / 255).to(options.device), y.to(options.device)
 
 
 def robust(net: nn.Module, found: Tensor, x: Tensor, y: Tensor, batch: int) -> Tensor:
-    """Which images withstand; a perturbation that leaves the ball would not count."""
+    """Which images are still classified correctly; a perturbation outside the ball counts as no success."""
     inside = (found - x).flatten(1).abs().amax(1) <= EPS * (1 + 1e-5)
     with torch.no_grad():
         right = [is_correct(net(part), labels) for part, labels in zip(found.split(batch), y.split(batch), strict=True)]
@@ -168,7 +169,7 @@ def compare(name: str, net: nn.Module, x: Tensor, y: Tensor, options: argparse.N
         package = title.partition(",")[0]
         missing = package != "kafnets" and find_spec(package) is None
         if missing or title not in ("kafnets", *options.rivals):
-            print(f"{TITLES[name]} of {title}: {'not installed' if missing else 'not asked for'}")
+            print(f"{TITLES[name]} of {title}: {'not installed' if missing else 'not selected'}")
             del runs[title]
     for run in runs.values():
         run(net, x[: options.warm_up], y[: options.warm_up])
@@ -199,7 +200,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", choices=RIVALS, default=list(RIVALS))
     parser.add_argument("--rivals", nargs="+", default=rivals, choices=rivals)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--warm_up", type=int, default=2, help="images attacked first, >= 1")
+    parser.add_argument("--warm_up", type=int, default=2, help="number of images of the warm-up, >= 1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()

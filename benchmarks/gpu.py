@@ -1,12 +1,12 @@
-"""Everything that a GPU must tell, the most important first, within a few minutes.
+"""All measurements on a GPU, the most important first, within a few minutes.
 
     python benchmarks/gpu.py --minutes 8 --data cifar10-jpeg.tar.gz --out results/gpu
     python benchmarks/gpu.py --dry_run                      # the same code on a CPU, tiny, in about a minute
 
 Parts, in this order: ``checks`` (every activation, attack, objective, metric and network against the CPU), ``kernels``
 (KAF and k-WTA against SiLU), ``training`` (images per second against the public loop), ``runs`` (trainings to the end,
-with their tests), ``attacks`` (PGD-50-10 and AutoAttack on what was trained, against torchattacks where it is there).
-Each part writes ``OUT/<part>.json`` anew after every figure, so that whatever ends the script, what is known is kept.
+with their tests), ``attacks`` (PGD-50-10 and AutoAttack on the trained networks, against torchattacks if installed).
+Each part rewrites ``OUT/<part>.json`` after every figure, so that an interrupted script loses nothing.
 It needs torch, torchvision, pytorch-lightning, torchmetrics, scipy, scikit-learn and matplotlib, nothing else.
 """
 
@@ -44,10 +44,10 @@ Build = Callable[[Callable[[int], Activation]], Backbone]
 
 
 class Report:
-    """The JSON of one part: written whole after every figure.
+    """The JSON of one part, written atomically after every figure.
 
     Args:
-        session: what all parts share.
+        session: the state that all parts share.
         part: its name.
     """
 
@@ -64,7 +64,7 @@ class Report:
 
 
 class Session:
-    """What the parts share: the device, the data, how much time is left and where results go."""
+    """The state that the parts share: device, data, time left and output folder."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.dry = options.dry_run
@@ -77,7 +77,7 @@ class Session:
         self._data: ImageDataModule | None = None
 
     def left(self) -> float:
-        """Seconds."""
+        """The time left in seconds."""
         return self.end - time.monotonic()
 
     def data(self) -> ImageDataModule:
@@ -130,7 +130,7 @@ def code_version() -> str:
 
 
 def checks(session: Session, report: Report) -> None:
-    """Run every check; the failures, with their first lines, are the result."""
+    """Run every check, and report which ones fail."""
     failed: dict[str, str] = {}
     passed = 0
     started, device = time.monotonic(), torch.device(session.device)
@@ -140,7 +140,7 @@ def checks(session: Session, report: Report) -> None:
         try:
             check(device)
             passed += 1
-        except Exception as error:  # whatever a device does wrong is the result
+        except Exception as error:  # any failure of a device is a result
             failed[name] = f"{type(error).__name__}: {error}"[:2000]
             print(traceback.format_exc(limit=-3), flush=True)
     report.add("passed", passed)
@@ -149,7 +149,7 @@ def checks(session: Session, report: Report) -> None:
 
 
 def kernels(session: Session, report: Report) -> None:
-    """Milliseconds and memory of KAF and k-WTA, forward and backward, beside SiLU and ReLU."""
+    """Milliseconds and memory of KAF, k-WTA, SiLU and ReLU, forward and backward."""
     shape = (8, 8, 8, 8) if session.dry else (128, 64, 32, 32)
     engine = "native" if session.dry else "triton"
     for dtype in (torch.float32, torch.bfloat16):
@@ -184,7 +184,7 @@ def kernels(session: Session, report: Report) -> None:
 
 
 def our_steps(session: Session, net: Backbone, optimizer: torch.optim.Optimizer, batch_size: int) -> Iterator[int]:
-    """Fast adversarial training as this project does it, on images that stay on the device."""
+    """Fast adversarial training with this project, on images that stay on the device."""
     train, augment = session.data().train_set, CropFlip(padding=1 if session.dry else 4)
     images, labels = train.images.to(session.device), train.labels.to(session.device)
     objective, generator, threat = Adversarial(), torch.Generator().manual_seed(0), ThreatModel()
@@ -233,7 +233,7 @@ def training(session: Session, report: Report) -> None:
 
 
 def runs(session: Session, report: Report) -> dict[str, Backbone]:
-    """Train networks to the end as ``fit`` would, and test them; gives the trained networks."""
+    """Train networks to the end as ``fit`` does, test them, and return them."""
     from pytorch_lightning import Trainer
 
     from kafnets.schedules import Triangular
@@ -281,7 +281,7 @@ def runs(session: Session, report: Report) -> dict[str, Backbone]:
 
 
 def attacks(session: Session, report: Report, trained: dict[str, Backbone]) -> None:
-    """PGD-50-10 and AutoAttack on the trained networks: seconds, images left, and torchattacks' where it is there."""
+    """PGD-50-10 and AutoAttack on the trained networks, and torchattacks if installed: seconds, robust images."""
     test = session.data().test_set
     count = 8 if session.dry else min(1000, len(test))
     x, y = (test.images[:count].float() / 255).to(session.device), test.labels[:count].to(session.device)
@@ -314,7 +314,7 @@ def attacks(session: Session, report: Report, trained: dict[str, Backbone]) -> N
 
 
 def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int, restarts: int) -> Tensor:
-    """Restarts as its documentation has them."""
+    """Restarts as in its documentation."""
     import torchattacks
 
     starts = [torchattacks.PGD(net, eps=8 / 255, alpha=2 / 255, steps=steps) for _ in range(restarts)]
@@ -326,10 +326,10 @@ PARTS = ["checks", "kernels", "training", "runs", "attacks"]
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0, help="no part begins that would not end in time")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no part starts after this time")
     parser.add_argument("--data", type=Path, help="CIFAR-10 as image files: a folder or tar; needed on a GPU")
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="run these alone")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="run only these")
     parser.add_argument("--dry_run", action="store_true", help="tiny, on a CPU, with digits for data")
     options = parser.parse_args(arguments)
     if not options.dry_run and not torch.cuda.is_available():
@@ -357,7 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         try:
             part(session, report)
-        except Exception as error:  # one part that breaks must not take the others with it
+        except Exception as error:  # the other parts still run
             report.add("error", f"{type(error).__name__}: {error}"[:2000])
             traceback.print_exc()
     print(f"{session.left():.0f} s left; results in {session.out}", flush=True)

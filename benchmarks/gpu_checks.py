@@ -1,8 +1,8 @@
-"""What must hold on a GPU: each check runs a part of the library once on a device and compares it with the CPU.
+"""Correctness on a GPU: each check runs a part of the library once on a device and compares it with the CPU.
 
-A check is a function of a device that raises AssertionError. ``benchmarks/gpu.py`` runs them all and writes down what
-failed; ``tests/test_gpu.py`` runs them one by one on a GPU, where there is one. They need PyTorch, torchvision and
-torchmetrics alone, so that they run on a machine that has nothing else.
+A check is a function of a device that raises an error if it fails. ``benchmarks/gpu.py`` runs all of them and records
+the failures; ``tests/test_gpu.py`` runs each as a test. They need only PyTorch, torchvision and torchmetrics, so that
+they run on a machine without the application's packages.
 """
 
 import copy
@@ -28,7 +28,7 @@ NOT_PLAIN = {"Activation", "KAFInit", "Kernel", "Identity"}
 
 
 def exact_float32() -> None:
-    """Compute in float32 where float32 is asked for: TF32 keeps ten bits of the mantissa."""
+    """Switch TF32 off, which keeps only ten bits of the mantissa of float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
@@ -45,7 +45,7 @@ KERNELS = ("Laplacian", "Matern32", "Matern52", "Periodic", "RationalQuadratic",
 
 
 def on(device: torch.device, layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output, gradient of the input, and gradients of the parameters, computed on a device and brought to the CPU."""
+    """Output, input gradient and parameter gradients, computed on a device and copied to the CPU."""
     layer, x = copy.deepcopy(layer).to(device), x.detach().to(device).requires_grad_(True)
     y = layer(x)
     weight = torch.linspace(-1, 1, y.numel(), device=device, dtype=torch.float64).to(y.dtype).reshape(y.shape)
@@ -68,7 +68,12 @@ def check_kaf_everywhere(device: torch.device) -> None:
     torch.manual_seed(0)
     special = [0.0, -0.0, 1e-40, 1e-20, 3.0, -3.0, 10.0, 1e4, 1e20, -1e38, float("inf"), -float("inf")]
     x = torch.cat([torch.linspace(-8, 8, 988), torch.tensor(special)]).reshape(10, 1, 100).expand(-1, 3, -1)
-    for layer in (KAF(3), KAF(3, free=True), KAF(3, num_dict=33), KAF(3, init=activations.Ridge(torch.nn.functional.silu))):
+    for layer in (
+        KAF(3),
+        KAF(3, free=True),
+        KAF(3, num_dict=33),
+        KAF(3, init=activations.Ridge(torch.nn.functional.silu)),
+    ):
         double = copy.deepcopy(layer).double()
         expected = functional.kaf(x.double(), double.alpha, double.dictionary, double.bandwidth)
         scale = expected.abs().max()
@@ -156,7 +161,7 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
 
 
 def check_attack(build: Callable[[], Attack], device: torch.device) -> None:
-    """As on the CPU (in float64, where rounding does not decide), inside the ball, and the network untouched."""
+    """Same result as on the CPU (in float64, so that rounding does not matter), inside the ball, network unchanged."""
     attack, net = build(), small_net().eval()
     batch = small_batch(attack.threat)
     with torch.no_grad():
@@ -168,7 +173,7 @@ def check_attack(build: Callable[[], Attack], device: torch.device) -> None:
     assert attack.norm.size(found - there.x).max().item() <= attack.eps and found.min() >= 0 and found.max() <= 1
     assert all(torch.equal(a, b) for a, b in zip(state, copied.state_dict().values(), strict=True))
     right = [copied(found).argmax(1).eq(there.y).cpu(), net(expected).argmax(1).eq(batch.y)]
-    # on a GPU an attack looks every eighth step which images are left, so an image may be moved on after its error
+    # a GPU checks only every eighth step which images are misclassified, so the images themselves may differ
     assert torch.equal(*right)
 
 
@@ -219,7 +224,7 @@ def check_net(name: str, device: torch.device) -> None:
 
 
 def check_half_precision(dtype: torch.dtype, device: torch.device) -> None:
-    """A fast-AT step under autocast: finite, and most signs of the input gradient are those of float32."""
+    """A fast-AT step under autocast: finite, and most signs of the input gradient equal those of float32."""
     torch.manual_seed(0)
     net = KafVGG(activation=KAF, dropout=(0, 0, 0, 0)).to(device).train()
     x, y = torch.rand(32, 3, 32, 32, device=device), torch.randint(10, (32,), device=device)
@@ -261,7 +266,7 @@ def check_metric(device: torch.device) -> None:
 
 
 def checks() -> Iterator[tuple[str, Check]]:
-    """Every check by name, those that everything else rests on first."""
+    """Every check by name, the most basic ones first."""
     yield "noise", check_noise_is_the_same
     yield "KAF against the formula", check_kaf_everywhere
     yield "KAF, second derivative", check_kaf_second_derivative

@@ -1,9 +1,9 @@
-"""Time and memory of a KAF, compared with SiLU, ReLU and the formula written literally; also of whole networks.
+"""Time and memory of a KAF, compared with SiLU, ReLU and the plain formula; also of whole networks.
 
 python benchmarks/kaf.py                             # one CPU thread
 python benchmarks/kaf.py --threads 2 --networks
 python benchmarks/kaf.py --device cuda --networks    # also --dtype bfloat16
-python benchmarks/kaf.py --figure benchmarks/pictures/kaf_cost.png
+python benchmarks/kaf.py --figure docs/pictures/kaf_cost.png
 """
 
 import argparse
@@ -24,7 +24,7 @@ SHAPE = (128, 32, 32, 32)
 
 
 class Kaf:
-    """The parameters of a KAF, and its function by an engine or by the formula with ``(..., D)`` tensors."""
+    """A KAF, computed by an engine or by the plain formula with ``(..., D)`` tensors."""
 
     def __init__(self, size: int, channels: int, device: str, *, free: bool = False) -> None:
         layer = KAF(channels, num_dict=size, free=free).to(device)
@@ -44,7 +44,7 @@ class Kaf:
 
 
 def training(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Callable[[], object]:
-    """Forward and backward to the input and the parameters."""
+    """Forward and backward with respect to the input and the parameters."""
 
     def run() -> None:
         with ops.force(engine) if engine else nullcontext():
@@ -55,7 +55,7 @@ def training(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Ca
 
 
 def attack(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Callable[[], object]:
-    """Forward and backward to the input only."""
+    """Forward and backward with respect to the input only."""
 
     def run() -> None:
         with ops.force(engine) if engine else nullcontext():
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--engines", nargs="+", help="default: all that work on the device")
+    parser.add_argument("--engines", nargs="+", help="default: those available on the device")
     parser.add_argument("--networks", action="store_true", help="time whole networks too")
     parser.add_argument("--only_networks", action="store_true")
     parser.add_argument("--batch_size", type=int, default=128)

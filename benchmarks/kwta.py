@@ -1,12 +1,12 @@
-"""Time of k-WTA, forward and backward, by every path and by the authors' code, compared with SiLU in one run.
+"""Time of k-WTA, forward and backward, by every implementation and by the authors' code, compared with SiLU.
 
     python benchmarks/kwta.py                       # one thread, (128, 32, 32, 32) float32
     python benchmarks/kwta.py --threads 2 --dtype bfloat16
     python benchmarks/kwta.py --device cuda
 
 On a CPU, times are processor time (of all threads together), on a GPU they are measured by its events. The functions
-take turns, so that other load on the machine affects all of them; the first turns, which compile and touch new memory,
-do not count.
+take turns, so that other load on the machine affects all of them; the first turns, which compile and allocate memory,
+are not measured.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def authors(x: Tensor, ratio: float) -> Tensor:
 
 
 def functions_on(device: torch.device, ratio: float) -> Iterator[tuple[str, Function]]:
-    """SiLU, the authors' code and every path that works here."""
+    """SiLU, the authors' code and every implementation that works on the device."""
     yield "SiLU", silu
     yield "authors' sorted topk", partial(authors, ratio=ratio)
     for name, path in PATHS.items():
@@ -48,13 +48,13 @@ def functions_on(device: torch.device, ratio: float) -> Iterator[tuple[str, Func
         try:
             function(torch.zeros(1, 2, device=device))
         except Exception as error:  # a missing or broken compiler raises many types
-            print(f"no {name}: {error}")
+            print(f"{name} is not available: {error}")
         else:
             yield name, function
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """The result of a function, and its seconds."""
+    """The result of a function, and its time in seconds."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -82,7 +82,7 @@ def saved_bytes(function: Function, x: Tensor) -> float:
 
 
 def measure(functions: dict[str, Function], x: Tensor, cotangent: Tensor, turns: int) -> dict[str, list[list[float]]]:
-    """The seconds of each turn, forward and backward."""
+    """The times of all turns in seconds, forward and backward."""
     times: dict[str, list[list[float]]] = {name: [[], []] for name in functions}
     for turn in range(WARM_UP + turns):
         for name, function in functions.items():

@@ -1,9 +1,9 @@
-"""The README's results table: train recipes, test each one's best checkpoint, print a row a run.
+"""The results table of the documentation: train recipes, test their best checkpoints, print one row per run.
 
-    python benchmarks/main_job.py --data FILE                      # two cores: KafVGG and its ReLU twin, 5 epochs
+    python benchmarks/main_job.py --data FILE                      # KafVGG, and the VGG with ReLU, 5 epochs
     python benchmarks/main_job.py --data FILE --config gpu.yaml --epochs 15 --restarts 10 \
         kafvgg_short_fast_at vgg_relu_short_fast_at preactresnet18_fast_at
-    python benchmarks/main_job.py --read runs/*/version_*          # the table of runs that are there already
+    python benchmarks/main_job.py --read runs/*/version_*          # the table of existing runs
 """
 
 import argparse
@@ -29,7 +29,8 @@ def row(run: Path) -> str:
     """One run folder as a row of Markdown."""
     results = json.loads((run / "results.json").read_text())
     epochs = list(csv.DictReader((run / "history.csv").open()))
-    cells = [f"{results['run']['backbone']} {results['run']['activation']}", results["run"]["attack"], str(len(epochs))]
+    about = results["run"]
+    cells = [f"{about['backbone']} {about['activation']}", about["objective"], str(len(epochs))]
     for name in ("clean", "robust"):
         value = results[name]
         low, high = 100 * value["wilson95_low"], 100 * value["wilson95_high"]
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--read", type=Path, nargs="+", help="only read these run folders")
     options = parser.parse_args()
     if options.read is None and options.data is None:
-        parser.error("--data is needed to train, --read to print the table of runs that are there")
+        parser.error("give --data to train, or --read to print the table of existing runs")
     runs = options.read or [train(recipe, options) for recipe in options.recipes]
     print(f"{machine()}\n\n{table(runs)}")
 

@@ -1,8 +1,8 @@
-"""Fast adversarial training as the public repository writes it: the peer that training here is measured against.
+"""Fast adversarial training as in its public repository, for comparison with training here.
 
 The loop of github.com/locuslab/fast_adversarial (``CIFAR10/train_fgsm.py``, Wong, Rice, Kolter 2020): images through
 torchvision's transforms in a DataLoader with two workers, a full backward pass in the attack, gradients of the weights
-thrown away. Network, batch size and optimizer are those it is compared with.
+discarded. Network, batch size and optimizer are the same as in the training it is compared with.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 def steps(
     net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, batch_size: int, device: str
 ) -> Iterator[int]:
-    """Train for one epoch; gives the number of images after every step."""
+    """Train for one epoch; yield the number of images after every step."""
     loader = DataLoader(
         Images(images, labels), batch_size=batch_size, shuffle=True, pin_memory=device == "cuda", num_workers=2
     )

@@ -1,7 +1,7 @@
-"""The README's robustness table: the full evaluation of networks of the thesis and of ours, beside what was claimed.
+"""The robustness table of the documentation: the full evaluation of networks of the thesis and of this project.
 
 python benchmarks/robustness.py --data FILE --thesis thesis_resnet20/*.npz --checkpoints runs/*/*/checkpoints/best*.ckpt
-python benchmarks/robustness.py --read runs/robustness/version_*    # the table of evaluations that are there already
+python benchmarks/robustness.py --read runs/robustness/version_*    # the table of existing evaluations
 """
 
 import argparse
@@ -20,14 +20,14 @@ from kafnets.backbones import load_thesis
 from lightning_modules.callbacks.robustness_text import per_cent
 
 ROOT = Path(__file__).resolve().parents[1]
-# columns, and the role and class of the attack in each
+# column: role and class of its attack
 ATTACKS = {"PGD": ("white", "PGD"), "APGD": ("white", "APGD"), "APGD-T": ("white", "APGDT"), "FAB-T": ("white", "FAB")}
 ATTACKS |= {"Square": ("black", "Square"), "differences": ("black", "PGD")}
 RESNET20 = ["--config=kafresnet20_fast_at.yaml"]
 
 
 def thesis_checkpoint(weights: Path, folder: Path) -> tuple[Path, list[str]]:
-    """The author's weights as a checkpoint that ``cli.py test`` takes, and the flags that build their network."""
+    """Save weights of the thesis as a checkpoint for ``cli.py test``; return it with the flags of its network."""
     net = load_thesis(weights)
     path = folder / f"{weights.stem}.ckpt"
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
@@ -39,7 +39,7 @@ def thesis_checkpoint(weights: Path, folder: Path) -> tuple[Path, list[str]]:
 
 
 def evaluate(checkpoint: Path, flags: list[str], options: argparse.Namespace) -> Path:
-    """``cli.py test --config eval_full.yaml``; the run folder it wrote."""
+    """Run ``cli.py test --config eval_full.yaml``, and return its run folder."""
     before = set(options.runs.glob("*/version_*"))
     common = ["--config=eval_full.yaml", f"--data.path={options.data}", f"--model.test_images={options.images}"]
     command = [sys.executable, str(ROOT / "cli.py"), "test", *flags, *common]

@@ -46,7 +46,7 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def interleaved(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each. Every round runs all of them in turn; the first round does not count."""
+    """Median time of each in seconds. Every round runs all of them in turn; the first round is a warm-up."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for at in range(rounds + 1):
         for name, run in runs.items():
@@ -69,7 +69,7 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 65536)  # freed memory goes back to the system
     libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _kilobytes("VmRSS")
     run()
     peak = _kilobytes("VmHWM")
