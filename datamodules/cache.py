@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,18 @@ def load_tensors(file: Path) -> Any:
     """Read what :func:`save_tensors` wrote; tensors and plain containers only.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if it cannot be read, or is not as it was written.
     """
     try:
+        # torch.load does not compare the checksums that torch.save has written.
+        with zipfile.ZipFile(file) as archive:
+            if name := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
         return torch.load(file, weights_only=True)
     except Exception as error:  # torch.load raises many types of errors for damaged files
-        raise OSError(
-            f"the cached images {file} cannot be read ({error}); delete the file, and it will be made again"
-        ) from error
+        raise damaged(file, error) from error
+
+
+def damaged(file: Path, error: Exception) -> OSError:
+    """Return the error for a cached file that cannot be used because of ``error``."""
+    return OSError(f"the cached images {file} cannot be read ({error}); delete the file, and it will be made again")

@@ -5,9 +5,7 @@ import torch
 from datamodules.base import ImageDataModule
 from datamodules.image_tensors import ImageTensors
 from datamodules.seeding import keyed_generator
-from datamodules.splits import stratified_split
-
-TEST_FRACTION = 0.2
+from datamodules.splits import TEST_FRACTION, stratified_split
 
 
 class Digits(ImageDataModule):

@@ -1,22 +1,38 @@
-"""The user's own images: a folder or a tar of JPEG and PNG files."""
+"""The user's own images: a folder or an archive of image files."""
 
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_warn
+
 from datamodules.base import ImageDataModule
-from datamodules.cache import check_writable, default_cache, load_tensors, save_tensors
-from datamodules.image_files import ImageFormat, check_path, fingerprint, read_images
+from datamodules.cache import check_writable, damaged, default_cache, load_tensors, save_tensors
+from datamodules.image_files import ImageFormat, decode_images, fingerprint
 from datamodules.image_tensors import ImageTensors
+from datamodules.layouts import find_images
+from datamodules.stored_files import check_path
 
 
 class ImageFolder(ImageDataModule):
-    """``[one folder/]{train,test}/<class>/*.{jpg,jpeg,png}`` in a folder, ``.tar``, ``.tar.gz`` or ``.tgz``.
+    """Images in ``{train,test}/<class>/`` of a folder, ``.tar``, ``.tar.gz``, ``.tar.xz``, ``.tar.bz2`` or ``.zip``.
 
-    Classes are numbered alphabetically. The files are decoded once, and the uint8 tensors are kept in the cache under a
-    name that changes with the files; nothing is written beside a tar. The cache may be deleted at any time.
+    They are read in place, as JPEG, PNG, WebP, BMP or PPM, and may lie one folder deeper. Classes are numbered
+    alphabetically. Other layouts, each with a warning that says what was done:
+
+    - ``{train,val}/<class>/``: ``val`` is the test set. Beside ``test``, ``val`` is not used.
+    - TinyImageNet's folders: ``val`` is the test set, ``test`` has no labels, and the classes are named by their
+      WordNet numbers.
+    - ``<class>/`` alone: a fifth of the images becomes the test set, whatever the seed.
+
+    Links are followed inside ``path`` and refused if they lead elsewhere. 16-bit grey images are scaled to 8 bits, an
+    opaque alpha channel is dropped, EXIF orientation is applied; transparent, CMYK and 16-bit colour images are
+    refused. Damage is found where a format has checksums: gzip, xz, bzip2, zip and PNG do, a plain tar and JPEG do not.
+
+    The files are decoded once, and the uint8 tensors are kept in the cache under a name that changes with the files;
+    nothing is written beside them. The cache may be deleted at any time.
 
     Args:
-        path: the folder or tar.
+        path: the folder or archive.
         num_classes, in_channels, image_size: describe the images, so that a network can be built before they are
             read; checked when they are read. ``in_channels`` is 1 (grey) or 3 (RGB), ``image_size`` in pixels.
         resize: resample images of another size to ``image_size`` (both sides, whatever the shape) instead of refusing
@@ -57,9 +73,16 @@ class ImageFolder(ImageDataModule):
         self._decoded()
 
     def load(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return the decoded training and test images."""
-        stored = load_tensors(self._decoded())
-        return ImageTensors(**stored["train"]), ImageTensors(**stored["test"])
+        """Return the decoded training and test images, and warn of what a user must know about their division."""
+        file = self._decoded()
+        stored = load_tensors(file)
+        try:
+            notes, train, test = stored["notes"], ImageTensors(**stored["train"]), ImageTensors(**stored["test"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(file, error) from error
+        for note in notes:
+            rank_zero_warn(note)
+        return train, test
 
     def _decoded(self) -> Path:
         check_path(self.path)
@@ -68,6 +91,7 @@ class ImageFolder(ImageDataModule):
         file = self.cache / f"{name}-{fingerprint(self.path, image_format)}.pt"
         if not file.exists():
             check_writable(self.cache)
-            images = read_images(self.path, image_format)
-            save_tensors({split: vars(tensors) for split, tensors in images.items()}, file)
+            found = find_images(self.path)
+            images = decode_images(self.path, found, image_format, num_classes=self.num_classes)
+            save_tensors({"notes": found.notes, **{split: vars(each) for split, each in images.items()}}, file)
         return file

@@ -3,6 +3,9 @@
 import torch
 from torch import Generator, Tensor
 
+# Share of the images that become the test set where a data set comes without one.
+TEST_FRACTION = 0.2
+
 
 def interleave(labels: Tensor, generator: Generator) -> Tensor:
     """Return a random order of the images in which every prefix holds the classes in proportion.

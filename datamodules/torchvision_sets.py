@@ -1,5 +1,7 @@
 """The data sets that torchvision downloads: CIFAR-10, CIFAR-100, SVHN, MNIST and FashionMNIST."""
 
+import gzip
+import zlib
 from abc import abstractmethod
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +16,17 @@ from datamodules.image_tensors import ImageTensors
 
 # Errors that torchvision's readers raise for missing, truncated or foreign files, or without a network (URLError and
 # the errors of gzip are OSErrors).
-_READ_ERRORS = (OSError, RuntimeError, EOFError, ValueError, AssertionError, KeyError, IndexError, UnpicklingError)
+_READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    AssertionError,
+    KeyError,
+    IndexError,
+    UnpicklingError,
+    zlib.error,
+)
 
 _MNIST_FILES = (
     "train-images-idx3-ubyte",
@@ -74,7 +86,7 @@ class TorchvisionDataModule(ImageDataModule):
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = (
             f"run once with download=True on a machine with a network and copy {root} here, or train on a folder or "
-            "tar of images with the data module ImageFolder (path=...)"
+            "archive of images with the data module ImageFolder (path=...)"
         )
         if missing:
             return FileNotFoundError(f"{name} is not in {root}, which has no {missing[0]} ({reason}): {advice}")
@@ -132,8 +144,18 @@ class MNIST(TorchvisionDataModule):
     source: ClassVar[type] = datasets.MNIST
 
     def torchvision_set(self, *, train: bool, download: bool) -> Any:
-        """Return torchvision's data set."""
-        return self.source(self.root, train=train, download=download)
+        """Return torchvision's data set.
+
+        Raises:
+            ValueError: if a file differs from the compressed one beside it.
+        """
+        source = self.source(self.root, train=train, download=download)
+        for file in (self.root / name for name in (self.stored_in[:2] if train else self.stored_in[2:])):
+            # The files as they are read have no checksum; the compressed ones, which torchvision keeps, have one.
+            packed = file.with_name(f"{file.name}.gz")
+            if packed.exists() and gzip.decompress(packed.read_bytes()) != file.read_bytes():
+                raise ValueError(f"{file} is not the content of {packed}")
+        return source
 
     def convert(self, source: Any) -> ImageTensors:
         """Return its images, stored (N, H, W)."""

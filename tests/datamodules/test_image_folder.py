@@ -65,7 +65,7 @@ def test_nothing_is_written_beside_the_images(folder, tmp_path):
 def test_the_second_use_decodes_nothing(folder, tmp_path, packed, monkeypatch):
     path = write_tar(folder, tmp_path / "images.tar.gz") if packed else folder
     first = loaded(path)
-    monkeypatch.setattr(image_folder, "read_images", lambda *args: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_folder, "decode_images", lambda *args, **kwargs: pytest.fail("decoded again"))
     second = loaded(path)
     assert torch.equal(first[0].images, second[0].images)
     assert torch.equal(first[1].labels, second[1].labels)
@@ -131,9 +131,9 @@ def test_a_missing_path_is_named(tmp_path):
 
 
 def test_another_kind_of_file_is_refused(tmp_path):
-    (tmp_path / "images.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"images.zip is neither a folder nor a .tar, .tar.gz, .tgz"):
-        loaded(tmp_path / "images.zip")
+    (tmp_path / "images.rar").write_bytes(b"Rar!")
+    with pytest.raises(ValueError, match=r"images.rar is not a folder or a .tar, .tar.gz, .tgz, .*, .zip; unpack it"):
+        loaded(tmp_path / "images.rar")
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
@@ -173,18 +173,53 @@ def test_a_corrupt_image_is_named(folder):
 def test_an_image_of_another_size_is_named(folder):
     Image.new("RGB", (5, 7)).save(folder / "train" / "eel" / "2.png")
     with pytest.raises(
-        ValueError, match=r"train/eel/2.png has 5 x 7 pixels, not 6 x 6; set image_size, or resize=True"
+        ValueError,
+        match=r"the image train/eel/2.png has 5 x 7 pixels, not 6 x 6; set num_classes=3, in_channels=3, image_size=6, "
+        r"resize=True: it holds 3 classes \(cat, dog, eel\) of colour images, 5 to 6 pixels wide and 6 to 7 high",
     ):
         loaded(folder)
     assert loaded(folder, resize=True)[0].images.shape == (12, 3, 6, 6)
 
 
-@pytest.mark.parametrize(("mode", "in_channels"), [("RGB", 1), ("RGBA", 3), ("I;16", 1)])
-def test_an_image_that_would_lose_information_is_refused(folder, mode, in_channels):
+@pytest.mark.parametrize(
+    ("mode", "in_channels", "message"),
+    [
+        ("RGB", 1, "is RGB, and in_channels=1 takes 1 or L; set num_classes=3, in_channels=3, image_size=6: it holds"),
+        ("P", 1, "is P, and in_channels=1 takes 1 or L; set num_classes=3, in_channels=3, image_size=6: it holds"),
+        ("RGBA", 3, "has transparent pixels"),
+        ("LA", 1, "has transparent pixels"),
+    ],
+)
+def test_an_image_that_would_lose_information_is_refused(folder, mode, in_channels, message):
     for file in folder.rglob("*.png"):
         Image.new(mode, (6, 6)).save(file)
-    with pytest.raises(ValueError, match=f"cat/0.png is {mode}, and in_channels={in_channels} takes"):
+    with pytest.raises(ValueError, match=f"the image train/cat/0.png {message}"):
         loaded(folder, in_channels=in_channels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "has num_classes=3, not the 10 declared"),
+        ({"num_classes": 3}, "the image train/cat/0.png has 28 x 28 pixels, not 32 x 32"),
+    ],
+)
+def test_one_error_leads_to_the_right_settings(tmp_path, settings, problem):
+    folder = write_folder(tmp_path / "images", size=28)
+    for file in folder.rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    with pytest.raises(
+        ValueError,
+        match=rf"{problem}; set num_classes=3, in_channels=1, image_size=28 \(or image_size=32 with resize=True\): "
+        r"it holds 3 classes \(cat, dog, eel\) of grey images, 28 pixels wide and 28 high",
+    ):
+        ImageFolder(folder, cache=tmp_path / "cache", **settings).prepare_data()
+    assert not list((tmp_path / "cache").iterdir())
+    data = ImageFolder(
+        folder, cache=tmp_path / "cache", num_classes=3, in_channels=1, image_size=28, val_fraction=0.25, batch_size=4
+    )
+    data.setup()
+    assert data.train_set.images.shape == (9, 1, 28, 28)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "deeper/3.png", "3.gif"])
@@ -197,8 +232,11 @@ def test_a_file_that_does_not_belong_is_named(folder, name):
 
 
 def test_a_missing_split_is_named(folder):
-    (folder / "test").rename(folder / "val")
-    with pytest.raises(ValueError, match="has no images in test/; expected"):
+    (folder / "test").rename(folder / "held_out")
+    with pytest.raises(ValueError, match="has no images in test/ or val/; expected"):
+        loaded(folder)
+    (folder / "train").rename(folder / "val")
+    with pytest.raises(ValueError, match="has no images in train/; expected"):
         loaded(folder)
 
 
@@ -221,8 +259,10 @@ def test_two_data_sets_under_one_path_are_refused(folder):
 
 
 def test_another_number_of_classes_than_declared_is_refused(folder):
-    with pytest.raises(ValueError, match="has num_classes=3, not the 10 declared; set num_classes=3"):
-        module(folder, num_classes=10).setup()
+    for _ in range(2):  # the second time they are in the cache
+        with pytest.raises(ValueError, match="has num_classes=3, not the 10 declared; set num_classes=3"):
+            module(folder, num_classes=10).setup()
+        loaded(folder)
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path):
@@ -237,6 +277,56 @@ def test_a_damaged_cache_is_named(folder):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(OSError, match=f"the cached images {file} cannot be read .* delete the file"):
         loaded(folder)
+
+
+def test_no_flipped_bit_of_the_cache_changes_an_image_unnoticed(folder):
+    expected = loaded(folder)
+    (file,) = (folder.parent / "cache").iterdir()
+    content = file.read_bytes()
+    pixels = content.index(expected[0].images.numpy().tobytes())
+    refused = 0
+    for bit in (*range(5, 8 * len(content), 8 * len(content) // 200 | 1), 8 * pixels, 8 * pixels + 999):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            found = loaded(folder)
+            assert all(torch.equal(a.images, b.images) for a, b in zip(found, expected, strict=True))
+            assert all(torch.equal(a.labels, b.labels) for a, b in zip(found, expected, strict=True))
+        except OSError as error:
+            assert f"the cached images {file} cannot be read" in str(error)
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"notes": ()},
+        {"notes": (), "train": {"images": torch.zeros(1, 3, 6, 6), "labels": torch.zeros(1), "class_names": ("a",)}},
+    ],
+    ids=["list", "incomplete", "float images"],
+)
+def test_a_cache_with_other_content_is_named(folder, content):
+    loaded(folder)
+    (file,) = (folder.parent / "cache").iterdir()
+    save_tensors(content, file)
+    with pytest.raises(OSError, match=f"the cached images {file} cannot be read .* delete the file"):
+        loaded(folder)
+
+
+def test_an_exchanged_tar_of_the_same_size_and_time_is_noticed(folder, tmp_path):
+    tar = write_tar(folder, tmp_path / "images.tar")
+    times = (tar.stat().st_atime_ns, tar.stat().st_mtime_ns)
+    first = loaded(tar)[0].images
+    content = tar.read_bytes()
+    os.rename(folder / "train" / "cat", folder / "train" / "x")
+    os.rename(folder / "train" / "dog", folder / "train" / "cat")
+    os.rename(folder / "train" / "x", folder / "train" / "dog")
+    assert len(write_tar(folder, tar).read_bytes()) == len(content)
+    os.utime(tar, ns=times)
+    assert not torch.equal(loaded(tar)[0].images, first)
 
 
 @pytest.mark.parametrize(

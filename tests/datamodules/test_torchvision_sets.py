@@ -1,3 +1,4 @@
+import gzip
 import pickle
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -95,3 +96,29 @@ def test_a_download_is_read_by_torchvision_itself(tmp_path, monkeypatch):
     assert data.class_names == tuple("abcdefghij")
     _, test = data.load()
     assert torch.equal(test.images[3], torch.from_numpy(pixels[3]).reshape(3, 32, 32))
+
+
+@pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
+def test_files_that_differ_from_the_compressed_ones_are_refused(kind, tmp_path):
+    raw = tmp_path / kind.__name__ / "raw"
+    raw.mkdir(parents=True)
+    for name in kind.stored_in:
+        number = 100 if "train" in name else 20
+        shape = (number, 28, 28) if "images" in name else (number,)
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(side.to_bytes(4, "big") for side in shape)
+        values = (
+            RANDOM.integers(0, 256, shape, np.uint8) if "images" in name else np.arange(number, dtype=np.uint8) % 10
+        )
+        file = tmp_path / name
+        file.write_bytes(header + values.tobytes())
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    kind(root=tmp_path, download=False, batch_size=8).setup()
+    for name in kind.stored_in:
+        for file in (tmp_path / name, tmp_path / f"{name}.gz"):
+            content = file.read_bytes()
+            damaged = bytearray(content)
+            damaged[-20] ^= 1
+            file.write_bytes(damaged)
+            with pytest.raises(OSError, match=f"{kind.__name__} in {tmp_path} is incomplete or corrupt"):
+                kind(root=tmp_path, download=False, batch_size=8).setup()
+            file.write_bytes(content)

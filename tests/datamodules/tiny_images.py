@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import ImageDataModule, ImageTensors
+from datamodules.image_files import ImageFormat, read_images
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -48,10 +50,36 @@ def write_folder(root: Path, *, train: int = 4, test: int = 2, size: int = 6) ->
 
 def write_tar(folder: Path, tar: Path, *, top: str = "") -> Path:
     """Pack ``folder``, under the folder ``top`` if given."""
-    with tarfile.open(tar, "w:gz" if tar.suffix in (".gz", ".tgz") else "w") as stream:
+    compression = {".gz": "gz", ".tgz": "gz", ".xz": "xz", ".txz": "xz", ".bz2": "bz2"}.get(tar.suffix, "")
+    with tarfile.open(tar, f"w:{compression}") as stream:
         for file in sorted(folder.rglob("*"), reverse=True):
             if file.is_file():
                 info = tarfile.TarInfo(str(Path(top) / file.relative_to(folder)))
                 info.size = file.stat().st_size
                 stream.addfile(info, io.BytesIO(file.read_bytes()))
     return tar
+
+
+def write_archive(folder: Path, archive: Path, *, top: str = "") -> Path:
+    """Pack ``folder`` as a tar or a zip, as the suffix says."""
+    if archive.suffix != ".zip":
+        return write_tar(folder, archive, top=top)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as stream:
+        for file in sorted(folder.rglob("*"), reverse=True):
+            stream.write(file, Path(top) / file.relative_to(folder))
+    return archive
+
+
+def read(path: Path, *, channels: int = 3, size: int = 6, resize: bool = False) -> dict[str, ImageTensors]:
+    """Decode the images at ``path``."""
+    return read_images(path, ImageFormat(channels, size, resize))
+
+
+def same_images(first: dict[str, ImageTensors], second: dict[str, ImageTensors]) -> bool:
+    """Whether two data sets hold the same images, labels and class names."""
+    return all(
+        torch.equal(first[split].images, second[split].images)
+        and torch.equal(first[split].labels, second[split].labels)
+        and first[split].class_names == second[split].class_names
+        for split in ("train", "test")
+    )
