@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 
 class Described:
-    """An object that says how it was built.
+    """An object whose name contains the arguments that it was built with.
 
-    A subclass may list in ``headline`` the settings that its name always carries, in the way the field writes them
-    (``PGD-50-10``); of the other arguments of ``__init__`` the name carries those that differ from their default.
+    The name is the class, the settings listed in ``headline`` (as in ``PGD-50-10``), and those other arguments of
+    ``__init__`` that differ from their defaults.
 
     Example:
         >>> class Smooth(Described):
@@ -23,7 +23,7 @@ class Described:
     """
 
     headline: ClassVar[tuple[str, ...]] = ()
-    unsaid: ClassVar[tuple[str, ...]] = ()  # settings that the name leaves to others
+    unsaid: ClassVar[tuple[str, ...]] = ()  # settings that the name never contains
     _given: dict[str, str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -33,13 +33,13 @@ class Described:
 
     @property
     def label(self) -> str:
-        """Class, headline and the settings that differ from their defaults."""
+        """The class, the headline and the other settings that differ from their defaults."""
         rest = ", ".join(self.other_settings())
         return self.short_label + (f"({rest})" if rest else "")
 
     @property
     def short_label(self) -> str:
-        """Class and headline."""
+        """The class and the headline."""
         return "-".join([type(self).__name__, *(in_words(getattr(self, name)) for name in self.headline)])
 
     def other_settings(self) -> list[str]:
@@ -62,7 +62,7 @@ def show_units(value: float) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A setting as text that is the same in every process: no addresses.
+    """A setting as text that is the same in every process: memory addresses are left out.
 
     Example:
         >>> in_words(8 / 255), in_words(max), in_words([0.5, None]), in_words(functools.partial(round, ndigits=2))
@@ -100,11 +100,11 @@ def arguments_of(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
-    """``init`` that first notes, in words, which arguments differ from their defaults."""
+    """``init``, preceded by a record of the arguments that differ from their defaults, as text."""
 
     @functools.wraps(init)
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "_given" not in self.__dict__:  # only the class that is built notes; its bases are called from within
+        if "_given" not in self.__dict__:  # the class that is built comes first, and calls its bases
             self.__dict__["_given"] = _different(type(self), args, kwargs)
         init(self, *args, **kwargs)
 

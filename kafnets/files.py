@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Writing files so that they are always either whole or absent."""
 
 import os
 from collections.abc import Iterator
@@ -8,10 +8,11 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` to write to, and put it in the place of ``path`` when all is written.
+    """Yield a temporary file beside ``path`` to write to, and rename it to ``path`` when the body has ended.
 
-    A reader, or a kill at any moment, meets the old file or the new one, never a part. After an exception the old file
-    stays. Processes that write at once each write a file of their own.
+    At any moment, also after a kill, ``path`` is the old file or the new one, never a part. After an exception the old
+    file stays and the temporary one is deleted. Each process has a temporary file of its own, so several may write at
+    the same time.
 
     Args:
         path: in a folder that exists; the temporary file has the same suffix.

@@ -1,4 +1,4 @@
-"""Noise that belongs to an image, not to a batch, a rank or a device.
+"""Random numbers that depend on the image alone, not on the batch, the rank or the device.
 
 Every random number of an attack is a function of (key of the image, position in the image), computed with the
 SplitMix64 generator in 64-bit integer arithmetic. The same image under the same key gets the same noise whatever the
@@ -36,11 +36,11 @@ def _finalise(z: Tensor) -> Tensor:
 
 
 def image_keys(index: Tensor, *salt: int) -> Tensor:
-    """One 64-bit key an image, from its index and any number of integers (seed, epoch, restart, ...).
+    """One 64-bit key per image, from its index and any number of integers (seed, epoch, restart, ...).
 
     Args:
-        index: int64, any shape; what tells one image from another.
-        salt: integers that tell one use of the image from another; their order matters.
+        index: int64, any shape; the number of each image in its set.
+        salt: integers that distinguish uses of the same image; their order matters.
 
     Returns:
         int64 of the shape of ``index``.
@@ -57,7 +57,7 @@ def image_keys(index: Tensor, *salt: int) -> Tensor:
 
 
 def uniform(keys: Tensor, shape: Sequence[int]) -> Tensor:
-    """Uniform numbers in [0, 1), a multiple of 2**-24 each, one row a key.
+    """Uniform multiples of 2**-24 in [0, 1), one row per key.
 
     Args:
         keys: int64 ``(N,)``, from :func:`image_keys`.
@@ -77,7 +77,7 @@ def uniform(keys: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def normal(keys: Tensor, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers, one row a key (Box and Muller 1958); shapes and dtypes as :func:`uniform`."""
+    """Standard normal numbers, one row per key (Box and Muller 1958); shapes and dtypes as :func:`uniform`."""
     radius, angle = uniform(keys, (2, *shape)).unbind(1)
     # 1 - u lies in (0, 1], so the logarithm is finite
     return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)

@@ -1,4 +1,4 @@
-"""What a trained network has become inside, and how far it can be trusted: data alone, nothing is drawn."""
+"""Analyses of trained networks and of their robustness; they return data and draw nothing."""
 
 from kafnets.analysis.activation_shapes import ActivationShape, activation_shapes
 from kafnets.analysis.comparison import Comparison, compare

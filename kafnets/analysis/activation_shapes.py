@@ -1,4 +1,4 @@
-"""The shapes that trainable activations have learned, over the density of what they are fed."""
+"""The shapes that trainable activations have learned, and the densities of their inputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +41,8 @@ def activation_shapes(
 
     One forward pass of ``images`` in eval mode; the network is left as it was (modes, hooks, buffers, gradients, the
     random state). Activations whose outputs depend on many values have no shape and are left out; the parts of an
-    activation, such as a ResidualKAF's KAF, show in its own shape only. Of layers with more than a million
-    pre-activations a random million is looked at.
+    activation, such as the KAF of a ResidualKAF, are not listed by themselves. Of layers with more than a million
+    pre-activations a random million is used.
 
     Args:
         net: any network whose activations are :class:`~kafnets.activations.base.Activation`.
@@ -51,7 +51,7 @@ def activation_shapes(
         num_bins: histogram bins B, >= 1.
 
     Returns:
-        One :class:`ActivationShape` a layer; an empty list if no pointwise activation is trainable.
+        One :class:`ActivationShape` per layer; an empty list if no pointwise activation is trainable.
 
     Raises:
         ValueError: if ``num_points`` or ``num_bins`` is too small.
@@ -84,7 +84,7 @@ def _trainable_activations(net: nn.Module) -> dict[str, Activation]:
 
 @contextmanager
 def _eval_mode(net: nn.Module) -> Iterator[None]:
-    # Each module gets its own mode back: a global .train() would thaw what the user froze.
+    # Restored module by module: a global .train() would also change modules that are frozen in evaluation mode.
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -106,7 +106,7 @@ def _pre_activations(net: nn.Module, modules: dict[str, Activation], images: Ten
 
     handles = [module.register_forward_pre_hook(keep(name)) for name, module in modules.items()]
     try:
-        # A compiled graph does not see hooks that were added after its compilation.
+        # A compiled graph does not call hooks that were added after its compilation.
         with torch.compiler.set_stance("force_eager"):
             net(images.to(next(net.parameters()).device))
     finally:
@@ -118,7 +118,7 @@ def _pre_activations(net: nn.Module, modules: dict[str, Activation], images: Ten
 def _sample(x: Tensor) -> Tensor:
     flat = x.detach().flatten()
     if flat.numel() > SAMPLE:
-        # Random and not every k-th: strides fall in step with channels and rows. Own generator: no side effects.
+        # Random, since every k-th value may belong to the same channel. Own generator: no side effects.
         generator = torch.Generator().manual_seed(0)
         flat = flat[torch.randint(flat.numel(), (SAMPLE,), generator=generator).to(flat.device)]
     flat = flat.float().cpu()
@@ -137,6 +137,6 @@ def _shape(name: str, module: Activation, sample: Tensor, num_points: int, num_b
 
 def _range(sample: Tensor) -> tuple[float, float]:
     if not len(sample):
-        return -1.0, 1.0  # a diverged network still has shapes to look at
+        return -1.0, 1.0  # a diverged network still has shapes
     low, high = torch.quantile(sample, torch.tensor(QUANTILES)).tolist()
     return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -1,4 +1,4 @@
-"""Two networks, or two attacks, judged on the same images: which is better, and could it be chance."""
+"""Two networks, or two attacks, compared on the same images."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from torch import Tensor
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided p-value of McNemar's exact test (McNemar 1947; exact form: Fay 2010).
 
-    Of the images on which exactly one of two is right, each is as likely to be right if they are equally good:
+    If two are equally good, each is the right one with probability 1/2 on the images where exactly one is right:
     ``p = min(1, 2 P(X >= max(only_a, only_b)))``, ``X ~ Binomial(only_a + only_b, 1/2)``.
 
     Args:
-        only_a, only_b: images on which the first, or the second, alone is right; >= 0.
+        only_a, only_b: number of images on which the first, or the second, alone is right; >= 0.
 
     Raises:
         ValueError: if a count is negative.
@@ -29,15 +29,15 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the same images say of two: accuracies are shares in [0, 1] of ``images``.
+    """The accuracies of two on the same images, as shares in [0, 1].
 
     Attributes:
-        images: number of images, judged by both.
+        images: number of images.
         a, b: accuracy of each.
-        only_a, only_b: images on which it alone is right.
+        only_a, only_b: number of images on which it alone is right.
         difference: ``a - b``.
         low, high: 95 % interval of the difference.
-        p_value: McNemar's exact test of "equally good".
+        p_value: McNemar's exact test of the hypothesis that both are equally good.
     """
 
     images: int
@@ -59,7 +59,7 @@ class Comparison:
 
 
 def compare(a: Tensor, b: Tensor, *, confidence: float = 0.95) -> Comparison:
-    """Compare two on the same images.
+    """Compare two networks or attacks on the same images.
 
     The interval of the difference is Bonett and Price's (2012, adjusted Wald for paired proportions): with
     ``p = (only_a + 1) / (n + 2)``, ``q = (only_b + 1) / (n + 2)``, it is
@@ -81,7 +81,7 @@ def compare(a: Tensor, b: Tensor, *, confidence: float = 0.95) -> Comparison:
     """
     if a.dim() != 1 or a.shape != b.shape or not len(a):
         shapes = f"{tuple(a.shape)}, {tuple(b.shape)}"
-        raise ValueError(f"a and b must be one value an image, (N,) with N >= 1, got {shapes}")
+        raise ValueError(f"a and b must have one value per image, (N,) with N >= 1, got {shapes}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
     a, b, n = a.bool(), b.bool(), len(a)

@@ -1,4 +1,4 @@
-"""What attacks rely on, measured: gradients that lead uphill, logits that are logits, answers that stay the same."""
+"""Diagnostics of what attacks rely on: useful gradients, logits as outputs, and outputs that can be repeated."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,26 +15,26 @@ from kafnets.losses import cross_entropy, margin
 Net: TypeAlias = Callable[[Tensor], Tensor]
 
 LOSS_STEPS = 10  # steps of the climb whose loss is recorded
-# a gradient is tested by a step of eps / 8: over 1/255 of the usual 8/255, adversarially trained nets are nearly linear
+# the step that tests a gradient is eps / 8: over 1/255 of the usual 8/255, adversarially trained nets are nearly linear
 FRACTION = 8
 # relative change of logits that rounding can't explain: TF32 convolutions round to 5e-4, bfloat16 to 4e-3
 ROUNDING = 1e-2
 
 
 def gradients(net: Net, x: Tensor, y: Tensor, attack: Attack) -> dict[str, Tensor]:
-    """Whether gradients at the images are there, and whether they predict what a small step does.
+    """Whether the gradients at the images are zero or not finite, and whether they predict the effect of a small step.
 
     Args:
         net: images to logits.
         x: images ``(N, C, H, W)`` in [0, 1].
         y: true classes, int64 ``(N,)``.
-        attack: whose ball is stepped in; the step is eps / 8.
+        attack: decides norm and eps; the step is eps / 8.
 
     Returns:
         ``zero_gradient`` and ``nonfinite_gradient``, bool ``(N,)``, of the cross-entropy; ``gain``, float ``(N,)``:
         the change of the margin ``max_{j != y} z_j - z_y`` over one step along its gradient, divided by the change the
         gradient predicts. Where a network is locally linear the margin is convex, so that gain >= 1; a gradient that
-        says nothing of the surroundings gives about 0. NaN where no change is predicted.
+        is unrelated to nearby values gives about 0. NaN where no change is predicted.
 
     Raises:
         ValueError: if the logits carry no gradient at all.
@@ -99,12 +99,12 @@ def loss_along(net: Net, x: Tensor, y: Tensor, attack: Attack, *, steps: int = L
 
 
 def answers(net: Net, x: Tensor) -> dict[str, Tensor]:
-    """Whether the outputs look like logits and stay what they are, each bool ``(N,)``.
+    """Whether the outputs are logits and can be repeated, each bool ``(N,)``.
 
     Returns:
         ``probabilities``: the outputs of an image lie in [0, 1] and sum to 1. ``repeatable``: a second pass gives the
-        same. ``batch_independent``: so does a pass of each half of the batch. Differences below 1 % of the largest
-        logit are rounding.
+        same. ``batch_independent``: passes of the two halves of the batch give the same. Differences below 1 % of the
+        largest logit count as rounding.
 
     Example:
         >>> found = answers(lambda x: x.flatten(1).softmax(1), torch.rand(4, 10))
@@ -129,7 +129,7 @@ def _same(logits: Tensor, others: Tensor) -> Tensor:
 
 
 class _HalfPrecision(TorchDispatchMode):
-    """Notes every operation that returns a half-precision tensor."""
+    """Records every operation that returns a half-precision tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def in_training_mode(net: Net) -> set[str]:
 
 @contextmanager
 def watched(net: Net, changed: set[str]) -> Iterator[None]:
-    """Add to ``changed`` the names of what the body changed: values, gradients, ``requires_grad``, modes.
+    """Add to ``changed`` the name of everything that the body changed: values, gradients, ``requires_grad``, modes.
 
     Example:
         >>> net, changed = nn.Linear(1, 1), set()

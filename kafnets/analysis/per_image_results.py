@@ -1,4 +1,4 @@
-"""What was measured of every image, in a form that joins, is stored and is read again."""
+"""Measurements per image, which can be joined, stored and read again."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class PerImageResults:
-    """Columns of one value an image, ordered by the image's index; NaN where nothing was measured.
+    """Columns of one value per image, ordered by the index of the image; NaN where nothing was measured.
 
-    Yes and no are 1 and 0. The column ``index`` is always there and holds each image once.
+    True and False are stored as 1 and 0. The column ``index`` always exists and contains each image once.
 
     Args:
         columns: name to values ``(N,)``, real; the column ``index`` among them.
@@ -28,7 +28,7 @@ class PerImageResults:
 
     def __init__(self, columns: Mapping[str, Tensor]) -> None:
         if "index" not in columns:
-            raise ValueError(f"outcomes need a column 'index', got {sorted(columns)}")
+            raise ValueError(f"per-image results need a column 'index', got {sorted(columns)}")
         order = columns["index"].argsort()
         lengths = {name: tuple(values.shape) for name, values in columns.items() if values.shape != order.shape}
         if lengths:
@@ -45,18 +45,18 @@ class PerImageResults:
         return self.columns[name]
 
     def named(self, prefix: str) -> dict[str, Tensor]:
-        """The columns called ``prefix/<rest>``, by their rest, in the order they were measured in."""
+        """The columns called ``prefix/<rest>``, by their ``<rest>``, in the order of measurement."""
         start = f"{prefix}/"
         return {name.removeprefix(start): values for name, values in self.columns.items() if name.startswith(start)}
 
     def worst(self, *prefixes: str) -> Tensor:
-        """The smallest value of each image over all columns of these prefixes; 1 where there is none."""
+        """The smallest value of each image over all columns with these prefixes; 1 if there is no such column."""
         found = [values for prefix in prefixes for values in self.named(prefix).values()]
         return torch.stack(found).amin(0) if found else torch.ones(len(self), dtype=torch.float64)
 
     @classmethod
     def join(cls, parts: Iterable["PerImageResults"]) -> "PerImageResults":
-        """The outcomes of disjoint sets of images together; a column that a part lacks is NaN there."""
+        """The results of disjoint sets of images as one; a column that a part lacks is NaN there."""
         parts = list(parts)
         names = dict.fromkeys(name for part in parts for name in part.columns)
         if not parts:
@@ -64,7 +64,7 @@ class PerImageResults:
         return cls({name: torch.cat([_column(part, name) for part in parts]) for name in names})
 
     def encode(self) -> dict[str, Any]:
-        """JSON-ready: a column of yes and no as a string of ``1``, ``0`` and ``-`` (not measured), others as a list."""
+        """For JSON: columns of 1 and 0 as strings of ``1``, ``0`` and ``-`` (not measured), others as lists."""
         return {name: _encoded(name, values) for name, values in self.columns.items()}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How robust accuracy falls with the radius of the ball, the steps and the restarts of the attack."""
+"""Robust accuracy as a function of the radius of the ball, the steps and the restarts of the attack."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import singledispatch
@@ -13,18 +13,18 @@ from kafnets.logits import is_correct
 Net: TypeAlias = Callable[[Tensor], Tensor]
 Value = TypeVar("Value", int, float)
 
-# of the attack's eps; after these comes a ball that holds every image
+# multiples of the attack's eps; after these comes a ball that contains every image
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 RESTARTS = (1, 2, 5)
 
 
 def radii_to_the_end(attack: Attack, x: Tensor, multiples: Sequence[float] = RADII) -> list[float]:
-    """Radii to draw a curve over: multiples of the attack's, and last one whose ball holds every image in [0, 1].
+    """Radii for a curve: multiples of the attack's, and last one whose ball contains every image in [0, 1].
 
     Args:
         attack: its ``eps`` > 0 and ``norm``.
-        x: images ``(N, C, H, W)``; their shape counts.
+        x: images ``(N, C, H, W)``; only their shape is used.
         multiples: of eps, > 0.
 
     Example:
@@ -37,7 +37,7 @@ def radii_to_the_end(attack: Attack, x: Tensor, multiples: Sequence[float] = RAD
 
 @singledispatch
 def searching(norm: Norm, eps: float, steps: int, restarts: int) -> Attack:
-    """What the default curves are drawn with: PGD with steps of eps / 4; in L1, where those are single pixels, APGD."""
+    """The attack of the default curves: PGD with steps of eps / 4; in L1, where those change single pixels, APGD."""
     return PGD(eps=eps, step_size=eps / 4, steps=steps, restarts=restarts, norm=norm)
 
 
@@ -57,7 +57,7 @@ def search_at_steps(attack: Attack) -> Callable[[int], Attack]:
 
 
 def search_at_restarts(attack: Attack) -> Callable[[int], Attack]:
-    """The default attack of the curve over restarts: 10 steps a start, in the ball of ``attack``."""
+    """The default attack of the curve over restarts: 10 steps per start, in the ball of ``attack``."""
     return lambda restarts: searching(attack.norm, attack.eps, 10, restarts)
 
 
@@ -71,16 +71,16 @@ def withstood(net: Net, x: Tensor, y: Tensor, attack: Attack, keys: Tensor) -> T
 def curve(
     net: Net, x: Tensor, y: Tensor, *, keys: Tensor, attack_at: Callable[[Value], Attack], values: Sequence[Value]
 ) -> Iterator[tuple[Value, Tensor]]:
-    """Each value and which images withstand the attack at it; every value is tried on every image.
+    """Each value, and whether each image withstands the attack with it; every value is tried on every image.
 
-    Independent runs, so that an attack which gets weaker with more steps shows.
+    The runs are independent, so that an attack which gets weaker with more steps is noticed.
 
     Args:
         net: images to logits.
         x: images ``(N, C, H, W)`` in [0, 1].
         y: true classes, int64 ``(N,)``.
         keys: of the images, int64 ``(N,)``.
-        attack_at: the attack of a value (steps, restarts).
+        attack_at: the attack with a value (steps, restarts).
         values: in the order of the curve.
 
     Yields:
@@ -100,7 +100,9 @@ def curve(
 def nested_curve(
     net: Net, x: Tensor, y: Tensor, *, keys: Tensor, attack_at: Callable[[float], Attack], values: Sequence[float]
 ) -> Iterator[tuple[float, Tensor]]:
-    """As :func:`curve` over ascending radii: what falls in a ball lies in every larger one, so only survivors go on.
+    """As :func:`curve` over ascending radii, each tried only on images that withstood the smaller ones.
+
+    An adversarial image in a ball lies in every larger one.
 
     Raises:
         ValueError: if the radii do not ascend.

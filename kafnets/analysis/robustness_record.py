@@ -1,4 +1,4 @@
-"""The figures of a robustness study, counted: plain data for tables, files and pictures."""
+"""The figures of a robustness study as plain data for tables, files and pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ Record: TypeAlias = dict[str, Any]
 
 
 def counted(right: Tensor) -> Record:
-    """``accuracy``, ``wilson95_low``, ``wilson95_high``, ``right`` and ``images`` of ones and zeros; NaN is left out.
+    """``accuracy``, ``wilson95_low``, ``wilson95_high``, ``right`` and ``images`` of ones and zeros; NaN is ignored.
 
     Example:
         >>> found = counted(torch.tensor([1.0, 0.0, torch.nan]))
@@ -33,7 +33,7 @@ def counted(right: Tensor) -> Record:
 
 
 def robustness_record(
-    outcomes: PerImageResults,
+    results: PerImageResults,
     facts: Mapping[str, set[str]],
     *,
     attacks: Mapping[str, Attack],
@@ -43,50 +43,51 @@ def robustness_record(
     """Count what a :class:`~kafnets.analysis.robustness_study.RobustnessStudy` measured.
 
     Args:
-        outcomes: its columns, of one image or more.
+        results: its results, of one image or more.
         facts: its facts.
         attacks: its attacks by name.
         seconds: the time each part took.
         class_names: the name of each class.
 
     Returns:
-        JSON-ready: ``clean``, ``worst_case`` and each of ``attacks`` as :func:`counted`; the same for each of
-        ``classes``; ``curves`` over ``eps``, ``steps``, ``restarts`` (points ``at`` and their counts) and the mean
-        ``loss`` at each step; ``checks``; and the outcomes themselves, from which all of it can be counted again.
+        A dictionary that JSON can store: ``clean``, ``worst_case`` and each of ``attacks`` as :func:`counted`; the same
+        for each of ``classes``; ``curves`` over ``eps``, ``steps``, ``restarts`` (points ``at`` and their counts) and
+        the mean ``loss`` at each step; ``checks``; and ``outcomes``, the results themselves, from which all this can be
+        counted again.
 
     Raises:
         ValueError: if there is no image.
 
     Example:
         >>> columns = {"index": [0, 1], "label": [0, 1], "clean": [1, 1], "white/PGD": [1, 0], "black/Square": [0, 1]}
-        >>> outcomes = PerImageResults({name: torch.tensor(values) for name, values in columns.items()})
-        >>> record = robustness_record(outcomes, {}, attacks={}, seconds={}, class_names=["cat", "dog"])
+        >>> results = PerImageResults({name: torch.tensor(values) for name, values in columns.items()})
+        >>> record = robustness_record(results, {}, attacks={}, seconds={}, class_names=["cat", "dog"])
         >>> record["clean"]["accuracy"], record["worst_case"]["accuracy"], record["classes"][1]["class"]
         (1.0, 0.0, 'dog')
     """
-    if not len(outcomes):
+    if not len(results):
         raise ValueError("no image was measured; measure one or more")
-    worst = torch.minimum(outcomes["clean"], outcomes.worst(*ROLES))
+    worst = torch.minimum(results["clean"], results.worst(*ROLES))
     return {
-        "clean": counted(outcomes["clean"]),
+        "clean": counted(results["clean"]),
         "worst_case": counted(worst),
-        "attacks": {name: _attack(name, attack, outcomes, seconds) for name, attack in attacks.items()},
-        "classes": _classes(outcomes, worst, class_names),
-        "curves": _curves(outcomes),
-        "checks": [asdict(check) for check in sanity_checks(outcomes, facts)],
+        "attacks": {name: _attack(name, attack, results, seconds) for name, attack in attacks.items()},
+        "classes": _classes(results, worst, class_names),
+        "curves": _curves(results),
+        "checks": [asdict(check) for check in sanity_checks(results, facts)],
         "facts": {name: sorted(found) for name, found in facts.items()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "outcomes": outcomes.encode(),
+        "outcomes": results.encode(),
     }
 
 
-def _attack(name: str, attack: Attack, outcomes: PerImageResults, seconds: Mapping[str, float]) -> Record:
+def _attack(name: str, attack: Attack, results: PerImageResults, seconds: Mapping[str, float]) -> Record:
     took = {"seconds": round(seconds.get(name, 0.0), 3)}
-    return counted(outcomes[name]) | took | {"settings": plain(attack.settings())}
+    return counted(results[name]) | took | {"settings": plain(attack.settings())}
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON has it: objects by what they say of themselves.
+    """``value`` as JSON can store it: other objects by their name or their text.
 
     Example:
         >>> plain({"norm": ("Linf", 0.5), "loss": max})
@@ -101,25 +102,25 @@ def plain(value: Any) -> Any:
     return getattr(value, "__name__", str(value))
 
 
-def _classes(outcomes: PerImageResults, worst: Tensor, class_names: Sequence[str]) -> list[Record]:
+def _classes(results: PerImageResults, worst: Tensor, class_names: Sequence[str]) -> list[Record]:
     rows = []
     for label, name in enumerate(class_names):
-        of_class = outcomes["label"] == label
+        of_class = results["label"] == label
         if bool(of_class.any()):
-            clean, worst_case = counted(outcomes["clean"][of_class]), counted(worst[of_class])
+            clean, worst_case = counted(results["clean"][of_class]), counted(worst[of_class])
             rows.append({"class": name, "clean": clean, "worst_case": worst_case})
     return rows
 
 
-def _curves(outcomes: PerImageResults) -> dict[str, list[Record]]:
+def _curves(results: PerImageResults) -> dict[str, list[Record]]:
     curves: dict[str, list[Record]] = {}
     for name in ("eps", "steps", "restarts"):
-        columns = outcomes.named(name)
+        columns = results.named(name)
         if columns:
             measured = ~next(iter(columns.values())).isnan()
-            points = {"0": outcomes["clean"][measured]} if name != "restarts" else {}
+            points = {"0": results["clean"][measured]} if name != "restarts" else {}
             curves[name] = [{"at": float(at)} | counted(values) for at, values in (points | columns).items()]
-    losses = outcomes.named("loss")
+    losses = results.named("loss")
     if losses:
         means = {at: float(values.nanmean()) for at, values in losses.items()}
         # JSON has no NaN

@@ -1,4 +1,4 @@
-"""Everything a robust-accuracy figure needs to be believed, measured batch by batch."""
+"""Attacks, curves and diagnostics that together test a robust accuracy, batch by batch."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,15 +33,15 @@ from kafnets.logits import check_logits, is_correct
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
 ROLES = ("white", "black", "single", "noise", "transfer")
-TOLERANCE = 1e-6  # of eps, for those who compute their ball in another precision
+TOLERANCE = 1e-6  # relative to eps, for attacks that compute the ball in another precision
 
 
 @dataclass
 class Measured:
-    """What a study found.
+    """What a study has measured.
 
     Attributes:
-        outcomes: a column for every attack, point of a curve and probe.
+        outcomes: the results per image, a column for every attack, point of a curve and diagnostic.
         facts: names of modules in training mode, operations in half precision, and state that was changed.
         seconds: time each part took.
         worst: for each image the first adversarial image that fooled the network, the image itself where none did.
@@ -54,17 +54,17 @@ class Measured:
 
 
 class RobustnessStudy:
-    """Attacks by what they are taken for, and the curves and probes that check them.
+    """Attacks by role, and the curves and diagnostics that check them.
 
-    The worst case of an image is that over every attack here, whatever its kind; the kinds tell which may not beat
-    which. All attacks must share one ball.
+    The worst case of an image is that over all attacks, whatever their roles; the roles decide which attacks should not
+    be stronger than which. All attacks must share one norm and one eps.
 
     Args:
-        white_box: iterative attacks along the gradient, at least one; the first names the ball.
-        black_box: attacks that ask for logits alone.
+        white_box: iterative attacks along the gradient, at least one; the first decides norm and eps.
+        black_box: attacks that use logits alone.
         single_step: an attack of one step.
         noise: random perturbations.
-        transfer: an attack built on another network, see :class:`kafnets.attacks.Transfer`.
+        transfer: an attack on another network, see :class:`kafnets.attacks.Transfer`.
         attack_at_eps, attack_at_steps, attack_at_restarts: from the first white-box attack, the attack of each point of
             a curve; see :mod:`kafnets.analysis.robustness_curves`.
 
@@ -112,7 +112,7 @@ class RobustnessStudy:
         self.at_restarts = attack_at_restarts(first)
 
     def settings(self) -> dict[str, Any]:
-        """What a report must say of the attacks: their settings by name."""
+        """The settings of the attacks by name, for a report."""
         return {name: attack.settings() for name, attack in self.attacks.items()}
 
     def measure(
@@ -126,17 +126,17 @@ class RobustnessStudy:
         curves: Tensor | None = None,
         attacked: Net | None = None,
     ) -> Measured:
-        """Measure a batch; the network is left as it was.
+        """Measure a batch; the network is unchanged afterwards.
 
         Args:
-            net: images to logits, as it is to be used: in evaluation mode.
+            net: images to logits, in evaluation mode.
             x: images ``(N, C, H, W)``, floating point, in [0, 1].
             y: true classes, int64 ``(N,)``.
-            index: what tells an image from the others of its set, int64 ``(N,)``.
+            index: number of each image in its set, int64 ``(N,)``.
             keys: of the images, int64 ``(N,)``, from :func:`kafnets.keyed_random.image_keys`.
-            curves: bool ``(N,)``, the images that the curves and the climb of the loss are measured on; all by default.
-            attacked: what attacks and curves ask in its place, up to rounding the same but faster
-                (:class:`kafnets.fused.Fused`); ``net`` judges what the attacks find.
+            curves: bool ``(N,)``, the images on which curves and the loss along an attack are measured; all by default.
+            attacked: the network that attacks and curves use instead, equal to ``net`` up to rounding but faster
+                (:class:`kafnets.fused.Fused`); ``net`` judges the images that they find.
 
         Raises:
             ValueError: as any attack does, for images, labels or networks that can't be attacked.
@@ -152,7 +152,7 @@ class RobustnessStudy:
             run.add({"index": index, "label": y, "predicted": logits.argmax(1), "clean": clean})
             run.facts["training"] = in_training_mode(net)
             with run.timed("probes"):
-                self._probe(run)
+                self._diagnose(run)
             for name, attack in self.attacks.items():
                 with run.timed(name):
                     run.attack(name, attack, clean)
@@ -160,7 +160,7 @@ class RobustnessStudy:
                 self._curves(run, torch.ones_like(clean) if curves is None else curves)
         return Measured(PerImageResults(run.columns), run.facts | {"changed": run.changed}, run.seconds, run.worst)
 
-    def _probe(self, run: "_Run") -> None:
+    def _diagnose(self, run: "_Run") -> None:
         found = answers(run.net, run.x) | gradients(run.net, run.x, run.y, self.ball)
         run.add({f"probe/{name}": values for name, values in found.items()})
         run.facts["half"] = half_precision(run.net, run.x, run.y)
@@ -201,7 +201,7 @@ def name_attacks(attacks: Iterable[tuple[str, Attack]]) -> dict[str, Attack]:
 
 
 def check_one_ball(attacks: Iterable[Attack]) -> None:
-    """Raise ``ValueError`` unless all attacks share norm and eps > 0: a worst case over different balls is none."""
+    """Raise ``ValueError`` unless all attacks share norm and eps, and eps > 0."""
     balls = {attack.threat: str(attack) for attack in attacks}
     if len(balls) > 1:
         raise ValueError(f"all attacks must share one norm and one eps, got {'; '.join(balls.values())}")
@@ -211,7 +211,7 @@ def check_one_ball(attacks: Iterable[Attack]) -> None:
 
 @dataclass
 class _Run:
-    """One batch on its way through a study."""
+    """One batch, and what has been measured of it."""
 
     net: Net
     attacked: Net
@@ -228,7 +228,7 @@ class _Run:
         self.worst = self.x.clone()
 
     def add(self, columns: dict[str, Tensor], chosen: Tensor | None = None) -> None:
-        """Keep columns, of all images or of the ``chosen`` ones."""
+        """Add columns, of all images or of the ``chosen`` ones."""
         for name, values in columns.items():
             if chosen is not None:
                 every = torch.full((len(self.x),), torch.nan, dtype=torch.float64, device=self.x.device)
@@ -238,7 +238,7 @@ class _Run:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Keep the time of the body."""
+        """Measure the time of the body."""
         start = time.perf_counter()
         yield
         if self.x.is_cuda:
@@ -246,7 +246,7 @@ class _Run:
         self.seconds[name] = time.perf_counter() - start
 
     def attack(self, name: str, attack: Attack, clean: Tensor) -> None:
-        """Attack the network and judge what came out."""
+        """Attack the network and judge the result."""
         x_adv = attack(self.attacked, self.x, self.y, keys=self.keys)
         with torch.no_grad():
             right = is_correct(self.net(x_adv), self.y)

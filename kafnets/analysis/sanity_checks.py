@@ -1,8 +1,8 @@
-"""Signs that a robust accuracy is not what it seems: named, with their numbers and what to do about them.
+"""Checks whether a robust accuracy can be trusted, each with its numbers and advice.
 
 Most are from Athalye, Carlini, Wagner (2018, section 3.1) and Carlini et al. (2019, sections 3 to 5). Shares are judged
-by exact binomial tests and pairs of attacks by the images that one alone broke, so that few images give few alarms: a
-check complains when the data exclude its tolerance, not when the estimate exceeds it.
+by exact binomial tests, and pairs of attacks by the images that only one of them broke, so that few images give few
+false alarms: a check complains when the data exclude its tolerance, not when the estimate exceeds it.
 """
 
 from collections.abc import Mapping
@@ -19,31 +19,31 @@ from kafnets.metrics import wilson_interval
 Status: TypeAlias = Literal["pass", "warn", "fail", "not run"]
 Facts: TypeAlias = Mapping[str, set[str]]
 
-# Good gradient attacks differ by one to three points from each other on honestly trained nets, and what one kind finds
-# beyond the worst case of the others is below one: two points on top are no accident.
+# On robust nets, good gradient attacks differ from each other by one to three points, and one kind finds less than one
+# point beyond the worst case of the others: two points more are no accident.
 BEYOND = 0.02
 SIGNIFICANT = 0.05
-# A saturated loss has a zero gradient on single images of an honest net; half a per cent is where accuracies notice.
+# On a few images of a good net the loss saturates and its gradient is zero; half a per cent changes an accuracy.
 ZERO_GRADIENTS = 0.005
-# Without a perturbation budget nearly every image must fall: one per cent may be images an attack is unlucky with.
+# With unlimited perturbations nearly every image must fall; an attack may fail by chance on one per cent.
 UNBOUNDED = 0.01
-# A network that random noise in the ball fools on every tenth image was not trained for this ball.
+# A network that random noise in the ball fools on one image in ten was not trained for this ball.
 NOISE = 0.1
-# Where a gradient says something, the margin changes by what it predicts, or more; honest nets give 0.9 to 1.1.
+# Where a gradient is useful, the margin changes by what it predicts, or more; good nets give 0.9 to 1.1.
 USEFUL_GAIN, USELESS_GRADIENTS = 0.5, 0.1
-# Ten steps along the gradient raise the loss of every image but those that start at a maximum.
+# Ten steps along the gradient raise the loss of every image except those that start at a maximum.
 FLAT_LOSS = 0.02
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """The result of one check.
 
     Attributes:
         name: what should hold.
-        status: ``pass``; ``warn``, where the figure may be too high; ``fail``, where something is broken; ``not run``.
-        numbers: what was counted.
-        advice: what to do; empty where nothing needs to be done.
+        status: ``pass``; ``warn`` if the robust accuracy may be too high; ``fail`` if something is broken; ``not run``.
+        numbers: the counts that decided, as text.
+        advice: what to do; empty if nothing needs to be done.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Check:
     advice: str = ""
 
 
-def sanity_checks(outcomes: PerImageResults, facts: Facts) -> list[Check]:
+def sanity_checks(results: PerImageResults, facts: Facts) -> list[Check]:
     """Judge what :class:`~kafnets.analysis.robustness_study.RobustnessStudy` measured.
 
     Args:
-        outcomes: its columns.
+        results: its results per image.
         facts: its names of modules in training mode, operations in half precision, and changed state.
 
     Returns:
@@ -65,86 +65,94 @@ def sanity_checks(outcomes: PerImageResults, facts: Facts) -> list[Check]:
     Example:
         >>> import torch
         >>> ones = torch.ones(3)
-        >>> outcomes = PerImageResults({"index": torch.arange(3), "clean": ones, "probe/probabilities": ones})
-        >>> [check.name for check in sanity_checks(outcomes, {}) if check.status == "fail"]
+        >>> results = PerImageResults({"index": torch.arange(3), "clean": ones, "probe/probabilities": ones})
+        >>> [check.name for check in sanity_checks(results, {}) if check.status == "fail"]
         ['outputs are logits']
     """
     return [
-        _unbounded(outcomes),
-        _not_stronger("black box is not stronger than white box", outcomes, "black", MASKED),
-        _not_stronger("a single step is not stronger than many", outcomes, "single", SINGLE),
-        _not_stronger("transfer from a surrogate is not stronger than white box", outcomes, "transfer", TRANSFER),
-        _not_weaker("more steps are not weaker", outcomes, "steps"),
-        _not_weaker("more restarts are not weaker", outcomes, "restarts"),
-        _converged("more steps find nothing new", outcomes, "steps"),
-        _converged("more restarts find nothing new", outcomes, "restarts"),
-        _noise(outcomes),
-        _gradients_there(outcomes),
-        _gradients_useful(outcomes),
-        _loss_rises(outcomes),
-        _every("the same input gives the same output", outcomes, "probe/repeatable", RANDOM),
-        _every("an output does not depend on the rest of the batch", outcomes, "probe/batch_independent", BATCH),
+        _unbounded(results),
+        _not_stronger("black box is not stronger than white box", results, "black", MASKED),
+        _not_stronger("a single step is not stronger than many", results, "single", SINGLE),
+        _not_stronger("transfer from a surrogate is not stronger than white box", results, "transfer", TRANSFER),
+        _not_weaker("more steps are not weaker", results, "steps"),
+        _not_weaker("more restarts are not weaker", results, "restarts"),
+        _converged("more steps find nothing new", results, "steps"),
+        _converged("more restarts find nothing new", results, "restarts"),
+        _noise(results),
+        _gradients_there(results),
+        _gradients_useful(results),
+        _loss_rises(results),
+        _every("the same input gives the same output", results, "probe/repeatable", RANDOM),
+        _every("an output does not depend on the rest of the batch", results, "probe/batch_independent", BATCH),
         _none_of("no module is in training mode", facts, "training", "fail", "call net.eval() before measuring"),
         _none_of("the evaluation changed nothing in the network", facts, "changed", "fail", CHANGED),
-        _no_image("robust accuracy does not exceed clean", outcomes, "repaired", REPAIRED),
-        _no_image("adversarial images lie in the ball and in [0, 1]", outcomes, "outside", OUTSIDE),
-        _logits(outcomes),
+        _no_image("robust accuracy does not exceed clean", results, "repaired", REPAIRED),
+        _no_image("adversarial images lie in the ball and in [0, 1]", results, "outside", OUTSIDE),
+        _logits(results),
         _none_of("no half precision on the attacked path", facts, "half", "warn", HALF),
     ]
 
 
-STUCK = "gradients are masked, or the attack stops too early: more steps, restarts, another loss, finite differences"
+STUCK = (
+    "gradients are masked, or the attack stops too early: use more steps, more restarts, another loss, or finite "
+    "differences"
+)
 MASKED = (
     "gradients are masked: attack with a loss and a gradient that suit the network (finite differences, BPDA, EOT, a "
-    "margin loss), and believe the worst case at most"
+    "margin loss); the worst case is an upper bound at best"
 )
-SINGLE = "the iterative attack is badly set, or gradients mislead: more steps, smaller steps, a margin loss"
+SINGLE = "the iterative attack has bad settings, or gradients mislead: use more steps, smaller steps, or a margin loss"
 NOISY = (
-    "the decision boundary is nearer than the attack says: if noise does half of what the attack does, the attack is "
-    "weak; else the network was not trained for this ball"
+    "the decision boundary is nearer than the attack suggests: if noise breaks half as many images as the attack, the "
+    "attack is weak; otherwise the network was not trained for this ball"
 )
-SATURATED = "logits saturate or a layer has no slope: a margin or DLR loss, float64, BPDA, or finite differences"
-ROUGH = "the surface is rough at the scale of eps / 8: smooth it (EOT, finite differences), or attack without gradients"
-TRANSFER = "gradients are masked: a surrogate's lead further than the network's own; attack through BPDA or a surrogate"
-RANDOM = "the network draws random numbers: average gradients over them (EOT, AutoAttack 'rand'), and fix the judging"
-BATCH = "batch statistics or rounding decide: put batch norm into evaluation mode; evaluate in float32 or float64"
-CHANGED = "measure on a copy, and repair what writes: a figure of a network that changed belongs to no network"
-REPAIRED = "an attack turned wrong images right: it was given predictions or wrong labels in place of the true ones"
-OUTSIDE = "the attack leaves its ball: project it after every step, in the dtype of the images"
+SATURATED = "logits saturate or a layer has no slope: use a margin or DLR loss, float64, BPDA, or finite differences"
+ROUGH = "the loss is rough at the scale of eps / 8: smooth it (EOT, finite differences), or attack without gradients"
+TRANSFER = (
+    "gradients are masked: a surrogate's break images that the network's own do not; use BPDA or attack a surrogate"
+)
+RANDOM = (
+    "the network draws random numbers: average gradients over them (EOT, AutoAttack 'rand'), and judge images without "
+    "randomness"
+)
+BATCH = "outputs depend on batch statistics or rounding: put batch norm into evaluation mode; use float32 or float64"
+CHANGED = "measure on a copy, and find what writes to the network: these figures mix different networks"
+REPAIRED = "an attack made wrong images right: it was given predictions or wrong labels instead of the true ones"
+OUTSIDE = "the attack leaves its ball: project its images after every step, in their own dtype"
 HALF = "small gradients round to zero there: evaluate in float32, without autocast"
 
 
-def _unbounded(outcomes: PerImageResults) -> Check:
+def _unbounded(results: PerImageResults) -> Check:
     name = "an unbounded attack reaches 0 %"
-    columns = outcomes.named("eps")
+    columns = results.named("eps")
     if not columns:
         return _not_run(name)
     eps, right = list(columns.items())[-1]
-    left, total = _counts(right[outcomes["clean"] == 1])
+    left, total = _counts(right[results["clean"] == 1])
     status: Status = "pass" if left == 0 else "fail" if _exceeds(left, total, UNBOUNDED) else "warn"
     numbers = f"{_of(left, total)} images left at eps {float(eps):.4g}"
     return Check(name, status, numbers, "" if left == 0 else STUCK)
 
 
-def _not_stronger(name: str, outcomes: PerImageResults, role: str, advice: str) -> Check:
-    """The attacks of a role against the white-box ones, image by image."""
-    if not (outcomes.named(role) and outcomes.named("white")):
+def _not_stronger(name: str, results: PerImageResults, role: str, advice: str) -> Check:
+    """Compare the attacks of a role with the white-box ones, image by image."""
+    if not (results.named(role) and results.named("white")):
         return _not_run(name)
-    white, other = outcomes.worst("white") == 1, outcomes.worst(role) == 1
+    white, other = results.worst("white") == 1, results.worst(role) == 1
     alone, missed = int((white & ~other).sum()), int((other & ~white).sum())
     chance = _at_least(alone, alone + missed, 0.5)
     stronger = alone > missed and chance < SIGNIFICANT
-    beyond = _exceeds(alone, len(outcomes), BEYOND)
+    beyond = _exceeds(alone, len(results), BEYOND)
     bad = stronger or beyond
     numbers = (
-        f"broke {_of(alone, len(outcomes))} images that white-box attacks did not, they {missed} that it did not "
+        f"broke {_of(alone, len(results))} images that white-box attacks did not, they {missed} that it did not "
         f"(one-sided exact p = {chance:.2g})"
     )
     return Check(name, "warn" if bad else "pass", numbers, advice if bad else "")
 
 
-def _not_weaker(name: str, outcomes: PerImageResults, kind: str) -> Check:
-    columns = list(outcomes.named(kind).items())
+def _not_weaker(name: str, results: PerImageResults, kind: str) -> Check:
+    columns = list(results.named(kind).items())
     if len(columns) < 2:
         return _not_run(name)
     worse = []
@@ -157,8 +165,8 @@ def _not_weaker(name: str, outcomes: PerImageResults, kind: str) -> Check:
     return Check(name, "warn" if worse else "pass", numbers, advice if worse else "")
 
 
-def _converged(name: str, outcomes: PerImageResults, kind: str) -> Check:
-    columns = list(outcomes.named(kind).items())
+def _converged(name: str, results: PerImageResults, kind: str) -> Check:
+    columns = list(results.named(kind).items())
     if len(columns) < 2:
         return _not_run(name)
     (few, before), (more, after) = columns[-2:]
@@ -168,73 +176,73 @@ def _converged(name: str, outcomes: PerImageResults, kind: str) -> Check:
     return Check(name, "warn" if bad else "pass", numbers, f"not converged: use more {kind}" if bad else "")
 
 
-def _noise(outcomes: PerImageResults) -> Check:
+def _noise(results: PerImageResults) -> Check:
     name = "noise is not an attack"
-    if not outcomes.named("noise"):
+    if not results.named("noise"):
         return _not_run(name)
-    clean = outcomes["clean"] == 1
-    by_noise, total = _counts(outcomes.worst("noise")[clean] == 0)
-    by_attack = int((outcomes.worst("white")[clean] == 0).sum())
+    clean = results["clean"] == 1
+    by_noise, total = _counts(results.worst("noise")[clean] == 0)
+    by_attack = int((results.worst("white")[clean] == 0).sum())
     bad = _exceeds(by_noise, total, NOISE) or (_exceeds(by_noise, total, BEYOND) and by_noise > by_attack / 2)
     numbers = f"noise broke {_of(by_noise, total)} images that were right, white-box attacks {by_attack}"
     return Check(name, "warn" if bad else "pass", numbers, NOISY if bad else "")
 
 
-def _gradients_there(outcomes: PerImageResults) -> Check:
+def _gradients_there(results: PerImageResults) -> Check:
     name = "gradients are neither zero nor non-finite"
-    if "probe/zero_gradient" not in outcomes.columns:
+    if "probe/zero_gradient" not in results.columns:
         return _not_run(name)
-    zero, total = _counts(outcomes["probe/zero_gradient"])
-    bad, _ = _counts(outcomes["probe/nonfinite_gradient"])
+    zero, total = _counts(results["probe/zero_gradient"])
+    bad, _ = _counts(results["probe/nonfinite_gradient"])
     broken = bad > 0 or _exceeds(zero, total, 0.1)
     status: Status = "fail" if broken else "warn" if _exceeds(zero, total, ZERO_GRADIENTS) else "pass"
     numbers = f"zero on {_of(zero, total)}, non-finite on {bad}"
     return Check(name, status, numbers, "" if status == "pass" else SATURATED)
 
 
-def _gradients_useful(outcomes: PerImageResults) -> Check:
+def _gradients_useful(results: PerImageResults) -> Check:
     name = "gradients predict what a small step does"
-    if "probe/gain" not in outcomes.columns:
+    if "probe/gain" not in results.columns:
         return _not_run(name)
-    gain = outcomes["probe/gain"]
-    useless, total = int((~(gain >= USEFUL_GAIN)).sum()), len(gain)  # no prediction at all is no use either
+    gain = results["probe/gain"]
+    useless, total = int((~(gain >= USEFUL_GAIN)).sum()), len(gain)  # NaN, no predicted change, is useless too
     known = gain[~gain.isnan()]
     bad = _exceeds(useless, total, USELESS_GRADIENTS)
-    numbers = f"margin rose by less than half of it on {_of(useless, total)}; median ratio "
+    numbers = f"the margin rose by less than half of the prediction on {_of(useless, total)}; median ratio "
     numbers += f"{float(known.median()):.2f}" if len(known) else "-"
     return Check(name, "warn" if bad else "pass", numbers, ROUGH if bad else "")
 
 
-def _loss_rises(outcomes: PerImageResults) -> Check:
+def _loss_rises(results: PerImageResults) -> Check:
     name = "the loss rises along the attack"
-    losses = outcomes.named("loss")
+    losses = results.named("loss")
     if not losses:
         return _not_run(name)
-    first, last = (values[outcomes["clean"] == 1] for values in (losses["0"], list(losses.values())[-1]))
+    first, last = (values[results["clean"] == 1] for values in (losses["0"], list(losses.values())[-1]))
     measured = ~first.isnan()
     flat, total = int((~(last > first) & measured).sum()), int(measured.sum())
     bad = _exceeds(flat, total, FLAT_LOSS)
     means = " -> ".join(f"{_mean(values):.2f}" for values in (losses["0"], list(losses.values())[-1]))
-    advice = "gradients do not lead uphill: check the loss, the step size, and layers without a slope"
+    advice = "gradients do not increase the loss: check the loss, the step size, and layers without a slope"
     return Check(name, "warn" if bad else "pass", f"not on {_of(flat, total)}; mean {means}", advice if bad else "")
 
 
-def _every(name: str, outcomes: PerImageResults, column: str, advice: str) -> Check:
-    if column not in outcomes.columns:
+def _every(name: str, results: PerImageResults, column: str, advice: str) -> Check:
+    if column not in results.columns:
         return _not_run(name)
-    good, total = _counts(outcomes[column])
+    good, total = _counts(results[column])
     numbers = f"it differed on {_of(total - good, total)}"
     return Check(name, "fail" if good < total else "pass", numbers, advice if good < total else "")
 
 
-def _no_image(name: str, outcomes: PerImageResults, kind: str, advice: str) -> Check:
-    columns = outcomes.named(kind)
+def _no_image(name: str, results: PerImageResults, kind: str, advice: str) -> Check:
+    columns = results.named(kind)
     if not columns:
         return _not_run(name)
     counts = {attack.partition("/")[2]: int((values == 1).sum()) for attack, values in columns.items()}
     bad = {attack: count for attack, count in counts.items() if count}
-    numbers = "; ".join(f"{attack}: {_of(count, len(outcomes))}" for attack, count in bad.items())
-    return Check(name, "fail" if bad else "pass", numbers or "no image against it", advice if bad else "")
+    numbers = "; ".join(f"{attack}: {_of(count, len(results))}" for attack, count in bad.items())
+    return Check(name, "fail" if bad else "pass", numbers or "no image violates it", advice if bad else "")
 
 
 def _none_of(name: str, facts: Facts, kind: str, status: Status, advice: str) -> Check:
@@ -247,13 +255,13 @@ def _none_of(name: str, facts: Facts, kind: str, status: Status, advice: str) ->
     return Check(name, status, f"{', '.join(found[:3])}{more}", advice)
 
 
-def _logits(outcomes: PerImageResults) -> Check:
+def _logits(results: PerImageResults) -> Check:
     name = "outputs are logits"
-    if "probe/probabilities" not in outcomes.columns:
+    if "probe/probabilities" not in results.columns:
         return _not_run(name)
-    found, total = _counts(outcomes["probe/probabilities"])
+    found, total = _counts(results["probe/probabilities"])
     bad = 2 * found > total
-    advice = "attack the outputs before the softmax: after it, gradients of sure predictions vanish"
+    advice = "attack the outputs before the softmax: after it, the gradients of certain predictions vanish"
     numbers = f"{_of(found, total)} outputs are non-negative and sum to 1"
     return Check(name, "fail" if bad else "pass", numbers, advice if bad else "")
 
@@ -263,7 +271,7 @@ def _not_run(name: str) -> Check:
 
 
 def _exceeds(count: int, total: int, tolerance: float) -> bool:
-    """Whether a share is above its tolerance beyond chance: P(this many or more | tolerance) < 2.5 %, exact."""
+    """Whether a share is significantly above its tolerance: P(this many or more | tolerance) < 2.5 %, exact."""
     return _at_least(count, total, tolerance) < 0.025
 
 
@@ -273,7 +281,7 @@ def _at_least(count: int, total: int, chance: float) -> float:
 
 
 def _counts(values: Tensor) -> tuple[int, int]:
-    """How many are 1, and how many were measured."""
+    """The number of ones, and the number of measured values."""
     return int((values == 1).sum()), int((~values.double().isnan()).sum())
 
 

@@ -1,4 +1,4 @@
-"""Kernel activations smoothed for the eyes of an attacker."""
+"""Kernel activations that are smoothed in the backward pass of an attack."""
 
 import copy
 from collections.abc import Callable
@@ -15,8 +15,9 @@ from kafnets.activations.kernels import Gaussian
 def smoothed(layer: KAF, spread: float) -> KAF:
     """The mean of a Gaussian KAF under noise on its input, ``g_c(x) = E f_c(x + spread Z)`` with ``Z ~ N(0, 1)``.
 
-    Exactly again a sum over Gaussians: a normal density blurs ``exp(-gamma t^2)`` into ``r exp(-gamma r^2 t^2)`` with
-    ``r = 1 / sqrt(1 + 2 gamma spread^2)``. Where f and its slope are zero, beyond the dictionary, g still leads back.
+    It is again a sum over Gaussians: a normal density blurs ``exp(-gamma t^2)`` into ``r exp(-gamma r^2 t^2)`` with
+    ``r = 1 / sqrt(1 + 2 gamma spread^2)``. Beyond the dictionary, where f and its slope are zero, the slope of g
+    is not.
 
     Args:
         layer: a KAF with Gaussian kernels, left as it is.
@@ -26,7 +27,7 @@ def smoothed(layer: KAF, spread: float) -> KAF:
         A KAF without trainable parameters.
 
     Raises:
-        TypeError: if the layer's kernel is another.
+        TypeError: if the layer has another kernel.
         ValueError: if ``spread`` is negative or not finite.
 
     Example:
@@ -50,16 +51,16 @@ def smoothed(layer: KAF, spread: float) -> KAF:
 
 @dataclass(frozen=True)
 class SmoothTails:
-    """For :class:`kafnets.attacks.bpda.BPDA`: KAFs with Gaussian kernels, differentiated with live tails.
+    """For :class:`kafnets.attacks.bpda.BPDA`: KAFs with Gaussian kernels, differentiated with tails that are not flat.
 
-    Beyond the dictionary, where a KAF soon is zero and so is its gradient, the slope is that of :func:`smoothed`;
-    between the outermost points it stays exact, since there smoothing only blurs what an attack follows: with every
-    slope smoothed by a spread of 1, PGD-50 left 47 of 100 images of the thesis's KAF network right, with exact ones 39.
+    Beyond the dictionary, where a KAF and its gradient soon are zero, the slope is that of :func:`smoothed`; between
+    the outermost points it is exact, since smoothing there makes attacks weaker: with every slope smoothed by a spread
+    of 1, PGD-50 left 47 of 100 images of the thesis's KAF network right, with exact slopes 39.
 
     It is a check, not a stronger attack: on the three KAF networks tried (the thesis's KAF and KAF_Free, and a KafVGG
-    whose last layer has 61 % of its inputs beyond the dictionary) it found no image of 100 that PGD-50 had not, at
-    spreads of 0.3 to 10: their tails mask nothing. Where all inputs lie so far out that slopes are 0 in float32, PGD is
-    blind and this is not; a test has such a network.
+    whose last layer has 61 % of its inputs beyond the dictionary) it fooled none of 100 images that PGD-50 had not, at
+    spreads of 0.3 to 10: their tails mask nothing. Where all inputs lie so far out that slopes are 0 in float32, PGD
+    fails and this does not; a test has such a network.
 
     Args:
         spread: standard deviation of the smoothing, >= 0, in units of a KAF's input.
@@ -73,7 +74,7 @@ class SmoothTails:
     spread: float = 1.0
 
     def __call__(self, net: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
-        """What replaces which module in the backward pass."""
+        """The substitute of each module in the backward pass."""
         kafs = [m for m in net.modules() if isinstance(m, KAF) and type(m.kernel) is Gaussian]
         return {layer: partial(_with_live_tails, layer, smoothed(layer, self.spread)) for layer in kafs}
 

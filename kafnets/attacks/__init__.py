@@ -1,4 +1,4 @@
-"""Attacks: ``attack(net, x, y) -> x_adv`` for any callable ``net`` that returns logits."""
+"""Attacks on any callable ``net`` that returns logits: ``attack(net, x, y)`` or ``attack.craft(net, x, y)``."""
 
 from kafnets.attacks.apgd import APGD
 from kafnets.attacks.apgd_targeted import APGDT

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kafnets.attacks.apgd_ascent import Phase, way_up
-from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_look_due
+from kafnets.attacks.apgd_ascent import Phase, climb_for
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_sync_due
 from kafnets.attacks.gradient_estimators import GradientEstimator
 from kafnets.attacks.worst_case import WorstCase
 from kafnets.logits import is_correct
@@ -17,19 +17,18 @@ from kafnets.threat import Norm, ThreatModel
 class APGD(Attack):
     """Projected gradient ascent that needs no step size (Croce and Hein 2020, algorithm 1).
 
-    From a random start, ``z = project(x_t + eta direction(grad))``,
-    ``x_{t+1} = project(x_t + 0.75 (z - x_t) + 0.25 (x_t - x_{t-1}))``, the first step without momentum, ``eta = 2
-    eps``. At the
-    :func:`~kafnets.attacks.apgd_self._climb.checkpoints`, an image whose loss rose in at most 0.75 of the steps
-    since the last one, or whose eta was not halved then and whose best loss is the same, goes on from its best point
-    with half of eta.
+    From a random start, with ``eta = 2 eps`` and the first step without momentum,
+    ``z = project(x_t + eta direction(grad))``, ``x_{t+1} = project(x_t + 0.75 (z - x_t) + 0.25 (x_t - x_{t-1}))``.
+    At the :func:`~kafnets.attacks.apgd_ascent.checkpoints`, an image whose loss rose in at most 0.75 of the steps since
+    the last one, or whose eta was not halved then and whose best loss is the same, continues from its best point with
+    half of eta.
 
     In :class:`~kafnets.threat.l1.L1` another algorithm (Croce and Hein 2021, arXiv 2103.01208): steps along few
     pixels, without momentum, first within 3 eps, then 2 eps, then eps. See
-    :class:`~kafnets.attacks.apgd_self._climb.SparseClimb`.
+    :class:`~kafnets.attacks.apgd_ascent.SparseClimb`.
 
-    Each image keeps its own eta. In evaluation success counts at any iterate; otherwise, and for an image that
-    withstands, the iterate of the largest loss is returned.
+    Each image has its own eta. A misclassified iterate is returned if there was any, otherwise the iterate of the
+    largest loss.
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
@@ -61,9 +60,9 @@ class APGD(Attack):
         super().__init__(eps=eps, norm=norm, restarts=restarts, loss=loss, estimator=estimator)
         self.steps = at_least_one("steps", steps)
 
-    def _face(self, threat: ThreatModel) -> None:
-        super()._face(threat)
-        self._climb = way_up(self.norm)
+    def _set_threat(self, threat: ThreatModel) -> None:
+        super()._set_threat(threat)
+        self._climb = climb_for(self.norm)
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One ascent from one start."""
@@ -79,7 +78,7 @@ class APGD(Attack):
         """One ascent of any loss of logits and ``labels``, of which the first are the true classes.
 
         Returns:
-            the worst image met: a misclassified one if there was any, otherwise the one of the largest loss.
+            The worst image found: a misclassified one if there was any, otherwise the one of the largest loss.
         """
         phases = self._climb.phases(self.eps, self.steps)
         at, first = self._climb.start(self.norm, x, phases[0].eps, keys), 0
@@ -101,20 +100,20 @@ class APGD(Attack):
         *,
         early_stop: bool,
     ) -> tuple[Tensor, Tensor]:
-        """The worst images met, and those of the largest loss among the images that were searched to the end.
+        """The worst images found, and the points of the largest loss of those images that were searched to the end.
 
-        ``first`` is the number of the first estimate: what is random about estimates differs from one to the next.
+        ``first`` is the number of the first estimate, from which a random estimator draws its numbers.
         """
         grad, logits, value = self.estimate(net, loss, start, labels, keys, first)
         climb = self._climb.begin(self.norm, phase.eps, x, keys, start, grad, value)
         worst, reconsider = WorstCase(start, is_correct(logits, labels[0]), value), self._climb.checkpoints(phase.steps)
         for step in range(1, phase.steps + 1):
-            if early_stop and is_look_due(step - 1, x.device):
-                standing = worst.correct[climb.index].nonzero().flatten()
-                if len(standing) < len(climb.index):
-                    climb.keep(standing)
-                    labels = tuple(label[standing] for label in labels)
-                if len(standing) == 0:
+            if early_stop and is_sync_due(step - 1, x.device):
+                remaining = worst.correct[climb.index].nonzero().flatten()
+                if len(remaining) < len(climb.index):
+                    climb.keep(remaining)
+                    labels = tuple(label[remaining] for label in labels)
+                if len(remaining) == 0:
                     break
             climb.move()
             climb.grad, logits, value = self.estimate(net, loss, climb.at, labels, climb.keys, first + step)

@@ -1,4 +1,4 @@
-"""The two ways up of Auto-PGD: with momentum and halved steps, or along few pixels at a time."""
+"""The two ascents of Auto-PGD: with momentum and halved steps, or along few pixels at a time."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ def checkpoints(steps: int) -> list[int]:
         >>> checkpoints(100)
         [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    before, at, found = 0, 22, []  # in hundredths, which add up exactly
+    before, at, found = 0, 22, []  # in hundredths, whose sums are exact
     while at <= 100:
         found.append(-(-at * steps // 100))
         before, at = at, at + max(at - before - 3, 6)
@@ -43,15 +43,15 @@ class Phase:
 
 @dataclass
 class Climb(ABC):
-    """One phase of an ascent: of each image that is still searched what is kept, in tensors of one row an image.
+    """One phase of an ascent: tensors with one row per image that is still searched.
 
     Attributes:
         norm, eps: the ball.
         index: int64 ``(n,)``, the numbers of the images in the batch.
         x: the images ``(n, ...)``.
         keys: int64 ``(n,)``.
-        at, grad: where the ascent is, and the gradient there.
-        best, best_grad, best_loss: the same, and the loss ``(n,)``, where that was largest.
+        at, grad: the present point and its gradient.
+        best, best_grad, best_loss: the point of the largest loss, its gradient and that loss ``(n,)``.
         step_size: ``(n,)``.
     """
 
@@ -73,7 +73,7 @@ class Climb(ABC):
     @classmethod
     @abstractmethod
     def phases(cls, eps: float, steps: int) -> list[Phase]:
-        """What an ascent of ``steps`` steps in all goes through; the last in the ball of radius ``eps``."""
+        """The phases of an ascent of ``steps`` steps in all; the last is in the ball of radius ``eps``."""
 
     @classmethod
     @abstractmethod
@@ -88,7 +88,7 @@ class Climb(ABC):
     @classmethod
     @abstractmethod
     def begin(cls, norm: Norm, eps: float, x: Tensor, keys: Tensor, at: Tensor, grad: Tensor, loss: Tensor) -> Self:
-        """A phase that begins at some images, with their gradients and losses."""
+        """A phase that begins at ``at``, with the gradient and the loss there."""
 
     @abstractmethod
     def move(self) -> None:
@@ -96,17 +96,17 @@ class Climb(ABC):
 
     @abstractmethod
     def reconsider(self) -> None:
-        """Adapt the steps to how the last ones went."""
+        """Adapt the next steps to the progress since the last checkpoint."""
 
     def note(self, loss: Tensor) -> None:
-        """Remember where the loss was largest."""
+        """Keep the point where the loss is largest."""
         better = loss > self.best_loss
         self.best = torch.where(per_image(better, self.x), self.at, self.best)
         self.best_grad = torch.where(per_image(better, self.x), self.grad, self.best_grad)
         self.best_loss = torch.where(better, loss, self.best_loss)
 
     def keep(self, chosen: Tensor) -> None:
-        """Forget all images but some, int64."""
+        """Drop all images except those of these numbers, int64."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
@@ -132,7 +132,7 @@ class MomentumClimb(Climb):
 
     @classmethod
     def phases(cls, eps: float, steps: int) -> list[Phase]:
-        """One."""
+        """A single one."""
         return [Phase(eps, steps)]
 
     @classmethod
@@ -142,12 +142,12 @@ class MomentumClimb(Climb):
 
     @staticmethod
     def checkpoints(steps: int) -> set[int]:
-        """Closer and closer: see :func:`checkpoints`."""
+        """At shrinking distances, see :func:`checkpoints`."""
         return set(checkpoints(steps))
 
     @classmethod
     def begin(cls, norm: Norm, eps: float, x: Tensor, keys: Tensor, at: Tensor, grad: Tensor, loss: Tensor) -> Self:
-        """With steps of 2 eps; the first without momentum."""
+        """Steps of 2 eps at first; no momentum in the first step."""
         return cls(
             norm=norm,
             eps=eps,
@@ -177,13 +177,16 @@ class MomentumClimb(Climb):
         self.momentum = MOMENTUM
 
     def note(self, loss: Tensor) -> None:
-        """Count the rises too."""
+        """Also count the steps in which the loss rose."""
         self.rises = self.rises + (loss > self.loss)
         self.loss, self.since = loss, self.since + 1
         super().note(loss)
 
     def reconsider(self) -> None:
-        """Halve the step where too few rose, or where nothing came of it although it was not halved before."""
+        """Halve the step where the loss rose too rarely.
+
+        Also where the best loss is that of the last checkpoint although the step was not halved there.
+        """
         stalled = ~self.halved & (self.best_loss <= self.checked_loss)
         # the paper's inequality is strict; the authors' code, which the published figures come from, is not
         self.halved = (self.rises <= RHO * self.since) | stalled
@@ -197,8 +200,8 @@ class SparseClimb(Climb):
     """Steps along the largest entries of the gradient alone (Croce and Hein 2021, arXiv 2103.01208, algorithm 1).
 
     A step moves two thirds as many pixels as the best point so far differs in from the image, all by the same amount.
-    Where that became sparser by more than 5 % since the last checkpoint, the ascent goes on from there with the
-    largest step, eps; elsewhere the step shrinks by 1.5, down to eps / 10.
+    Where that became sparser by more than 5 % since the last checkpoint, the ascent continues from that point with
+    the largest step, eps; elsewhere the step shrinks by 1.5, down to eps / 10.
 
     Attributes:
         changed: int64 ``(n,)``, in how many entries the best point differed from the image at the last checkpoint.
@@ -231,7 +234,7 @@ class SparseClimb(Climb):
 
     @classmethod
     def begin(cls, norm: Norm, eps: float, x: Tensor, keys: Tensor, at: Tensor, grad: Tensor, loss: Tensor) -> Self:
-        """With steps of eps."""
+        """Steps of eps at first."""
         return cls(
             norm=norm,
             eps=eps,
@@ -253,7 +256,7 @@ class SparseClimb(Climb):
         self.at = self._project(self.at + per_image(self.step_size, self.x) * direction)
 
     def reconsider(self) -> None:
-        """Adapt sparsity and step to the best point."""
+        """Adapt the sparsity and the step to the best point."""
         changed = _changed(self.best, self.x)
         sparser = 20 * changed < 19 * self.changed
         step_size = (self.step_size / 1.5).clamp_min(self.eps / 10)
@@ -263,18 +266,18 @@ class SparseClimb(Climb):
 
 
 @singledispatch
-def way_up(norm: Norm) -> type[Climb]:
-    """How APGD climbs the ball of a norm; ``way_up.register`` adds others.
+def climb_for(norm: Norm) -> type[Climb]:
+    """The ascent of APGD in the ball of a norm; ``climb_for.register`` adds others.
 
     Example:
         >>> from kafnets.threat import L2
-        >>> way_up(L2()).__name__, way_up(L1()).__name__
+        >>> climb_for(L2()).__name__, climb_for(L1()).__name__
         ('MomentumClimb', 'SparseClimb')
     """
     return MomentumClimb
 
 
-@way_up.register
+@climb_for.register
 def _(norm: L1) -> type[Climb]:
     return SparseClimb
 

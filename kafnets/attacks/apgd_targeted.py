@@ -21,21 +21,20 @@ TargetedLoss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 class APGDT(APGD):
     """APGD towards each of the most likely wrong classes in turn (Croce and Hein 2020, section 4.1).
 
-    The classes are ordered by the logits of the image itself. Whatever class an image ends in counts, as long as it is
-    not the true one; in evaluation it meets no further target then. Images that withstand are compared by their
-    margin.
+    The classes are ordered by the logits of the image itself. An image may end in any class other than the true one; in
+    evaluation it then leaves the search. Images that are still classified correctly are compared by their margin.
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
         steps: gradient steps per start and target, >= 1.
-        targets: wrong classes tried, >= 1; all of them where there are fewer.
+        targets: wrong classes to try, >= 1; all of them where there are fewer.
         targeted_loss: what to maximise, ``(logits (N, classes), y (N,), target (N,)) -> (N,)``. The default,
             :func:`~kafnets.losses.targeted_dlr`, needs four classes.
         restarts, norm, estimator: see :class:`~kafnets.attacks.apgd.APGD`.
 
     Example:
         >>> x, y = torch.full((1, 4), 0.5), torch.tensor([0])
-        >>> net = lambda x: x @ torch.diag(torch.tensor([1.2, 1.0, 0.5, 0.1]))  # only the second class is in reach
+        >>> net = lambda x: x @ torch.diag(torch.tensor([1.2, 1.0, 0.5, 0.1]))  # only the second class is within reach
         >>> x_adv = APGDT(eps=0.1, steps=10, targets=2)(net, x, y, keys=torch.tensor([0]))
         >>> net(x_adv).argmax(1)
         tensor([1])
@@ -68,7 +67,7 @@ class APGDT(APGD):
         logits = self._answers(net, x)
         worst = WorstCase(x, is_correct(logits, y), self.loss(logits, y))
         for number, target in enumerate(likely_wrong_classes(logits, y, self.targets).T):
-            left = worst.standing() if early_stop else torch.arange(len(x), device=x.device)
+            left = worst.still_correct() if early_stop else torch.arange(len(x), device=x.device)
             if len(left) == 0:
                 break
             labels = (y[left], target[left])

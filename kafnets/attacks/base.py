@@ -1,4 +1,4 @@
-"""The contract every attack keeps, and the loop over restarts that keeps it."""
+"""The base class of attacks, with the loop over restarts."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ __all__ = [
     "at_least_one",
     "check_classes",
     "check_images",
-    "is_look_due",
+    "is_sync_due",
     "keys_for",
     "positive_and_finite",
 ]
@@ -45,55 +45,55 @@ def positive_and_finite(name: str, value: float, hint: str = "") -> float:
     return value
 
 
-# On a GPU the processor runs ahead, and reading a value there makes it wait for all it has asked for.
-STEPS_BETWEEN_LOOKS = {"cuda": 8}
+# Reading a value from a GPU makes the CPU wait until all queued operations are done.
+STEPS_BETWEEN_SYNCS = {"cuda": 8}
 
 
-def is_look_due(step: int, device: torch.device) -> bool:
-    """Whether a step of an attack, counted from 0, is one at which to read which images are left.
+def is_sync_due(step: int, device: torch.device) -> bool:
+    """Whether an attack should read from the device, at this step from 0, which images are still classified correctly.
 
-    Every step, where that costs nothing; every eighth on a GPU.
+    At every step on a CPU; at every eighth on a GPU.
 
     Example:
-        >>> [step for step in range(17) if is_look_due(step, torch.device("cuda"))]
+        >>> [step for step in range(17) if is_sync_due(step, torch.device("cuda"))]
         [0, 8, 16]
     """
-    return step % STEPS_BETWEEN_LOOKS.get(device.type, 1) == 0
+    return step % STEPS_BETWEEN_SYNCS.get(device.type, 1) == 0
 
 
 class Attack(Described, ABC):
-    """Search for the image within eps that a classifier gets wrong.
+    """Search for an image within eps that a classifier gets wrong.
 
     There are two ways to use an attack, and the caller chooses by the call, not by a setting:
 
-    - ``attack(net, x, y)`` evaluates. The network is attacked in evaluation mode. Each image keeps the worst case over
-      all restarts: a misclassified one if there was any, otherwise the one of the largest loss. An image that is
-      misclassified without a perturbation counts as found and leaves the search, as does every image once it is
-      misclassified. More restarts never find less.
-    - ``attack.craft(net, x, y)`` makes images to train on: one start, and every image goes through every step.
+    - ``attack(net, x, y)`` evaluates. The network is attacked in evaluation mode. Each image keeps the worst result of
+      all restarts: a misclassified one if there was any, otherwise the one of the largest loss. An image leaves the
+      search once it is misclassified; one that is misclassified without a perturbation is returned as it is. More
+      restarts never find fewer errors.
+    - ``attack.craft(net, x, y)`` makes images to train on: one start per image, and every image takes every step.
 
     Both return images in the eps-ball around ``x`` and in [0, 1] exactly, in the dtype of ``x``; ``y`` are the true
-    classes; the network comes back as it was: modes, buffers, ``.grad`` and ``requires_grad``.
+    classes; the network is unchanged afterwards: modes, buffers, ``.grad`` and ``requires_grad``.
 
     A subclass implements :meth:`run`, one attempt from one start.
 
     Args:
-        eps: radius of the ball in input units, a number or ``"8/255"``. Left out, it is that of the threat model of the
-            run (:meth:`within`), and 8/255 outside a run.
-        norm: the ball. Left out, it is that of the threat model of the run, and :class:`~kafnets.threat.Linf` outside.
+        eps: radius of the ball in input units, a number or ``"8/255"``; None for that of the threat model of the run
+            (:meth:`within`), or 8/255 outside a run.
+        norm: norm of the ball; None for that of the threat model of the run, or :class:`~kafnets.threat.Linf` outside.
         restarts: attempts per image, >= 1.
         loss: what to maximise, ``(logits (N, classes), y (N,)) -> (N,)``. It is summed over the batch, never averaged.
-        estimator: where gradients come from; exact ones by default.
+        estimator: how gradients are computed; exactly by default.
 
     Raises:
         ValueError: if a setting is out of its range, or (when called) if images are not finite or leave [0, 1], if
             labels or keys do not fit, if ``net`` does not return ``(N, classes)``, or if, in evaluation, the gradient
-            at an image it still gets right is not finite.
+            at an image that is classified correctly is not finite.
     """
 
     default_threat: ClassVar[ThreatModel] = ThreatModel()
-    soft_targets: ClassVar[bool] = False  # whether craft() also takes (N, classes) in place of classes
-    unsaid: ClassVar[tuple[str, ...]] = ("eps", "norm")  # the name says the ball in any case
+    soft_targets: ClassVar[bool] = False  # whether craft() also takes targets (N, classes)
+    unsaid: ClassVar[tuple[str, ...]] = ("eps", "norm")  # the name contains the threat model in any case
 
     threat: ThreatModel
     estimator: GradientEstimator
@@ -111,7 +111,7 @@ class Attack(Described, ABC):
         self.restarts = at_least_one("restarts", restarts)
         self.loss = loss
         self._estimator = estimator or Autograd()
-        self._face(self._filled(self.default_threat))
+        self._set_threat(self._filled(self.default_threat))
 
     @property
     def norm(self) -> Norm:
@@ -124,7 +124,7 @@ class Attack(Described, ABC):
         return self.threat.eps
 
     def within(self, threat: ThreatModel) -> Self:
-        """This attack in the threat model of a run, from which it takes the norm and the eps that it was built without.
+        """A copy of this attack in the threat model of a run, which fills in norm and eps where none was given.
 
         Raises:
             ValueError: if the attack is not defined for such a ball.
@@ -135,15 +135,15 @@ class Attack(Described, ABC):
             PGD-5-1 Linf eps 4/255
         """
         bound = copy.copy(self)
-        bound._face(self._filled(threat))
+        bound._set_threat(self._filled(threat))
         return bound
 
     def _filled(self, threat: ThreatModel) -> ThreatModel:
         eps = threat.eps if self._own_eps is None else self._own_eps
         return ThreatModel(self._own_norm or threat.norm, eps)
 
-    def _face(self, threat: ThreatModel) -> None:
-        """Take a threat model and all that follows from it."""
+    def _set_threat(self, threat: ThreatModel) -> None:
+        """Set the threat model and all that follows from it."""
         self.threat = threat
         self.estimator = self._estimator.within(threat)
 
@@ -154,8 +154,8 @@ class Attack(Described, ABC):
             net: images to logits; a module, or any callable.
             x: images ``(N, C, H, W)``, floating point, in [0, 1].
             y: true classes, int64 ``(N,)``.
-            keys: int64 ``(N,)`` from :func:`kafnets.keyed_random.image_keys`; what the random numbers of each image
-                are drawn from. Without them they follow ``torch.manual_seed``.
+            keys: int64 ``(N,)`` from :func:`kafnets.keyed_random.image_keys`, the seed of each image's random numbers.
+                None for seeds that follow ``torch.manual_seed``.
 
         Returns:
             ``x_adv``, of the shape, dtype and device of ``x``.
@@ -172,21 +172,21 @@ class Attack(Described, ABC):
     def craft(
         self, net: Net, x: Tensor, target: Tensor, *, keys: Tensor | None = None, eval_mode: bool = False
     ) -> Tensor:
-        """Perturb a batch to train on it: one start, and every image goes through every step.
+        """Perturb a batch to train on it: one start per image, and every image takes every step.
 
         Args:
             net, x, keys: as when called.
-            target: true classes, int64 ``(N,)``; where the attack has ``soft_targets``, also what else its loss
-                compares logits with, floating point ``(N, classes)``.
+            target: true classes, int64 ``(N,)``; if the attack has ``soft_targets``, also any other targets of its
+                loss, floating point ``(N, classes)``.
             eval_mode: True attacks the network in evaluation mode. False leaves every module in the mode it is in: in
-                a training step, batch norm normalises by the batch and dropout drops. Running statistics are put back
-                afterwards in either case.
+                a training step, batch norm uses the statistics of the batch and dropout is active. Running statistics
+                are restored afterwards in either case.
 
         Returns:
             Images of the shape, dtype and device of ``x``.
 
         Raises:
-            ValueError: as when called; also for more than one restart, of which training has no use.
+            ValueError: as when called; also for more than one restart.
         """
         if self.restarts > 1:
             raise ValueError(f"{self}: training takes one start per image, got restarts={self.restarts}; leave it out")
@@ -203,7 +203,7 @@ class Attack(Described, ABC):
 
     @abstractmethod
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
-        """One attempt: images of the ball around ``x``, one per image; arguments as in :meth:`__call__`.
+        """One attempt: returns an image in the ball around each of ``x``; arguments as in :meth:`__call__`.
 
         ``early_stop``: images leave the search once they are misclassified.
         """
@@ -223,7 +223,7 @@ class Attack(Described, ABC):
         """
         found = self.estimator(net, loss, x_adv, labels, keys, step)
         if isinstance(net, EvaluatedNet):
-            net.watch(found, labels[0], look=is_look_due(step, x_adv.device))
+            net.watch(found, labels[0], refuse_now=is_sync_due(step, x_adv.device))
         return found
 
     def check_classes(self, classes: int) -> None:
@@ -231,19 +231,18 @@ class Attack(Described, ABC):
         needed = max(getattr(loss, "fewest_classes", 2) for loss in self._losses())
         if classes < needed:
             raise ValueError(
-                f"{self} needs {needed} classes or more, the network has {classes}; leave it out, and take APGD with "
-                "loss=margin"
+                f"{self} needs {needed} classes or more, the network has {classes}; use APGD with loss=margin instead"
             )
 
     def _losses(self) -> tuple[Callable[..., Tensor], ...]:
         return (self.loss,)
 
     def passes(self) -> int:
-        """Forward and backward passes per image at most, roughly, a backward one counted as two: for estimates."""
+        """Roughly the most forward and backward passes per image, a backward pass counted as two."""
         return 3 * self.restarts
 
     def settings(self) -> dict[str, Any]:
-        """What a report must say of this attack: JSON-ready names and values."""
+        """The settings for a report: names and values that JSON can store."""
         names = [name for name in arguments_of(type(self)) if name not in ("eps", "norm")]
         values = {name: _json_ready(getattr(self, name)) for name in names if hasattr(self, name)}
         return {"attack": type(self).__name__, "norm": type(self.norm).__name__, "eps": self.eps, **values}
@@ -260,10 +259,10 @@ class Attack(Described, ABC):
     def _worst_of_restarts(self, net: EvaluatedNet, x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
         worst, restart = WorstCase(x, *self._judge(net, x, y)), 0
         while restart < self.restarts:
-            left = worst.standing()
+            left = worst.still_correct()
             if len(left) == 0:
                 break
-            attempts = range(restart, min(restart + self._together(len(x), len(left)), self.restarts))
+            attempts = range(restart, min(restart + self._attempts_at_once(len(x), len(left)), self.restarts))
             again = left.repeat(len(attempts))
             starts = torch.cat([image_keys(keys[left], attempt) for attempt in attempts])
             found = self.run(net, x[again], y[again], starts, early_stop=True)
@@ -272,18 +271,18 @@ class Attack(Described, ABC):
                 raise ValueError(f"{self}: an attempt returned images that are not finite")
             judged = (found, *self._judge(net, found, y[again]))
             for attempt in zip(*(rows.split(len(left)) for rows in judged), strict=True):
-                # in turn: an image that the attempt before has fooled would not have met this one
+                # in order: an image that one attempt has fooled takes no part in the next
                 open_rows = worst.correct[left].nonzero().flatten()
                 worst.update(left[open_rows], *(rows[open_rows] for rows in attempt))
             restart = attempts.stop
         return worst.images
 
-    def _together(self, room: int, images: int) -> int:
-        """How many attempts of some images fill a batch: small batches leave the device idle."""
-        return max(room // images, 1)
+    def _attempts_at_once(self, batch_size: int, images: int) -> int:
+        """How many attempts on some images fit into one batch: small batches leave the device idle."""
+        return max(batch_size // images, 1)
 
     def _judge(self, net: Net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Which images are classified correctly, and the loss of each."""
+        """Whether each image is classified correctly, and its loss."""
         logits = self._answers(net, x)
         return is_correct(logits, y), self.loss(logits, y)
 
@@ -319,7 +318,7 @@ def check_classes(x: Tensor, y: Tensor) -> None:
 
 
 def keys_for(x: Tensor, keys: Tensor | None) -> Tensor:
-    """``keys``, one per image; where there are none, keys that follow ``torch.manual_seed``."""
+    """``keys``, checked to be one per image; if None, keys that follow ``torch.manual_seed``."""
     if keys is None:
         return torch.randint(2**62, (len(x),)).to(x.device)
     if keys.shape != x.shape[:1]:

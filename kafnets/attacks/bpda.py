@@ -1,4 +1,4 @@
-"""Backward passes that are not those of the forward pass."""
+"""Attacks in which the backward passes of some modules are replaced."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +16,15 @@ Substitutes: TypeAlias = Mapping[nn.Module, Callable[[Tensor], Tensor]]
 
 @contextmanager
 def replaced_backward(substitutes: Substitutes) -> Iterator[None]:
-    """Inside, some modules answer as ever, but are differentiated as if they were other functions.
+    """Inside, some modules return the same outputs, but are differentiated as if they were other functions.
 
     ``y = f(x)`` and ``dy/dx := dg/dx`` at ``x``, for the module f and its substitute g: the backward pass
-    differentiable approximation of Athalye, Carlini, Wagner 2018 (arXiv 1802.00420, section 4.1). On the way out, also
-    after an exception, the network is as it was. A compiled network runs uncompiled inside.
+    differentiable approximation of Athalye, Carlini, Wagner 2018 (arXiv 1802.00420, section 4.1). Afterwards,
+    also after an exception, the network is as before. A compiled network runs uncompiled inside.
 
     Args:
-        substitutes: for each module g, of the shape of the module's output; it sees the module's first argument. To
-            build on the module itself call its ``forward``: a call of the module would be replaced again.
+        substitutes: g for each module, a function of the module's first argument that returns the shape of its
+            output. A substitute that uses the module must call its ``forward``: calling the module would recurse.
 
     Raises:
         ValueError: (in a forward pass) if module and substitute differ in shape, or the module returns no tensor.
@@ -39,7 +39,7 @@ def replaced_backward(substitutes: Substitutes) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module, substitute in substitutes.items():
-            # first of the hooks: those of others see what the network goes on with
+            # before other hooks, which then see the replaced output
             stack.callback(module.register_forward_hook(_replacing(substitute), prepend=True).remove)
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled graph does not see new hooks
         yield
@@ -48,16 +48,15 @@ def replaced_backward(substitutes: Substitutes) -> Iterator[None]:
 class BPDA(Attack):
     """Run an attack with the backward passes of some modules replaced; see :func:`replaced_backward`.
 
-    What it finds is judged on the network itself, whose answers never change. Use it where a module's own gradient
-    says nothing: a quantiser, or an activation with flat tails
-    (:class:`kafnets.analysis.smooth_kafs.SmoothTails`).
+    Images are judged on the network itself, whose outputs do not change. Use it where a module's own gradient is
+    useless: a quantiser, or an activation with flat tails (:class:`kafnets.analysis.smooth_kafs.SmoothTails`).
 
     Args:
-        attack: what to run; decides eps, norm, restarts and the rest.
-        substitutes: from the network to what replaces which of its modules.
+        attack: the attack to run; decides eps, norm, restarts and the rest.
+        substitutes: maps the network to the substitutes of its modules.
 
     Raises:
-        ValueError: (when called) if ``substitutes`` finds nothing to replace.
+        ValueError: (when called) if ``substitutes`` returns none.
         TypeError: (when called) if the network is a plain function, which has no modules.
 
     Example:
@@ -80,7 +79,7 @@ class BPDA(Attack):
         """The attack in the threat model of a run, with the same substitutes."""
         bound = copy.copy(self)
         bound.attack = self.attack.within(threat)
-        bound._face(bound.attack.threat)
+        bound._set_threat(bound.attack.threat)
         return bound
 
     def __call__(self, net: Net, x: Tensor, y: Tensor, *, keys: Tensor | None = None) -> Tensor:
@@ -99,7 +98,7 @@ class BPDA(Attack):
     def _replaced(self, net: Net) -> Iterator[None]:
         if not isinstance(net, nn.Module):
             raise TypeError(f"BPDA replaces modules, so it takes a torch.nn.Module, got {type(net).__name__}")
-        with torch.inference_mode(False):  # what is copied of the network must be differentiable through
+        with torch.inference_mode(False):  # copies of modules must not be inference tensors
             substitutes = self.substitutes(net)
         if not substitutes:
             raise ValueError(f"{self.substitutes!r} found no module to replace in {type(net).__name__}")
@@ -115,15 +114,15 @@ class BPDA(Attack):
         return self.attack.passes()
 
     def settings(self) -> dict[str, Any]:
-        """Those of the attack, under ``attack_with_substitutes``, and what is replaced."""
-        # a function's repr holds an address, by which no later process would know it again
+        """Those of the attack, under ``attack_with_substitutes``, and the name of the substitutes."""
+        # the repr of a function contains an address, which differs in every process
         substitutes = getattr(self.substitutes, "__qualname__", repr(self.substitutes))
         rest = {"substitutes": substitutes, "attack_with_substitutes": self.attack.settings()}
         return {**super().settings(), "attack": type(self).__name__, **rest}
 
 
 class _Replace(torch.autograd.Function):
-    """The value of one tensor, the gradient to another."""
+    """Returns the value of one tensor and passes the gradient to another."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradient_to: Tensor) -> Tensor:

@@ -20,9 +20,8 @@ class CW(MinimumNorm):
 
     ``min_w ||x_w - x||^2 + c max(z_y - max_{j != y} z_j + confidence, 0)`` with ``x_w = (tanh(w) + 1) / 2``, which
     never leaves the box, by Adam; c by ``search_steps`` of a binary search, per image: times 10 until an error is
-    found, then halving the interval. The authors' code ends a minimisation when the batch's loss stalls; here that
-    would have to be each image's, which saves a fifth of the time and finds up to 15 % less near errors, so it is not
-    done.
+    found, then halving the interval. The authors' code ends a minimisation when the loss of the batch stalls.
+    Done per image, that saves a fifth of the time but finds errors up to 15 % further away, so it is not done here.
 
     Args:
         eps: radius of the L2 ball in input units; 0.5 outside a run.
@@ -30,7 +29,7 @@ class CW(MinimumNorm):
         search_steps: values of c, >= 1.
         step_size: Adam's learning rate, in units of w, > 0.
         first_constant: the first c, > 0.
-        confidence: the margin of logits an error must have, >= 0; more carries over to other networks better.
+        confidence: the margin of logits that an error must have, >= 0; a larger one transfers better to other networks.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -65,13 +64,13 @@ class CW(MinimumNorm):
             raise ValueError(f"confidence must be >= 0 and finite, got {confidence:g}; the default is 0")
         self.step_size, self.first_constant, self.confidence = step_size, first_constant, confidence
 
-    def _face(self, threat: ThreatModel) -> None:
+    def _set_threat(self, threat: ThreatModel) -> None:
         if not isinstance(threat.norm, L2):
             raise ValueError(f"CW minimises an L2 distance and can't attack within {threat}; leave CW out")
-        super()._face(threat)
+        super()._set_threat(threat)
 
     def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
-        """The binary search for c, for each image its own."""
+        """The binary search for c, one per image."""
         found = Nearest.none(x)
         c = torch.full_like(found.sizes, self.first_constant)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
@@ -88,7 +87,7 @@ class CW(MinimumNorm):
         return found
 
     def _minimise(self, net: Net, x: Tensor, y: Tensor, c: Tensor, enough: float) -> Nearest:
-        """Adam, for one c an image."""
+        """Adam, with one c per image."""
         found, left = Nearest.none(x), torch.arange(len(x), device=x.device)
         w = ((2 * x - 1) * _BOX).atanh()
         adam = _Adam.zeros_like(w)
@@ -106,7 +105,7 @@ class CW(MinimumNorm):
         return found
 
     def _objective(self, net: Net, w: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The image, the lead of the true class ``(N,)`` (< 0 where it loses), and the gradient of the loss by w."""
+        """The image, the lead of the true class ``(N,)`` (< 0 where it loses), and the gradient of the loss."""
         w = w.detach().requires_grad_(True)
         x_adv = (w.tanh() + 1) / 2
         logits = net(x_adv)
@@ -118,13 +117,13 @@ class CW(MinimumNorm):
         return x_adv.detach(), lead.detach(), grad
 
     def passes(self) -> int:
-        """Three a step of each minimisation."""
+        """Three per step of each minimisation."""
         return 3 * self.steps * self.search_steps
 
 
 @dataclass
 class _Adam:
-    """Adam's state (Kingma and Ba 2015, algorithm 1), by image, so that images can leave."""
+    """Adam's state (Kingma and Ba 2015, algorithm 1), one row per image, so that images can leave the search."""
 
     mean: Tensor
     square: Tensor

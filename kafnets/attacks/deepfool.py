@@ -11,20 +11,21 @@ from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
 from kafnets.logits import is_correct, likely_wrong_classes
 from kafnets.threat import Norm, per_image
 
-_BEYOND = 1e-4  # of the authors' code, in input units: a step never ends on the boundary itself
+_BEYOND = 1e-4  # as in the authors' code, in input units, so that no step ends on the boundary itself
 
 
 class DeepFool(MinimumNorm):
     """Step onto the nearest linearised boundary until the class changes (Moosavi-Dezfooli, Fawzi, Frossard 2016).
 
     ``x_{t+1} = clip(x_t + (1 + overshoot) (|gap| / ||w||_* + 1e-4) direction(w))`` with the nearest boundary's gap and
-    gradient w (algorithm 2 for L2, eq. 11 for Linf). Quick, and no upper bound to trust: it finds an error near the
-    image, not the nearest.
+    gradient w (algorithm 2 for L2, eq. 11 for Linf). Quick, but not exact: it finds an error near the image, not the
+    nearest.
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
         steps: >= 1.
-        classes: the most likely wrong classes to consider, at most this many, >= 1; one backward pass each a step.
+        classes: the most likely wrong classes to consider, at most this many, >= 1; one backward pass per class and
+            step.
         overshoot: how far beyond the plane, as a fraction of the step, >= 0.
         norm: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
 
@@ -74,5 +75,5 @@ class DeepFool(MinimumNorm):
         return found
 
     def passes(self) -> int:
-        """Two forward a step, and a backward one for each class."""
+        """Two forward passes per step, and a backward one per class."""
         return self.steps * (2 + 2 * self.classes)

@@ -27,15 +27,15 @@ class FAB(MinimumNorm):
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
-        targeted: True looks for each of the ``classes`` in turn, ``steps`` steps each (FAB-T); one backward pass a
-            step. False goes for the nearest of them at every step, with ``classes`` backward passes a step.
+        targeted: True searches towards each of the ``classes`` in turn, with ``steps`` steps each and one backward pass
+            per step (FAB-T). False steps towards the nearest of them, with ``classes`` backward passes per step.
         classes: the most likely wrong classes of the image, at most this many, >= 1.
         steps: >= 1.
-        restarts: attempts an image, >= 1; of use with ``random_start`` only.
+        restarts: attempts per image, >= 1; more than one needs ``random_start``.
         random_start: start from a point drawn uniformly from the ball of radius eps / 2, instead of from the image.
-        alpha_max: the most the image attracts, in [0, 1].
-        eta: how far to step beyond the plane, >= 1.
-        beta: what is kept of the distance from the image in a move back, in (0, 1).
+        alpha_max: the largest weight of the step from the image, in [0, 1].
+        eta: length of a step as a multiple of the distance to the plane, >= 1.
+        beta: factor of the distance from the image in a move back, in (0, 1).
         norm: see :class:`~kafnets.attacks.minimum_norm.MinimumNorm`.
 
     Raises:
@@ -80,7 +80,7 @@ class FAB(MinimumNorm):
         self.alpha_max, self.eta, self.beta = alpha_max, eta, beta
 
     def passes(self) -> int:
-        """Three a step and class."""
+        """Three per step and class."""
         return 3 * self.steps * self.classes * self.restarts
 
     def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
@@ -104,7 +104,7 @@ class FAB(MinimumNorm):
         left: Tensor,
         enough: float,
     ) -> None:
-        """Walk with the images number ``left`` along the boundaries to ``targets``; what is met goes to ``found``."""
+        """Walk with the images number ``left`` along the boundaries to ``targets``; add errors to ``found``."""
         x, y, targets = x[left], y[left], targets[left]
         x_adv = self.norm.random_start(x, self.eps / 2, keys[left]) if self.random_start else x
         for _ in range(self.steps):

@@ -1,4 +1,4 @@
-"""How an attack learns which way is up: exact gradients, averages of them, or differences of outputs."""
+"""How an attack computes the gradient of its loss: exactly, as an average, or from differences of outputs."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ Loss: TypeAlias = Callable[..., Tensor]
 
 
 class Estimate(NamedTuple):
-    """What is known of a network at some images: the gradient of the loss (their shape), logits and loss ``(N,)``."""
+    """The gradient of the loss at some images, of their shape, the logits ``(N, classes)`` and the loss ``(N,)``."""
 
     grad: Tensor
     logits: Tensor
@@ -28,22 +28,22 @@ class GradientEstimator(Described, ABC):
     """Computes the gradient of a loss at each image of a batch; injected into an attack."""
 
     def within(self, threat: ThreatModel) -> "GradientEstimator":
-        """This estimator with the settings that follow from the threat model filled in; itself where none do."""
+        """This estimator with those settings filled in that follow from the threat model."""
         return self
 
     @abstractmethod
     def __call__(
         self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor | None, step: int
     ) -> Estimate:
-        """Estimate.
+        """Gradient, logits and loss at some images.
 
         Args:
             net: images to logits.
             loss: ``loss(logits, *labels) -> (N,)``.
             x: images ``(N, ...)``.
-            labels: what the loss needs to know of each image, int64 ``(N,)`` each: its class, perhaps its target.
-            keys: int64 ``(N,)``, what random numbers are drawn from.
-            step: number of the step of the attack, from 0: every step draws anew.
+            labels: further arguments of the loss, int64 ``(N,)`` each: the true classes, perhaps target classes.
+            keys: int64 ``(N,)``, the seeds of random numbers.
+            step: number of the step of the attack, from 0; each step draws other random numbers.
         """
 
     def logits(self, net: Net, x: Tensor) -> Tensor:
@@ -76,14 +76,14 @@ class Autograd(GradientEstimator):
 
 
 class EOT(GradientEstimator):
-    """Expectation over transformation: averages for a network that answers at random (Athalye et al. 2018).
+    """Expectation over transformation: averages for a randomised network (Athalye et al. 2018).
 
     Gradient, logits and loss are means over ``samples`` evaluations, and images are judged by such a mean of logits.
     The randomness is the network's own: it follows ``torch.manual_seed``, not the keys of the images.
 
     Args:
-        samples: evaluations a step, >= 1; 20 in AutoAttack's version for randomised networks.
-        of: estimates of a single evaluation; exact gradients by default.
+        samples: evaluations per step, >= 1; 20 in AutoAttack's version for randomised networks.
+        of: estimator of a single evaluation; exact gradients by default.
 
     Raises:
         ValueError: if ``samples`` < 1.
@@ -103,7 +103,7 @@ class EOT(GradientEstimator):
         self.of = of or Autograd()
 
     def within(self, threat: ThreatModel) -> Self:
-        """With the estimates that it averages within the threat model."""
+        """With the estimator that it averages in the threat model."""
         of = self.of.within(threat)
         if of is self.of:
             return self
@@ -140,10 +140,10 @@ class FiniteDifferences(GradientEstimator):
 
     Args:
         sigma: standard deviation of the noise in input units, > 0; None for the eps of the attack.
-        samples: forward passes a step, even, by the first step they hold for; the default is
+        samples: forward passes per step, an even number, by the first step that it applies to; the default is
             ``{0: 100, 20: 1000, 40: 20000}``.
-        batch_size: images a forward pass, at most, >= 2 (at least one pair of each image goes together). None: 100 on a
-            CPU, where a pass of 1,000 takes twice as long an image (page faults and caches), else 1,000.
+        batch_size: the most images per forward pass, >= 2 (at least one pair of every image goes together). None for
+            1,000, or for 100 on a CPU, where a pass of 1,000 takes twice as long per image (page faults and caches).
 
     Raises:
         ValueError: if a setting is out of its range, or (when called) without keys.
@@ -171,7 +171,7 @@ class FiniteDifferences(GradientEstimator):
             raise ValueError(f"batch_size must be >= 2, got {batch_size}; None takes what suits the device")
 
     def within(self, threat: ThreatModel) -> Self:
-        """With the radius of the threat model as ``sigma``, unless one was given."""
+        """With the radius of the threat model as ``sigma``, unless ``sigma`` was given."""
         if self.sigma is not None or threat.eps == 0:
             return self
         bound = copy.copy(self)
@@ -181,7 +181,7 @@ class FiniteDifferences(GradientEstimator):
     def __call__(
         self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor | None, step: int
     ) -> Estimate:
-        """One forward pass at the images, the rest around them."""
+        """One forward pass at the images, the others around them."""
         if self.sigma is None:
             raise ValueError("finite differences need sigma > 0: give one, or an attack with eps > 0")
         if keys is None:
@@ -203,6 +203,6 @@ class FiniteDifferences(GradientEstimator):
         at = torch.arange(pairs.start, pairs.stop, device=keys.device).unsqueeze(1)
         noise = normal(image_keys(keys + at).flatten(), x.shape[1:]).to(x.dtype).reshape(len(pairs), *x.shape)
         around = torch.stack([x + sigma * noise, x - sigma * noise])
-        repeated = (label.repeat(2 * len(pairs)) for label in labels)
+        repeated = (label.repeat(2 * len(pairs), *[1] * (label.dim() - 1)) for label in labels)
         above, below = loss(net(around.flatten(0, 2)), *repeated).reshape(2, len(pairs), len(x)).to(x.dtype)
         return torch.einsum("pn,pn...->n...", above - below, noise)

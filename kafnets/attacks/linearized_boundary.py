@@ -1,4 +1,4 @@
-"""A classifier, linearised: where the boundaries between the true class and others lie around an image."""
+"""The nearest decision boundary of a classifier that is linearised at an image."""
 
 import torch
 from torch import Tensor
@@ -9,21 +9,21 @@ from kafnets.threat import Norm
 
 
 def nearest_boundary(norm: Norm, net: Net, x: Tensor, y: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The boundary to one of some classes that is nearest to an image, in the network linearised at that image.
+    """The nearest boundary between the true class and some others, in the network linearised at each image.
 
     For class k that boundary is ``gap_k + w_k . d = 0`` with ``gap_k = z_k - z_y`` and ``w_k`` its gradient; its
     distance is ``|gap_k| / ||w_k||_*`` (Moosavi-Dezfooli et al. 2016, eq. 8 and 11).
 
     Args:
-        norm: measures the distance; ``||w||_*`` is what one step of ``norm.direction(w)`` gains.
+        norm: of the distance; ``||w||_*`` is the gain along a step ``norm.direction(w)``.
         net: images to logits.
         x: images ``(N, ...)``.
         y: int64 ``(N,)``, the true classes.
         classes: int64 ``(N, k)``, k >= 1; costs k backward passes.
 
     Returns:
-        gap ``(N,)`` (< 0 where y is still ahead), w of the shape of ``x``, and whether ``x`` is classified correctly,
-        bool ``(N,)``.
+        gap ``(N,)`` (< 0 where the logit of y is larger), w of the shape of ``x``, and whether ``x`` is classified
+        correctly, bool ``(N,)``.
 
     Raises:
         ValueError: if a gradient at an image that is classified correctly is not finite.
@@ -57,6 +57,6 @@ def gain(norm: Norm, w: Tensor) -> Tensor:
 
 
 def _distance(norm: Norm, gap: Tensor, slope: Tensor) -> Tensor:
-    """Infinite where the slope is zero: nothing leads there."""
+    """The distance to a boundary; infinite where the slope is zero."""
     slope_size = gain(norm, slope)
     return torch.where(slope_size > 0, gap.abs() / slope_size.clamp_min(1e-30), torch.inf)

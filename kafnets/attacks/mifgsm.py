@@ -21,7 +21,7 @@ class MIFGSM(Attack):
         eps: radius of the ball in input units, a number or ``"8/255"``.
         steps: >= 1.
         step_size: length of a step in the norm of the ball, > 0, a number or ``"2/255"``; None for ``eps / steps``.
-        decay: what is kept of the sum at each step, >= 0; 0 is the iterative method without momentum.
+        decay: factor of the sum at each step, >= 0; 0 is the iterative method without momentum.
         norm, loss: see :class:`~kafnets.attacks.base.Attack`.
 
     Raises:

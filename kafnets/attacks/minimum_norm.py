@@ -1,4 +1,4 @@
-"""Attacks that look for the nearest error, whatever its distance, and are then judged at a distance of eps."""
+"""Attacks that search for the nearest error at any distance, and are then judged at a distance of eps."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.threat import per_image
 
-_ROUNDING = 1 - 1e-5  # what is this much nearer than eps is within eps, however its size is computed
+_ROUNDING = 1 - 1e-5  # of eps: such a perturbation is within eps however its norm is rounded
 
 
 @dataclass
 class Nearest:
-    """The nearest error of each image that was found so far.
+    """The nearest error found so far of each image.
 
     Attributes:
         images: ``(N, ...)``; the image itself where none was found.
@@ -35,24 +35,24 @@ class Nearest:
         return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype))
 
     def keep(self, where: Tensor, images: Tensor, sizes: Tensor) -> None:
-        """Take those of the errors ``images`` of the images number ``where`` that are nearer than what is known."""
+        """Keep the errors ``images``, of the images number ``where``, that are nearer than the ones known."""
         nearer = sizes < self.sizes[where]
         self.images[where[nearer]], self.sizes[where[nearer]] = images[nearer], sizes[nearer]
 
 
 class MinimumNorm(Attack):
-    """An attack that looks for the nearest error and is judged at eps.
+    """An attack that searches for the nearest error and is judged at eps.
 
-    Within eps, what was found is returned; further out, its projection onto the ball, which the contract keeps where
-    it fools the network (or raises its loss). :meth:`nearest` returns what was found at any distance: one search for
-    the robust accuracy at every eps.
+    An error within eps is returned as it is. One further away is projected onto the ball; :class:`Attack` keeps the
+    projection if it fools the network or raises the loss. :meth:`nearest` returns errors at any distance: one search
+    gives the robust accuracy at every eps.
 
-    In evaluation at eps an image leaves the search once an error within eps is known, which the answer at eps cannot
-    tell from a longer search. The search itself does not depend on eps unless it starts at random, so a larger eps
-    finds no less of what was found within it.
+    In evaluation an image leaves the search once an error within eps is known; a longer search would give the same
+    verdict. The search itself does not depend on eps unless it starts at random, so a larger eps never finds fewer
+    errors.
 
     A subclass implements :meth:`search`. Arguments as in :class:`~kafnets.attacks.base.Attack`; ``loss`` only decides
-    which image to keep of those that do not fool, and stays the cross-entropy.
+    which of the images that do not fool the network to keep, and stays the cross-entropy.
     """
 
     @abstractmethod
@@ -63,13 +63,13 @@ class MinimumNorm(Attack):
             net: images to logits.
             x: images ``(N, ...)`` that the network gets right, N >= 1.
             y: int64 ``(N,)``, the true classes.
-            keys: int64 ``(N,)``, what random numbers are drawn from.
+            keys: int64 ``(N,)``, the seeds of random numbers.
             logits: ``(N, classes)``, those of ``x``.
             enough: an image needs no further search once its error is at least this near.
         """
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
-        """One attempt, brought within eps."""
+        """One attempt; errors further away than eps are projected onto the ball."""
         within = self.eps * _ROUNDING
         found = self._search(net, x, y, keys, enough=within if early_stop else 0.0)
         inside = per_image(found.sizes <= within, x)

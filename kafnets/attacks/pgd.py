@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_look_due, positive_and_finite
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_sync_due, positive_and_finite
 from kafnets.attacks.gradient_estimators import GradientEstimator
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
@@ -17,7 +17,7 @@ class PGD(Attack):
     """Repeat: step along the gradient, project back (Madry et al. 2018, section 2.1).
 
     ``x_0 = x + U(ball)``; ``x_{t+1} = project(x_t + step_size * direction(grad_x sum loss))``, ``steps`` times, from
-    ``restarts`` starts (in L1 along the steepest pixel that can still move). In evaluation success counts at any
+    ``restarts`` starts (in L1 along the steepest pixel that can still move). In evaluation an error counts at any
     iterate, not only at the last.
 
     Args:
@@ -63,33 +63,33 @@ class PGD(Attack):
         return self.eps / 4 if self._own_step is None else self._own_step
 
     def start(self, x: Tensor, keys: Tensor) -> Tensor:
-        """Where the search begins; a subclass may begin elsewhere."""
+        """The first iterate; a subclass may start elsewhere."""
         return self.norm.random_start(x, self.eps, keys) if self.random_start else x.clone()
 
     def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """What is done after every step to stay near ``x``; a subclass may allow more."""
+        """The projection after every step; a subclass may use another."""
         return self.norm.projection(x, self.eps)
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """One ascent from one start."""
         x_adv = self.start(x, keys)
         result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
-        standing, project = torch.ones(len(x), dtype=torch.bool, device=x.device), self.projection(x)
+        correct, project = torch.ones(len(x), dtype=torch.bool, device=x.device), self.projection(x)
         for step in range(self.steps):
             grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,), keys, step)
-            looks = not early_stop or is_look_due(step, x.device)
+            synced = not early_stop or is_sync_due(step, x.device)
             if early_stop:
-                standing = standing & is_correct(logits, y)
-                if looks and not bool(standing.all()):
+                correct = correct & is_correct(logits, y)
+                if synced and not bool(correct.all()):
                     result[left] = x_adv
-                    going = standing.nonzero().flatten()
+                    going = correct.nonzero().flatten()
                     left, x, y, keys, x_adv, grad = (values[going] for values in (left, x, y, keys, x_adv, grad))
-                    standing, project = standing[going], self.projection(x)
+                    correct, project = correct[going], self.projection(x)
                 if len(left) == 0:
                     return result
             moved = project(self.norm.step(x_adv, grad, self.step_size))
             # already misclassified images are not moved
-            x_adv = moved if looks else torch.where(per_image(standing, x), moved, x_adv)
+            x_adv = moved if synced else torch.where(per_image(correct, x), moved, x_adv)
         result[left] = x_adv
         return result
 

@@ -1,4 +1,4 @@
-"""Borrow a network for an attack and hand it back exactly as it was."""
+"""A context that restores a network after it has been attacked."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,25 +11,25 @@ _Buffers: TypeAlias = dict[str, Tensor | None]
 
 
 def _kept_buffers(module: nn.Module) -> tuple[_Buffers, _Buffers, list[Tensor | None]]:
-    """A module's own buffers: where they live, which tensors they are, and copies of their values."""
+    """A module's own buffers: the dictionary that holds them, a copy of it, and copies of their values."""
     buffers = module._buffers
     return buffers, dict(buffers), [None if tensor is None else tensor.clone() for tensor in buffers.values()]
 
 
 @contextmanager
 def preserve_state(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Iterator[None]:
-    """Let the body run forward passes of ``net`` that leave no trace.
+    """Run the body, which may call ``net``, and restore the network afterwards, also after an exception.
 
-    The mode of every module is restored on the way out, also after an exception, and with it every buffer that a module
-    in training mode may have written (batch-norm statistics, step counts); in evaluation mode networks write none.
-    A graph built through ``net`` before can still be differentiated. Gradients can be taken inside, even from
-    Lightning's inference mode; those of parameters are the caller's business (:mod:`kafnets.attacks` never asks for
-    them). In evaluation mode, a network that has a ``held_still()`` context is held still: nothing changes it inside.
+    Restored are the mode of every module and every buffer that a module in training mode may have written (batch-norm
+    statistics, step counts); in evaluation mode networks write none. A graph built through ``net`` before can still be
+    differentiated. Gradients can be taken inside, even from Lightning's inference mode; those of parameters are not
+    restored (:mod:`kafnets.attacks` never computes them). In evaluation mode, a network that has a ``held_still()``
+    context enters it: nothing changes the network inside.
 
     Args:
-        net: the network; a plain function is left alone.
-        eval_mode: True puts every module into evaluation mode inside. False leaves each module in the mode it is
-            found in: in a training step, batch norm then uses the statistics of the batch and dropout is active.
+        net: the network; for a plain function nothing needs to be restored.
+        eval_mode: True puts every module into evaluation mode inside. False leaves each module in its mode: in a
+            training step, batch norm then uses the statistics of the batch and dropout is active.
     """
     modules = list(net.modules()) if isinstance(net, nn.Module) else []
     modes = [module.training for module in modules]
@@ -43,7 +43,7 @@ def preserve_state(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Itera
         with held(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        # set one by one: nn.Module.train() would also thaw what its owner has frozen
+        # set one by one: nn.Module.train() would also change modules that are frozen in evaluation mode
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
         for buffers, tensors, values in kept:

@@ -1,4 +1,4 @@
-"""A network as an attack asks it: every answer is checked."""
+"""The network as an attack calls it: its logits are checked."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from kafnets.logits import check_labels, check_shape, is_correct
 
 
 class QueriedNet:
-    """Images to logits; the shape of the logits is checked at every call, the labels against it at the first.
+    """A network whose logits are checked: their shape at every call, the labels against it at the first.
 
     Args:
-        net: the network.
+        net: images to logits.
         labels: true classes, int64 ``(N,)``, or soft targets ``(N, classes)``.
     """
 
@@ -33,15 +33,15 @@ class QueriedNet:
 
 
 class TrainedNet(QueriedNet):
-    """A network that images to train on are made for: a gradient that is not finite shows in the loss."""
+    """A network attacked in training. Gradients are not checked: one that is not finite shows in the training loss."""
 
 
 class EvaluatedNet(QueriedNet):
-    """A network whose robustness is measured: a gradient that can't be followed would let it pass for robust.
+    """A network attacked in evaluation. Gradients that are not finite are refused: no attack can follow them.
 
     Args:
         net, labels: see :class:`QueriedNet`.
-        attack: the name of the attack, for errors.
+        attack: the name of the attack, for error messages.
     """
 
     def __init__(self, net: Net, labels: Tensor, attack: str) -> None:
@@ -49,17 +49,20 @@ class EvaluatedNet(QueriedNet):
         self.attack = attack
         self._unusable: Tensor | None = None
 
-    def watch(self, found: Estimate, y: Tensor, *, look: bool) -> None:
-        """Note images that are classified correctly and whose gradient is not finite; ``look``: refuse them now."""
+    def watch(self, found: Estimate, y: Tensor, *, refuse_now: bool) -> None:
+        """Record whether the gradient at an image that is classified correctly is not finite.
+
+        ``refuse_now``: call :meth:`refuse_unusable`, which waits for the device.
+        """
         grad = found.grad.flatten(1)
         finite = torch.isfinite(grad.amax(1)) & torch.isfinite(grad.amin(1))
         unusable = (~finite & is_correct(found.logits, y)).any()
         self._unusable = unusable if self._unusable is None else self._unusable | unusable
-        if look:
+        if refuse_now:
             self.refuse_unusable()
 
     def refuse_unusable(self) -> None:
-        """Raise ``ValueError`` if a gradient was noted that can't be followed."""
+        """Raise ``ValueError`` if such a gradient has been recorded since the last call."""
         unusable, self._unusable = self._unusable, None
         if unusable is not None and bool(unusable):
             raise ValueError(f"{self.attack}: the gradient of the network is not finite, so no attack can follow it")

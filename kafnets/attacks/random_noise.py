@@ -1,4 +1,4 @@
-"""Random perturbations: noise is not an attack, and a network it fools is not robust to begin with."""
+"""Random perturbations, a baseline for attacks."""
 
 from torch import Tensor
 
@@ -49,7 +49,7 @@ class GaussianNoise(Attack):
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
         sigma: standard deviation in input units, > 0, a number or ``"4/255"``; None for eps.
-        restarts: draws an image, >= 1.
+        restarts: draws per image, >= 1.
         norm, loss: see :class:`~kafnets.attacks.base.Attack`.
 
     Raises:

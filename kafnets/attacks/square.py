@@ -1,4 +1,4 @@
-"""A black-box attack: random squares, kept where they help."""
+"""A black-box attack: random squares, kept where the loss rises."""
 
 from bisect import bisect_left
 from typing import ClassVar
@@ -6,19 +6,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_look_due
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_sync_due
 from kafnets.attacks.square_perturbations import squares_of
 from kafnets.attacks.worst_case import WorstCase
 from kafnets.keyed_random import image_keys
 from kafnets.losses import margin
 from kafnets.threat import Norm, ThreatModel
 
-# the share of the image that a square covers is halved after these queries
+# after each of these queries, the share of the image that a square covers is halved
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def share_of_the_image(p_init: float, query: int) -> float:
-    """How much of the image the square of a query covers (Andriushchenko et al. 2020, section 5).
+    """The share of the image that the square of a query covers (Andriushchenko et al. 2020, section 5).
 
     Example:
         >>> [share_of_the_image(0.8, query) for query in (0, 10, 11, 50, 51, 9999)]
@@ -28,18 +28,18 @@ def share_of_the_image(p_init: float, query: int) -> float:
 
 
 class Square(Attack):
-    """Random search over square-shaped changes, by the network's outputs alone (Andriushchenko et al. 2020).
+    """Random search over square-shaped changes, from the network's outputs alone (Andriushchenko et al. 2020).
 
     From stripes (Linf) or tiles (L2, L1) all over the image, each query tries a change of one square that lies at the
     boundary of the ball, and keeps it if the loss rises or the image is misclassified. Squares shrink as in AutoAttack:
-    the schedule is that of 10,000 queries, whatever their number. Each image has squares of its own (the authors'
-    share one place a batch), drawn from its key, and one may touch every edge.
+    the schedule is that of 10,000 queries, whatever their number. Each image has squares of its own, drawn from its
+    key (in the authors' code they share one position per batch), which may touch every edge.
 
-    Images that are not ``(N, C, H, W)`` are taken for one row of pixels.
+    Images that are not ``(N, C, H, W)`` are treated as one row of pixels.
 
     Args:
         eps: radius of the ball in input units, a number or ``"8/255"``.
-        queries: changes tried per start, >= 1.
+        queries: changes to try per start, >= 1.
         p_init: share of the image that the first squares cover, in (0, 1].
         restarts: starts per image, >= 1.
         norm: Linf, L2 or L1.
@@ -73,8 +73,8 @@ class Square(Attack):
             raise ValueError(f"p_init must lie in (0, 1], got {p_init:g}; the default is 0.8")
         self.p_init = p_init
 
-    def _face(self, threat: ThreatModel) -> None:
-        super()._face(threat)
+    def _set_threat(self, threat: ThreatModel) -> None:
+        super()._set_threat(threat)
         self._squares = squares_of(self.norm)
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
@@ -88,10 +88,10 @@ class Square(Attack):
         worst = WorstCase(start, *self._judge(flat_net, start, y))
         left, project = torch.arange(len(x), device=x.device), self.norm.projection(x, self.eps)
         for query in range(self.queries):
-            if early_stop and is_look_due(query, x.device):
-                standing = worst.correct[left].nonzero().flatten()
-                if len(standing) < len(left):
-                    left, x, y, keys = (rows[standing] for rows in (left, x, y, keys))
+            if early_stop and is_sync_due(query, x.device):
+                remaining = worst.correct[left].nonzero().flatten()
+                if len(remaining) < len(left):
+                    left, x, y, keys = (rows[remaining] for rows in (left, x, y, keys))
                     project = self.norm.projection(x, self.eps)
                 if len(left) == 0:
                     break

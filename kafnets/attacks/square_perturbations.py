@@ -11,7 +11,7 @@ from kafnets.threat import L1, L2, Linf, Norm, per_image
 
 
 class Squares(ABC):
-    """Where a search starts and what it tries next; images are ``(N, C, H, W)``."""
+    """The start of a search and the changes that it tries; images are ``(N, C, H, W)``."""
 
     @abstractmethod
     def start(self, x: Tensor, eps: float, keys: Tensor) -> Tensor:
@@ -19,11 +19,11 @@ class Squares(ABC):
 
     @abstractmethod
     def change(self, x: Tensor, best: Tensor, eps: float, share: float, keys: Tensor) -> Tensor:
-        """``best`` with a square that covers ``share`` of the image changed."""
+        """``best``, changed in one square that covers ``share`` of the image."""
 
 
 def squares_of(norm: Norm) -> Squares:
-    """The changes that belong to a ball; ``ValueError`` where the paper has none."""
+    """The changes for a norm; ``ValueError`` where the paper has none."""
     for ball, squares in ((Linf, LinfSquares()), (L2, Pyramids(power=2)), (L1, Pyramids(power=1))):
         if isinstance(norm, ball):
             return squares
@@ -50,9 +50,9 @@ class LinfSquares(Squares):
 
 
 class Pyramids(Squares):
-    """Two pyramids side by side, one up and one down, that take their length from another window.
+    """Two pyramids side by side, one positive and one negative, whose norm is taken from another window.
 
-    With ``power=2`` in L2 (Andriushchenko et al. 2020, section 4.3); with ``power=1`` the same with lengths in L1
+    With ``power=2`` in L2 (Andriushchenko et al. 2020, section 4.3); with ``power=1`` the same with L1 norms
     (after Croce and Hein 2021, arXiv 2103.01208, section 4).
     """
 
@@ -60,13 +60,13 @@ class Pyramids(Squares):
         self.power = power
 
     def start(self, x: Tensor, eps: float, keys: Tensor) -> Tensor:
-        """Pyramids on a grid of five by five tiles, scaled to length eps."""
+        """Pyramids on a grid of five by five tiles, scaled to norm eps."""
         channels, height, width = x.shape[1:]
         side = max(min(height, width) // 5, 1)
         tiles = (height // side, width // side)
         pyramids = _pyramids(side, uniform(image_keys(keys, -1), tiles), x.dtype, self.power)
         signs = _signs(image_keys(keys, -2), (channels, *tiles)).to(x.dtype)
-        # (N, C, rows, columns, 1, 1) times (N, 1, rows, columns, side, side), tiles put side by side
+        # (N, C, rows, columns, 1, 1) times (N, 1, rows, columns, side, side), tiles side by side
         grid = (signs[..., None, None] * pyramids.unsqueeze(1)).transpose(3, 4)
         grid = grid.reshape(len(x), channels, tiles[0] * side, tiles[1] * side)
         above, left = ((height - grid.shape[2]) // 2, (width - grid.shape[3]) // 2)
@@ -74,13 +74,13 @@ class Pyramids(Squares):
         return self._scaled(x, torch.nn.functional.pad(grid, around), eps)
 
     def change(self, x: Tensor, best: Tensor, eps: float, share: float, keys: Tensor) -> Tensor:
-        """One window's perturbation gets a pyramid more and the length of another window, which becomes zero."""
+        """Add a pyramid to one window and the norm of another window, which becomes zero."""
         channels, height, width = x.shape[1:]
         side = _odd_side(share, height, width)
         place = uniform(keys, (4,))
         rows, columns = (_inside(place[:, at], side, size) for at, size in ((0, height), (1, width)))
         other_rows, other_columns = (_inside(place[:, at], side, size) for at, size in ((2, height), (3, width)))
-        delta = (best - x).permute(0, 2, 3, 1).contiguous()  # (N, H, W, C): windows are looked up as rows and columns
+        delta = (best - x).permute(0, 2, 3, 1).contiguous()  # (N, H, W, C), to index windows by rows and columns
         number = torch.arange(len(x), device=x.device).reshape(-1, 1, 1)
         here = (number, rows.unsqueeze(2), columns.unsqueeze(1))
         there = (number, other_rows.unsqueeze(2), other_columns.unsqueeze(1))
@@ -88,21 +88,21 @@ class Pyramids(Squares):
         unused = (eps**self.power - self._amount(delta, (1, 2, 3))).clamp_min(0)
         rest = delta.clone()
         rest[here], rest[there] = 0, 0
-        held = self._amount(delta - rest, (1, 2))  # by both windows, in each channel
+        held = self._amount(delta - rest, (1, 2))  # norm of both windows, per channel
         pyramid = _pyramids(side, uniform(image_keys(keys, 0), ()), x.dtype, self.power).unsqueeze(-1)
         signs = _signs(image_keys(keys, 1), (1, 1, channels)).to(x.dtype)
         rest[here] = self._unit(pyramid * signs + self._unit(old)) * self._length(unused / channels + held)
         return self._scaled(x, rest.permute(0, 3, 1, 2), eps)
 
     def _amount(self, delta: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """The length to its power: what adds up over windows."""
+        """The norm to its power, which adds up over windows."""
         return delta.abs().pow(self.power).sum(dims, keepdim=True)
 
     def _length(self, amount: Tensor) -> Tensor:
         return amount.pow(1 / self.power)
 
     def _unit(self, windows: Tensor) -> Tensor:
-        """Windows ``(N, side, side, C)`` scaled to unit length in each channel; those of zeros stay."""
+        """Windows ``(N, side, side, C)`` scaled to norm 1 per channel; windows of zeros stay."""
         length = self._length(self._amount(windows, (1, 2)))
         return windows / torch.where(length > 0, length, torch.ones_like(length))
 
@@ -116,12 +116,12 @@ def _signs(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _first(place: Tensor, side: int, size: int) -> Tensor:
-    """Where an interval of ``side`` out of ``size`` begins, for numbers in [0, 1): int64 ``(N,)``."""
+    """The first pixel of an interval of ``side`` out of ``size``, for numbers in [0, 1): int64 ``(N,)``."""
     return (place.double() * (size - side + 1)).long()
 
 
 def _span(place: Tensor, side: int, size: int) -> Tensor:
-    """Which of ``size`` pixels such an interval holds: bool ``(N, size)``."""
+    """Which of ``size`` pixels lie in such an interval: bool ``(N, size)``."""
     first, pixels = _first(place, side, size).unsqueeze(1), torch.arange(size, device=place.device)
     return (pixels >= first) & (pixels < first + side)
 
@@ -132,21 +132,21 @@ def _inside(place: Tensor, side: int, size: int) -> Tensor:
 
 
 def _odd_side(share: float, height: int, width: int) -> int:
-    """The side of a square that covers ``share`` of the image, odd, at least 3 where the image has room."""
+    """The side of a square that covers ``share`` of the image, odd, at least 3 where the image is large enough."""
     side = max(round(math.sqrt(share * height * width)), 3)
     room = min(height, width)
     return min(side | 1, room if room % 2 else room - 1) if room > 1 else 1
 
 
 def _pyramids(side: int, orientation: Tensor, dtype: torch.dtype, power: int) -> Tensor:
-    """Pyramids of unit length, on their side where ``orientation`` exceeds a half: its shape, then (side, side)."""
+    """Pyramids of norm 1, transposed where ``orientation`` > 0.5; of the shape of that, then (side, side)."""
     upright = torch.cat([_half_pyramid(side // 2, side, power), -_half_pyramid(side - side // 2, side, power)])
     upright = (upright / upright.norm(p=power)).to(orientation.device, dtype)
     return torch.where(orientation[..., None, None] > 0.5, upright.T, upright)
 
 
 def _half_pyramid(height: int, width: int, power: int) -> Tensor:
-    """Nested rectangles around the centre, the one number m of height 1 / (m + 1)^2, scaled to unit length."""
+    """Nested rectangles around the centre, of which number m adds 1 / (m + 1)^2, scaled to norm 1."""
     middle_row, middle_column = height // 2, width // 2
     rows = (torch.arange(height, dtype=torch.float64) - middle_row).abs()
     columns = (torch.arange(width, dtype=torch.float64) - middle_column).abs()

@@ -25,7 +25,7 @@ from kafnets.keyed_random import image_keys
 from kafnets.losses import dlr
 from kafnets.threat import L1, Norm, ThreatModel
 
-# told the state whenever it changes, and which images, if any, have just met the present attack
+# called with the state whenever it changes, and with the numbers of the images that were just attacked, if any
 _Watch: TypeAlias = Callable[[SuiteState, Tensor | None], None]
 
 
@@ -34,9 +34,10 @@ class SuiteResult:
     """What a suite found.
 
     Attributes:
-        images: the worst of each image, ``(N, ...)``.
-        robust: bool ``(N,)``, which are classified correctly, without an attack and after all of them.
-        counts: how many were left after each attack, by its name and in order, ``"clean"`` before all.
+        images: the worst perturbation of each image, ``(N, ...)``.
+        robust: bool ``(N,)``, which images are classified correctly, without an attack and after all of them.
+        counts: the number of images still classified correctly after each attack, by name and in order; ``"clean"``
+            comes first.
     """
 
     images: Tensor
@@ -46,15 +47,15 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a suite stands.
+    """The progress of a suite.
 
     Attributes:
         attack: the name of the present attack.
         number: its number, from 1.
-        attacks: how many there are.
-        waiting: images that withstand and have not met the present attack.
-        robust: images that withstand so far.
-        images: all of them.
+        attacks: the number of attacks.
+        waiting: the number of images that are still classified correctly and that this attack has yet to try.
+        robust: the number of images that are still classified correctly.
+        images: the number of images.
         seconds_left: an estimate at the pace so far, as if no further image were fooled.
     """
 
@@ -75,18 +76,18 @@ class Progress:
 
 
 class Suite(Attack):
-    """Attack after attack, each on the images that have withstood so far; the worst case of each image.
+    """Attacks in order, each on the images that are still classified correctly; the worst case of each image.
 
-    What is found for an image depends on its key alone: not on the batch, the order or the number of processes. So
-    ranks may share out the images, and the union of their results is what one process finds.
+    The result for an image depends on its key alone: not on the batch, the order or the number of processes. So the
+    images may be divided among ranks, and their results together are those of one process.
 
     Args:
-        attacks: by name, in order, all with the same eps, norm and mode.
+        attacks: by name, in order, all with the same eps and norm.
         batch_size: images attacked together, >= 1; None for as many as fit: all of them, halved whenever the device
             is out of memory.
 
     Raises:
-        ValueError: if there is no attack, if they differ in eps, norm or mode, or if ``batch_size`` < 1.
+        ValueError: if there is no attack, if they differ in eps or norm, or if ``batch_size`` < 1.
 
     Example:
         >>> x, y = torch.tensor([[0.6, 0.0], [0.9, 0.0]]), torch.tensor([0, 0])
@@ -108,7 +109,7 @@ class Suite(Attack):
         """This suite with each of its attacks in the threat model of a run."""
         bound = copy.copy(self)
         bound.attacks = {name: attack.within(threat) for name, attack in self.attacks.items()}
-        bound._face(next(iter(bound.attacks.values())).threat)
+        bound._set_threat(next(iter(bound.attacks.values())).threat)
         bound._check_one_ball()
         return bound
 
@@ -129,17 +130,17 @@ class Suite(Attack):
         state_file: str | os.PathLike[str] | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> SuiteResult:
-        """Attack images and say how many each attack left.
+        """Attack images, and count those that are still classified correctly after each attack.
 
         Args:
             net, x, y: as when called.
-            keys: int64 ``(N,)``; the default are those of the images number 0, 1, ... under seed 0.
-            state_file: written whenever a batch is through; where it exists, the run goes on from it. Needs a module,
-                whose parameters the run is recognised by.
-            progress: called whenever a batch is through.
+            keys: int64 ``(N,)``; by default those of images number 0, 1, ... with seed 0.
+            state_file: written after each batch; if it exists, the run continues from it. ``net`` must be a module,
+                whose parameters identify the run.
+            progress: called after each batch.
 
         Raises:
-            ValueError: as when called, or if ``state_file`` is no state of this very run; it is left as it was.
+            ValueError: as when called, or if ``state_file`` is not a state of this run; it is left as it was.
             FileNotFoundError: if its folder does not exist.
         """
         check_images(x)
@@ -152,7 +153,7 @@ class Suite(Attack):
             if kept:
                 kept.save(state)
             if rows is not None:
-                clock.tell(state, rows)
+                clock.report(state, rows)
 
         with preserve_state(net, eval_mode=True):
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()  # inference tensors can't be differentiated
@@ -162,8 +163,8 @@ class Suite(Attack):
         return SuiteResult(state.worst.images, state.worst.correct, counts)
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
-        """All attacks, once; an image that is misclassified leaves in any case."""
-        net = net.net if isinstance(net, QueriedNet) else net  # each attack checks the network's answers itself
+        """All attacks, once; whatever ``early_stop`` is, an image leaves the search once it is misclassified."""
+        net = net.net if isinstance(net, QueriedNet) else net  # each attack checks the logits itself
         state = self._begin(net, x, y)
         self._search(net, x, y, keys, state, lambda state, rows: None)
         return state.worst.images
@@ -173,7 +174,7 @@ class Suite(Attack):
         return sum(attack.passes() for attack in self.attacks.values())
 
     def settings(self) -> dict[str, Any]:
-        """What a report must say of this suite: JSON-ready names and values."""
+        """The settings for a report: names and values that JSON can store."""
         attacks = {name: attack.settings() for name, attack in self.attacks.items()}
         ball = {"norm": type(self.norm).__name__, "eps": self.eps}
         return {"attack": type(self).__name__, **ball, "attacks": attacks}
@@ -195,8 +196,8 @@ class Suite(Attack):
         for attack in self.attacks.values():
             attack.check_classes(classes)
         judged: list[tuple[Tensor, Tensor]] = []
-        everyone = torch.arange(len(x), device=x.device)
-        self._in_batches(everyone, lambda rows: judged.append(self._judge(net, x[rows], y[rows])))
+        all_rows = torch.arange(len(x), device=x.device)
+        self._in_batches(all_rows, lambda rows: judged.append(self._judge(net, x[rows], y[rows])))
         correct, loss = (torch.cat(parts) for parts in zip(*judged, strict=True))
         return SuiteState(WorstCase(x, correct, loss), [int(correct.sum())], torch.zeros_like(correct))
 
@@ -224,7 +225,7 @@ class Suite(Attack):
         watch(state, rows)
 
     def _in_batches(self, rows: Tensor, work: Callable[[Tensor], None]) -> None:
-        """Do some work on all rows, as many together as fit."""
+        """Call ``work`` on batches of rows, as large as ``batch_size`` or memory allows."""
         size = self.batch_size or max(len(rows), 1)
         while len(rows):
             try:
@@ -238,15 +239,15 @@ class Suite(Attack):
 
 
 class _Clock:
-    """Tells the progress, and the time left at the pace so far."""
+    """Reports the progress, and the time that remains at the pace so far."""
 
     def __init__(self, attacks: Mapping[str, Attack], progress: Callable[[Progress], None]) -> None:
         self.names, self.passes = list(attacks), [attack.passes() for attack in attacks.values()]
         self.progress, self.started, self.done = progress, time.monotonic(), 0
 
-    def tell(self, state: SuiteState, rows: Tensor) -> None:
+    def report(self, state: SuiteState, rows: Tensor) -> None:
         robust, waiting = int(state.worst.correct.sum()), len(state.left())
-        # whoever was fooled took less than all passes, and counts as none at all
+        # images that were fooled took fewer passes, and are not counted
         self.done += self.passes[state.stage] * max(int(state.worst.correct[rows].sum()), 1)
         left = waiting * self.passes[state.stage] + robust * sum(self.passes[state.stage + 1 :])
         self.progress(
@@ -264,7 +265,7 @@ class _Clock:
 
 @singledispatch
 def _starts_and_targets(norm: Norm) -> tuple[int, int]:
-    """Starts of APGD-CE and targets of APGD-T in AutoAttack standard."""
+    """Starts of APGD-CE and targets of APGD-T in the standard version of AutoAttack."""
     return 1, 9
 
 
@@ -313,12 +314,12 @@ class AutoAttack(Suite):
       restarts and APGD-T with 5 targets (Croce and Hein 2021);
     - ``"plus"``: APGD-CE and APGD-DLR with 5 restarts, FAB from the image and from 4 random starts, Square, APGD-T,
       FAB-T;
-    - ``"rand"``, for networks that answer at random: APGD-CE and APGD-DLR on gradients averaged over 20 evaluations.
+    - ``"rand"``, for randomised networks: APGD-CE and APGD-DLR on gradients averaged over 20 evaluations.
 
     APGD and FAB take 100 steps. The targeted attacks need 4 classes or more.
 
     Args:
-        version: which of them.
+        version: one of these.
         eps: radius of the ball in input units, a number or ``"8/255"``.
         norm: Linf, L2 or L1.
         batch_size: see :class:`Suite`.
@@ -351,15 +352,15 @@ class AutoAttack(Suite):
         self._own_eps, self._own_norm = eps, norm
 
     def within(self, threat: ThreatModel) -> Self:
-        """This version in the threat model of a run: the norm decides which attacks it has."""
+        """This version in the threat model of a run: the norm decides the settings of its attacks."""
         ball = self._filled(threat)
         bound = copy.copy(self)
         bound.attacks = _VERSIONS[self.version](norm=ball.norm, eps=ball.eps)
-        bound._face(ball)
+        bound._set_threat(ball)
         return bound
 
     def settings(self) -> dict[str, Any]:
-        """What a report must say of this suite: JSON-ready names and values."""
+        """The settings for a report: names and values that JSON can store."""
         return {"version": self.version, **super().settings()}
 
     def __str__(self) -> str:

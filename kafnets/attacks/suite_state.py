@@ -1,4 +1,4 @@
-"""Where a suite of attacks stands, and the file that it resumes from."""
+"""The state of a suite of attacks, and the file that a run resumes from."""
 
 import hashlib
 import json
@@ -17,10 +17,12 @@ from kafnets.files import written_whole
 
 @dataclass
 class SuiteState:
-    """What a suite has found: the worst images, how many attacks are through, and who has met the present one.
+    """What a suite has found.
 
-    ``counts`` holds the number of images that were classified correctly without an attack, and after each attack that
-    is through.
+    Attributes:
+        worst: the worst perturbations so far.
+        counts: the number of images classified correctly without an attack, and after each attack that is complete.
+        met: bool ``(N,)``, which images the present attack has tried.
     """
 
     worst: WorstCase
@@ -33,17 +35,17 @@ class SuiteState:
         return len(self.counts) - 1
 
     def left(self) -> Tensor:
-        """The numbers of the images that withstand so far and have not met the present attack, int64."""
+        """The numbers, int64, of images that are still classified correctly and that this attack has yet to try."""
         return (self.worst.correct & ~self.met).nonzero().flatten()
 
     def advance(self) -> None:
-        """Count who withstood the present attack, and go on to the next."""
+        """Count the images that are still classified correctly, and go on to the next attack."""
         self.counts.append(int(self.worst.correct.sum()))
         self.met.zero_()
 
 
 def fingerprint(net: nn.Module, x: Tensor, y: Tensor, keys: Tensor, settings: dict[str, Any]) -> dict[str, str]:
-    """What a run is recognised by: SHA-256 of everything that its outcome depends on.
+    """SHA-256 of everything that the result of a run depends on, part by part.
 
     Example:
         >>> x, y = torch.zeros(1, 2), torch.tensor([0])
@@ -51,13 +53,13 @@ def fingerprint(net: nn.Module, x: Tensor, y: Tensor, keys: Tensor, settings: di
         >>> [part for part in a if a[part] != b[part]]
         ['network', 'settings']
     """
-    told = json.dumps(settings, sort_keys=True, default=repr)
+    text = json.dumps(settings, sort_keys=True, default=repr)
     parts = {"images": digest(x), "labels": digest(y), "keys": digest(keys)}
-    return {"network": network_digest(net), **parts, "settings": hashlib.sha256(told.encode()).hexdigest()}
+    return {"network": network_digest(net), **parts, "settings": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def network_digest(net: nn.Module) -> str:
-    """SHA-256 of what a network answers by: its modules as they print, parameters, and buffers, saved ones or not.
+    """SHA-256 of a network: its modules as they print, parameters and buffers, persistent or not.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -80,7 +82,7 @@ def digest(values: Tensor) -> str:
 
 
 class StateFile:
-    """A file that is either absent or holds a whole state of the run with this fingerprint.
+    """A file that is either absent or holds a complete state of the run with this fingerprint.
 
     Args:
         path: in a folder that exists.
@@ -96,7 +98,7 @@ class StateFile:
             raise FileNotFoundError(f"there is no folder {self.path.parent} for the state file {self.path.name}")
 
     def load(self, device: torch.device) -> SuiteState | None:
-        """The state in the file, None where there is no file.
+        """The state in the file, or None if there is no file.
 
         Raises:
             ValueError: if the file holds something else, or the state of another run.
@@ -124,7 +126,7 @@ class StateFile:
         return state
 
     def save(self, state: SuiteState) -> None:
-        """Replace the file, so that a kill at any moment leaves the old one or the new one."""
+        """Replace the file; a kill at any moment leaves the old one or the new one."""
         kept = {"run": self.run, "counts": state.counts, "met": state.met}
         kept |= {name: getattr(state.worst, name) for name in ("images", "correct", "loss")}
         with written_whole(self.path) as part:

@@ -1,4 +1,4 @@
-"""An attack built on one network and judged on another."""
+"""Adversarial images made on one network and judged on another."""
 
 import copy
 from typing import Any, Self
@@ -11,17 +11,17 @@ from kafnets.threat import ThreatModel
 
 
 class Transfer(Attack):
-    """Attack a surrogate, and see whether the network falls for it too: an attacker without gradients.
+    """Attack a surrogate, and judge the images on the network: an attack without the network's gradients.
 
-    The network itself is only asked for its logits. An honest network stands longer against this than against any
-    attack that follows its own gradients; where it does not, those are masked (Athalye, Carlini, Wagner 2018,
-    arXiv 1802.00420, section 3.1). :class:`~kafnets.attacks.mifgsm.MIFGSM` is the usual attack, and a network of the
-    same kind trained from another seed the usual surrogate.
+    Of the network itself only logits are used. This should fool fewer images than an attack with the network's own
+    gradients; where it fools more, those gradients are masked (Athalye, Carlini, Wagner 2018, arXiv 1802.00420,
+    section 3.1). :class:`~kafnets.attacks.mifgsm.MIFGSM` is the usual attack, and a network of the same kind trained
+    from another seed the usual surrogate.
 
     Args:
-        surrogate: images to logits over the same classes; left as it was found.
-        attack: what to run on it, from one start and to the last step: an image that stops at the surrogate's first
-            error would be barely wrong there and right elsewhere. Decides eps and norm.
+        surrogate: images to logits over the same classes; unchanged afterwards.
+        attack: the attack on the surrogate, which decides eps and norm. Every image takes all of its steps: one that
+            stopped at the surrogate's first error would be barely misclassified there, and correctly elsewhere.
 
     Example:
         >>> import torch
@@ -40,11 +40,11 @@ class Transfer(Attack):
         """The attack in the threat model of a run, on the same surrogate."""
         bound = copy.copy(self)
         bound.attack = self.attack.within(threat)
-        bound._face(bound.attack.threat)
+        bound._set_threat(bound.attack.threat)
         return bound
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
-        """The attack on the surrogate, which goes through every step whatever ``early_stop`` says."""
+        """The attack on the surrogate, with every step whatever ``early_stop`` is."""
         return self.attack.craft(self.surrogate, x, y, keys=keys, eval_mode=True)
 
     def passes(self) -> int:
@@ -52,7 +52,7 @@ class Transfer(Attack):
         return self.attack.passes()
 
     def settings(self) -> dict[str, Any]:
-        """Those of the attack, under ``attack_on_surrogate``, and what the surrogate is."""
+        """Those of the attack, under ``attack_on_surrogate``, and the name and digest of the surrogate."""
         surrogate = getattr(self.surrogate, "__name__", type(self.surrogate).__name__)
         weights = network_digest(self.surrogate) if isinstance(self.surrogate, nn.Module) else None
         rest = {"surrogate": surrogate, "surrogate_sha256": weights, "attack_on_surrogate": self.attack.settings()}

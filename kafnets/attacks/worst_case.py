@@ -1,4 +1,4 @@
-"""The worst image met so far, of each image."""
+"""The worst perturbation found so far of each image."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from kafnets.threat import per_image
 
 
 class WorstCase:
-    """Keeps a misclassified image if there was any, otherwise the one of the largest loss; of equals the first.
+    """Keeps a misclassified image if there was any, otherwise the one of the largest loss; of ties the first.
 
     Args:
-        images: ``(N, ...)``, what each image starts with; copied.
-        correct: bool ``(N,)``, whether the classifier gets it right.
-        loss: ``(N,)``, its loss.
+        images: ``(N, ...)``, to start with; copied.
+        correct: bool ``(N,)``, whether each is classified correctly.
+        loss: ``(N,)``, the loss of each.
 
     Example:
         >>> worst = WorstCase(torch.zeros(3, 1), torch.tensor([True, True, False]), torch.zeros(3))
@@ -26,12 +26,12 @@ class WorstCase:
         self.images, self.correct, self.loss = images.clone(), correct.clone(), loss.clone()
 
     def update(self, index: Tensor, images: Tensor, correct: Tensor, loss: Tensor) -> None:
-        """Compare the images number ``index``, int64 ``(n,)``, with others ``(n, ...)`` that were met."""
+        """Replace the images number ``index``, int64 ``(n,)``, where the new ones ``(n, ...)`` are worse."""
         better = torch.where(correct == self.correct[index], loss > self.loss[index], ~correct)
         self.images[index] = torch.where(per_image(better, images), images, self.images[index])
         self.loss[index] = torch.where(better, loss, self.loss[index])
         self.correct[index] &= correct
 
-    def standing(self) -> Tensor:
-        """The numbers of the images that are classified correctly still, int64."""
+    def still_correct(self) -> Tensor:
+        """The numbers of the images that are still classified correctly, int64."""
         return self.correct.nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Cross-entropy, one value an image."""
+"""Cross-entropy, one value per image."""
 
 import torch.nn.functional as F
 from torch import Tensor

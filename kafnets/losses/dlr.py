@@ -1,4 +1,4 @@
-"""The difference of logits ratio, one value an image: a margin that no rescaling of the logits changes."""
+"""The difference of logits ratio, one value per image: a margin that does not depend on the scale of the logits."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """``-(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3)`` for each image (Croce and Hein 2020, equation 6).
 
     ``z_pi1 >= z_pi2 >= ...`` are the sorted logits. The value lies in [-1, 1] where the network is right or the true
-    class is among the first three, is positive where it is wrong, and is the same for ``a z + b``, a > 0: large logits
-    do not hide the gradient as they do in the cross-entropy. Where the first three logits are equal, and the ratio is
-    not defined, it is the plain margin.
+    class is among the first three, is positive where it is wrong, and is the same for ``a z + b``, a > 0: unlike that
+    of the cross-entropy, its gradient does not vanish for large logits. Where the first three logits are equal, and
+    the ratio is not defined, it is the plain margin.
 
     Args:
         logits: ``(N, classes)``, floating point, three classes or more; half precision is raised to float32 first.
@@ -36,8 +36,9 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """``-(z_y - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2)`` for each image (Croce and Hein 2020, equation 7).
 
-    Positive where the target class t is before the true one, so that maximising it misclassifies as t, and unchanged
-    by ``a z + b``, a > 0. Where the first four logits are equal it is the plain difference ``z_t - z_y``.
+    Positive where the logit of the target class t is larger than that of the true one, so that maximising it
+    misclassifies as t, and unchanged by ``a z + b``, a > 0. Where the first four logits are equal it is the plain
+    difference ``z_t - z_y``.
 
     Args:
         logits: ``(N, classes)``, floating point, four classes or more; half precision is raised to float32 first.
@@ -74,6 +75,6 @@ def _ratio(difference: Tensor, spread: Tensor) -> Tensor:
     return difference / torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
-# what an attack asks before it begins
+# read by attacks before they begin
 dlr.fewest_classes = 3  # type: ignore[attr-defined]
 targeted_dlr.fewest_classes = 4  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The Kullback-Leibler divergence between two answers of a network, one value per image."""
+"""The Kullback-Leibler divergence between two outputs of a network, one value per image."""
 
 from torch import Tensor
 

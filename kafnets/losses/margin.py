@@ -1,4 +1,4 @@
-"""The margin by which a classifier is wrong, one value an image."""
+"""The margin by which a classifier is wrong, one value per image."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ from torch import Tensor
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """``max_{j != y} z_j - z_y`` for each image, in float32 or better: positive where the classifier is wrong.
 
-    Unlike the cross-entropy it has a gradient of size one however certain the network is (Carlini and Wagner 2017,
-    section IV.A, f_6). Where several wrong classes share the largest logit they share the gradient evenly; where one
-    of them equals z_y the margin is 0.
+    Unlike that of the cross-entropy, its gradient does not vanish where the network is certain (Carlini and Wagner
+    2017, section IV.A, f_6). Where several wrong classes share the largest logit they share the gradient evenly; where
+    one of them equals z_y the margin is 0.
 
     Args:
         logits: ``(N, classes)``, floating point, two classes or more; half precision is raised to float32 first.

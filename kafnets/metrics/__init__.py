@@ -1,4 +1,4 @@
-"""What is counted: torchmetrics metrics and their functional twins."""
+"""Metrics of torchmetrics, and the functions that they use."""
 
 from kafnets.metrics.robust_accuracy import RobustAccuracy
 from kafnets.metrics.wilson import wilson_interval

@@ -1,4 +1,4 @@
-"""Clean and robust accuracy, counted."""
+"""Clean and robust accuracy."""
 
 import torch
 from torch import Tensor

@@ -4,14 +4,14 @@ from scipy.stats import binomtest
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927); sensible at 0, at 1 and for few images.
+    """Wilson's score interval of a proportion (Wilson 1927); valid at 0, at 1 and for few images.
 
     With ``p = successes / total`` and ``z`` the normal quantile of ``(1 + confidence) / 2``:
     ``(p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``.
 
     Args:
-        successes: images that count, in [0, total].
-        total: images in all; 0 tells nothing and gives (0, 1).
+        successes: number of successes, in [0, total].
+        total: number of trials; 0 gives (0, 1).
         confidence: in (0, 1).
 
     Returns:

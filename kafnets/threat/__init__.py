@@ -1,4 +1,4 @@
-"""What an attacker may do: the ball of perturbations around each image, stated once in a run and read by everyone."""
+"""The threat model of a run: which perturbations an attacker may add to an image."""
 
 from kafnets.threat.l1 import L1
 from kafnets.threat.model import ThreatModel

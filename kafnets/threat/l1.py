@@ -10,16 +10,16 @@ from kafnets.threat.norms import Norm, towards
 class L1(Norm):
     """sum_i |delta_i| <= eps, as with eps = 12 on CIFAR-10.
 
-    The steepest way up is a single pixel: an attack that adds :meth:`direction`, instead of taking a :meth:`step`,
-    stands still once the box stops that pixel. :class:`~kafnets.attacks.apgd.APGD` climbs this ball along several at a
-    time (:class:`~kafnets.attacks.apgd_ascent.SparseClimb`).
+    The loss rises fastest along a single pixel. An attack that adds :meth:`direction` makes no progress once that pixel
+    is 0 or 1; :meth:`step` leaves out such pixels. :class:`~kafnets.attacks.apgd.APGD` moves several pixels at a time
+    (:class:`~kafnets.attacks.apgd_ascent.SparseClimb`).
 
     Example:
         >>> L1().project(torch.tensor([[0.9, 0.6, 0.5]]), torch.tensor([[0.5, 0.5, 0.5]]), 0.2)
         tensor([[0.7000, 0.5000, 0.5000]])
     """
 
-    # for the rounding of the norm itself: whoever adds up an image's entries one by one is off by 5e-5
+    # allows for rounding in the norm: adding up the entries of an image one by one is off by 5e-5
     _INSIDE = 1 - 1e-4
 
     def check_eps(self, eps: float) -> None:
@@ -40,11 +40,11 @@ class L1(Norm):
         return self.project(x + eps * sign * share, x, eps)
 
     def direction(self, grad: Tensor) -> Tensor:
-        """The sign of the largest entry; equals share the step. Zero for an image whose gradient is zero or NaN."""
+        """The sign of the largest entry; equal entries share the step. Zero where the gradient is zero or NaN."""
         return steepest(grad, torch.ones(len(grad), dtype=torch.int64, device=grad.device))
 
     def step(self, x_adv: Tensor, grad: Tensor, length: Tensor | float) -> Tensor:
-        """Along the steepest pixel that is not at its end of the box: there a step along a single one leads nowhere."""
+        """A step along the steepest of those pixels that can still move within [0, 1]."""
         stopped = ((grad > 0) & (x_adv >= 1)) | ((grad < 0) & (x_adv <= 0))
         return super().step(x_adv, torch.where(stopped, 0, grad), length)
 
@@ -52,8 +52,8 @@ class L1(Norm):
         """Shrink every change by the same amount, within the box (Croce and Hein 2021, proposition 2.1).
 
         ``u_i = x_i + sign(delta_i) min(max(|delta_i| - lambda, 0), room_i)`` with the smallest lambda >= 0 for which
-        the sizes add up to eps at most; room_i is what the box leaves pixel i. Exact: the sum is piecewise linear in
-        lambda, and its bends are sorted.
+        the sizes add up to eps at most; room_i is how far pixel i can move within [0, 1]. Exact: the sum is piecewise
+        linear in lambda, and its breakpoints are sorted.
         """
         delta = (x_adv - x).flatten(1).double()
         start = x.flatten(1).double()
@@ -69,10 +69,10 @@ class L1(Norm):
 
 
 def steepest(grad: Tensor, count: Tensor) -> Tensor:
-    """The signs of the ``count`` largest entries of each gradient, scaled to L1 norm 1; those equal to the last share.
+    """The signs of the ``count`` largest entries of each gradient, and of those equal to the last, scaled to L1 norm 1.
 
     Args:
-        grad: ``(N, ...)``; where it is zero or not finite, so is nothing of the result: zeros.
+        grad: ``(N, ...)``; where it is zero or not finite, the result is zero.
         count: int64 ``(N,)``, in [1, entries].
 
     Example:
@@ -90,12 +90,12 @@ def steepest(grad: Tensor, count: Tensor) -> Tensor:
 
 def _shrinkage(length: Tensor, room: Tensor, eps: float) -> Tensor:
     """The lambda of :meth:`L1.project`, ``(N, 1)``, of sizes ``(N, d)`` and rooms in float64."""
-    # as lambda grows, an entry starts to shrink at length - room, and is gone at length
-    bends, order = torch.cat([(length - room).clamp_min(0), length], 1).sort(1)
+    # as lambda grows, an entry starts to shrink at length - room, and is 0 from length on
+    breakpoints, order = torch.cat([(length - room).clamp_min(0), length], 1).sort(1)
     shrinking = torch.where(order < length.shape[1], 1.0, -1.0).to(length.dtype).cumsum(1)[:, :-1]
-    # added up from the last bend, where nothing is left: small radii are met exactly
-    lost = (shrinking * bends.diff(dim=1)).flip(1).cumsum(1).flip(1)
+    # added up from the last breakpoint, where the sum is 0: small radii are met exactly
+    lost = (shrinking * breakpoints.diff(dim=1)).flip(1).cumsum(1).flip(1)
     sums = torch.cat([lost, torch.zeros_like(lost[:, :1])], 1)
-    first = (sums > eps).sum(1, keepdim=True).clamp_min(1)  # of the bends at which eps is met
+    first = (sums > eps).sum(1, keepdim=True).clamp_min(1)  # the breakpoint at which the sum falls to eps
     slope = shrinking.gather(1, first - 1).clamp_min(1)
-    return torch.where(sums[:, :1] > eps, bends.gather(1, first) - (eps - sums.gather(1, first)) / slope, 0)
+    return torch.where(sums[:, :1] > eps, breakpoints.gather(1, first) - (eps - sums.gather(1, first)) / slope, 0)

@@ -7,15 +7,15 @@ from kafnets.threat.units import in_input_units, show_units
 class ThreatModel:
     """Which perturbations an attacker may add: those of norm at most eps that keep an image in [0, 1].
 
-    ``{delta: norm(delta) <= eps, x + delta in [0, 1]}``. A run states it once; training, validation, test, noise and
-    curves read it from there.
+    ``{delta: norm(delta) <= eps, x + delta in [0, 1]}``. A run states it once, for training,
+    validation, test, noise and curves.
 
     Args:
         norm: :class:`Linf` (the default), :class:`L2` or :class:`~kafnets.threat.L1`.
         eps: the radius in input units, a number or ``"8/255"``, the same for every image.
 
     Raises:
-        ValueError: if eps is no radius of the norm.
+        ValueError: if eps is not a valid radius for the norm.
 
     Example:
         >>> ThreatModel(), ThreatModel(eps="4/255") == ThreatModel(Linf(), 4 / 255)

@@ -1,4 +1,4 @@
-"""Balls of perturbations: which ones of size eps are allowed, and in which direction a loss rises fastest."""
+"""Norms of perturbations: their balls of radius eps, and the directions in which a loss rises fastest."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Norm(ABC):
 
     @abstractmethod
     def check_eps(self, eps: float) -> None:
-        """Raise ``ValueError`` where ``eps`` is no radius of this ball."""
+        """Raise ``ValueError`` unless ``eps`` is a valid radius for this norm."""
 
     @abstractmethod
     def random_start(self, x: Tensor, eps: float, keys: Tensor) -> Tensor:
@@ -49,18 +49,18 @@ class Norm(ABC):
 
     @abstractmethod
     def direction(self, grad: Tensor) -> Tensor:
-        """The step of size 1 in this norm along which the linearised loss rises fastest; none where ``grad`` is NaN."""
+        """The step of size 1 in this norm along which the linearised loss rises fastest; zero where ``grad`` is NaN."""
 
     def step(self, x_adv: Tensor, grad: Tensor, length: Tensor | float) -> Tensor:
-        """Where a step of that length up the gradient leads, before it is projected."""
+        """``x_adv`` after a step of that length along :meth:`direction`, not yet projected."""
         return (length * self.direction(grad)).add_(x_adv)
 
     @abstractmethod
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-        """The point of the ball and of [0, 1] nearest to ``x_adv``, exactly inside in the dtype of ``x``."""
+        """A point near ``x_adv`` that lies in the ball and in [0, 1], exactly so in the dtype of ``x``."""
 
     def projection(self, x: Tensor, eps: float) -> Callable[[Tensor], Tensor]:
-        """:meth:`project` for one ``x``, again and again."""
+        """:meth:`project` for a fixed ``x``: what does not depend on ``x_adv`` is computed once."""
         return lambda x_adv: self.project(x_adv, x, eps)
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Linf(Norm):
         return self.projection(x, eps)(x_adv)
 
     def projection(self, x: Tensor, eps: float) -> Callable[[Tensor], Tensor]:
-        """The same; what lies between the first and the last number of the ball lies inside."""
+        """Clip to the smallest and the largest number of the ball and of [0, 1], computed once."""
         eps = round_down(eps, x.dtype)  # 8/255 in float32 is larger than 8/255
         low = towards(x, (x - eps).clamp_(min=0), eps)
         high = towards(x, (x + eps).clamp_(max=1), eps)
@@ -124,7 +124,7 @@ class L2(Norm):
         tensor([[0.5000, 0.7000]])
     """
 
-    # for the rounding of the norm itself, ours and that of whoever measures the result
+    # allows for rounding in the norm, here and where the result is measured
     _INSIDE = 1 - 1e-5
 
     def check_eps(self, eps: float) -> None:

@@ -1,4 +1,4 @@
-"""Sizes in input units: images lie in [0, 1], and people write 8/255."""
+"""Sizes in the units of images in [0, 1], given as numbers or as fractions such as 8/255."""
 
 from kafnets.described import show_units
 

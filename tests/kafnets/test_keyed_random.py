@@ -1,4 +1,4 @@
-"""Noise is a function of the image's key alone, and looks like what it says."""
+"""Random numbers depend on the key alone, and have the distributions that they should have."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ SHAPE = (3, 16, 16)
 
 
 def splitmix64(state):
-    """The generator of the reference implementation, in Python's integers: (next state, output)."""
+    """The reference implementation in Python's integers: (next state, output)."""
     mask = 2**64 - 1
     state = (state + 0x9E3779B97F4A7C15) & mask
     z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask

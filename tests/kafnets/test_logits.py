@@ -22,7 +22,7 @@ def test_is_correct(row, label, right):
     assert is_correct(torch.tensor([row]), torch.tensor([label])).tolist() == [right]
 
 
-def test_is_correct_of_no_image():
+def test_is_correct_of_an_empty_batch():
     assert is_correct(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)).shape == (0,)
 
 
@@ -42,6 +42,6 @@ def test_fitting_labels_pass(labels):
         (torch.zeros(2, 3), [-1, 2], r"labels must lie in \[0, 2\] for 3 classes, got -1 to 2"),
     ],
 )
-def test_misfits_are_named(logits, labels, message):
+def test_logits_and_labels_that_do_not_fit_are_refused(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         check_logits(logits, torch.tensor(labels))

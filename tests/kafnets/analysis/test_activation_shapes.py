@@ -1,4 +1,4 @@
-"""Learned shapes are measured, and the network is left as it was."""
+"""Learned shapes, their ranges and densities, and the network unchanged."""
 
 import copy
 import sys
@@ -71,7 +71,7 @@ def test_density_and_range_are_those_of_the_pre_activations(net, images):
     assert (shape.density * widths)[:30].sum().item() == pytest.approx(share, abs=1e-3)
 
 
-def test_the_network_is_left_untouched(net, images):
+def test_the_network_is_unchanged(net, images):
     net.block1.bn_a.eval()  # a frozen layer must stay frozen
     modes = {name: module.training for name, module in net.named_modules()}
     state = copy.deepcopy(net.state_dict())
@@ -84,7 +84,7 @@ def test_the_network_is_left_untouched(net, images):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_it_is_restored_even_after_an_error(net):
+def test_the_network_is_restored_after_an_error(net):
     with pytest.raises(ValueError, match="takes images of shape"):
         activation_shapes(net, torch.rand(2, 3, 4, 4))
     assert all(module.training for module in net.modules())
@@ -118,10 +118,10 @@ def test_constant_and_diverged_pre_activations(value):
     assert shape.curves.isfinite().all()
 
 
-def test_a_compiled_network_is_seen_too(images):
+def test_compiled_networks_work(images):
     net = LightNet(activation=PReLU, image_size=8).eval()
     net.compile(backend="eager")
-    with torch.no_grad():  # so that nothing but the hooks could cause a second compilation
+    with torch.no_grad():  # so that only the hooks could cause a second compilation
         net(images)
     assert len(activation_shapes(net, images)) == 5
 

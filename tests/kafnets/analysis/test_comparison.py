@@ -26,21 +26,21 @@ def test_a_comparison_counts_image_by_image():
 
 def test_the_interval_covers_the_true_difference():
     generator = torch.Generator().manual_seed(0)
-    outcomes = torch.multinomial(torch.tensor([0.3, 0.12, 0.05, 0.53]), 400 * 100, True, generator=generator)
+    samples = torch.multinomial(torch.tensor([0.3, 0.12, 0.05, 0.53]), 400 * 100, True, generator=generator)
     covered = 0
-    for sample in outcomes.reshape(400, 100):  # 0 both right, 1 only a, 2 only b, 3 both wrong
+    for sample in samples.reshape(400, 100):  # 0 both right, 1 only a, 2 only b, 3 both wrong
         found = compare(sample <= 1, (sample == 0) | (sample == 2))
         covered += found.low <= 0.07 <= found.high
     assert 0.92 <= covered / 400 <= 0.99
 
 
-def test_the_same_twice_is_no_difference():
+def test_equal_results_do_not_differ():
     right = torch.rand(1000) < 0.4
     found = compare(right, right)
     assert found.difference == 0 and found.p_value == 1 and found.low < 0 < found.high < 0.01
 
 
-def test_it_reads_as_a_sentence():
+def test_the_text_of_a_comparison():
     text = str(compare(torch.tensor([True, True]), torch.tensor([True, False])))
     assert text.startswith("100.0 % against 50.0 % on the same 2 images: difference +50.0 points")
 
@@ -54,6 +54,6 @@ def test_it_reads_as_a_sentence():
         (lambda: mcnemar(-1, 2), "must be >= 0, got -1 and 2"),
     ],
 )
-def test_bad_input_is_named(call, says):
+def test_bad_input_is_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()

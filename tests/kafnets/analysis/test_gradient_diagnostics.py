@@ -1,4 +1,4 @@
-"""Probes against networks whose answers are known."""
+"""Diagnostics of networks for which they are known."""
 
 import pytest
 import torch
@@ -28,13 +28,13 @@ def batch():
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()])
-def test_a_linear_network_does_what_its_gradient_predicts(batch, norm):
+def test_the_gradient_of_a_linear_network_predicts_a_step(batch, norm):
     found = gradients(linear, *batch, PGD(eps=0.02, norm=norm))
     torch.testing.assert_close(found["gain"], torch.ones(5), rtol=1e-3, atol=0)
     assert not found["zero_gradient"].any() and not found["nonfinite_gradient"].any()
 
 
-def test_steps_and_jumps_do_not(batch):
+def test_the_gradients_of_staircases_and_sawtooths_do_not(batch):
     x, y = batch
     stairs = gradients(lambda x: linear((x * 4).round() / 4 + 0 * x), x, y, PGD(eps=0.02))
     assert stairs["zero_gradient"].all() and stairs["gain"].isnan().all()
@@ -42,14 +42,14 @@ def test_steps_and_jumps_do_not(batch):
     assert (sawtooth["gain"] < 0.5).all() and not sawtooth["zero_gradient"].any()
 
 
-def test_gradients_that_are_not_finite_are_seen(batch):
+def test_gradients_that_are_not_finite_are_found(batch):
     x, y = batch
     cusp = lambda x: (x - x.detach()).abs().sqrt().sum((1, 2, 3))[:, None]  # noqa: E731
     found = gradients(lambda x: linear(x) + cusp(x) * WEIGHT[0], x, y, PGD())
     assert found["nonfinite_gradient"].all() and not found["zero_gradient"].any()
 
 
-def test_the_loss_of_a_linear_network_climbs_until_the_ball_ends(batch):
+def test_the_loss_of_a_linear_network_rises_up_to_the_boundary_of_the_ball(batch):
     x, y = batch
     losses = loss_along(linear, x, y, PGD(eps=0.02), steps=6)
     assert losses.shape == (7, 5)
@@ -58,17 +58,17 @@ def test_the_loss_of_a_linear_network_climbs_until_the_ball_ends(batch):
     torch.testing.assert_close(losses[4:], losses[4:5].expand(3, 5))
 
 
-def test_answers_of_a_network_that_behaves(batch):
+def test_outputs_of_a_well_behaved_network(batch):
     found = answers(linear, batch[0])
     assert found["repeatable"].all() and found["batch_independent"].all() and not found["probabilities"].any()
 
 
-def test_answers_that_depend_on_the_batch(batch):
+def test_outputs_that_depend_on_the_batch(batch):
     found = answers(lambda x: linear(x - x.mean(0)), batch[0])
     assert found["repeatable"].all() and not found["batch_independent"].any()
 
 
-def test_one_sure_row_is_not_called_a_probability(batch):
+def test_only_softmax_outputs_are_probabilities(batch):
     found = answers(lambda x: linear(x).softmax(1), batch[0])
     assert found["probabilities"].all()
     assert not answers(lambda x: linear(x).log_softmax(1), batch[0])["probabilities"].any()
@@ -83,14 +83,14 @@ def test_half_precision_inside_an_operation_is_found(batch):
     assert any("bfloat16" in name for name in found)
 
 
-def test_modes_are_named():
+def test_modules_in_training_mode_are_named():
     net = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout())).eval()
     assert in_training_mode(net) == set() == in_training_mode(linear)
     net[1][0].train()
     assert in_training_mode(net) == {"1.0"}
 
 
-def test_every_kind_of_change_is_seen():
+def test_every_kind_of_change_is_found():
     net = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
     changes = {
         "0.running_mean": lambda: net[0].running_mean.add_(1),
@@ -112,7 +112,7 @@ def test_every_kind_of_change_is_seen():
     assert changed == {"mode of the network", "mode of 1"}
 
 
-def test_probes_leave_the_network_as_it_was(batch):
+def test_diagnostics_leave_the_network_unchanged(batch):
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Dropout()).train()
     changed: set[str] = set()
     with torch.inference_mode(), watched(net, changed):

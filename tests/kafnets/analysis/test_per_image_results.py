@@ -1,4 +1,4 @@
-"""PerImageResults keep every image once, whoever measured it."""
+"""Results per image: joining parts, storing and reading them."""
 
 import json
 
@@ -14,18 +14,18 @@ def part(index, **columns):
     )
 
 
-def test_parts_join_into_what_one_process_has():
+def test_joined_parts_equal_the_whole():
     whole = part([0, 1, 2, 3], clean=[True, False, True, True], gain=[0.5, 1.0, 2.0, 3.0])
     parts = [part([3, 1], clean=[True, False], gain=[3.0, 1.0]), part([2, 0], clean=[True, True], gain=[2.0, 0.5])]
     assert PerImageResults.join(parts).encode() == whole.encode()
 
 
-def test_what_a_part_lacks_is_not_measured():
+def test_a_column_that_a_part_lacks_is_not_measured_there():
     joined = PerImageResults.join([part([0], clean=[True], more=[False]), part([1], clean=[False])])
     assert joined.encode() == {"index": [0, 1], "clean": "10", "more": "0-"}
 
 
-def test_written_and_read_they_are_the_same():
+def test_encoding_and_decoding_keep_the_values():
     values = [0.25, float("nan"), -3.5e-7, 1e30]
     before = part([5, 2, 9, 4], clean=[True, True, False, True], gain=values)
     after = PerImageResults.decode(json.loads(json.dumps(before.encode())))
@@ -33,15 +33,15 @@ def test_written_and_read_they_are_the_same():
         torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=0, equal_nan=True)
 
 
-def test_the_worst_is_over_all_columns_of_the_kinds():
-    outcomes = part([0, 1, 2], **{"white/a": [1, 1, 0], "white/b": [0, 1, 1], "black/c": [1, 0, 1]})
-    assert outcomes.worst("white").tolist() == [0, 1, 0]
-    assert outcomes.worst("white", "black").tolist() == [0, 0, 0]
-    assert outcomes.worst("noise").tolist() == [1, 1, 1]
-    assert list(outcomes.named("white")) == ["a", "b"]
+def test_the_worst_is_over_all_columns_of_the_prefixes():
+    results = part([0, 1, 2], **{"white/a": [1, 1, 0], "white/b": [0, 1, 1], "black/c": [1, 0, 1]})
+    assert results.worst("white").tolist() == [0, 1, 0]
+    assert results.worst("white", "black").tolist() == [0, 0, 0]
+    assert results.worst("noise").tolist() == [1, 1, 1]
+    assert list(results.named("white")) == ["a", "b"]
 
 
-def test_nothing_joined_is_nothing():
+def test_joining_nothing_is_empty():
     assert len(PerImageResults.join([])) == 0
     assert PerImageResults.join([PerImageResults.join([]), part([1], clean=[True])]).encode() == {
         "index": [1],

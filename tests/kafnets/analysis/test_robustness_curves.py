@@ -35,7 +35,7 @@ def test_accuracy_over_radii_is_the_closed_form(images):
         assert right.tolist() == [value > 0.5 + eps + 1e-6 for value in x[:, 0, 0, 0].tolist()]
 
 
-def test_survivors_alone_go_on(images):
+def test_only_survivors_are_tried_at_larger_radii(images):
     x, y, keys = images
     tried = []
 
@@ -60,7 +60,7 @@ def test_every_value_is_tried_on_every_image(images):
     assert found == {1: 0, 2: int(is_correct(net(x), y).sum()), 3: 0}
 
 
-def test_radii_end_where_every_image_is_within(images):
+def test_the_last_ball_contains_every_image(images):
     x = images[0]
     assert radii_to_the_end(PGD(eps=0.5, norm=L2()), x) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.75, 1, 1.5, 2])
     assert radii_to_the_end(PGD(eps=1.0), x)[-1] == 1.0 == max(radii_to_the_end(PGD(eps=1.0), x))

@@ -1,4 +1,4 @@
-"""The record counts what the outcomes say."""
+"""The record counts the results per image."""
 
 import json
 
@@ -14,7 +14,7 @@ NAN = torch.nan
 
 
 @pytest.fixture
-def outcomes():
+def results():
     columns = {
         "index": [0, 1, 2, 3],
         "label": [0, 0, 2, 2],
@@ -30,13 +30,13 @@ def outcomes():
 
 
 @pytest.fixture
-def record(outcomes):
+def record(results):
     attacks = {"white/PGD": PGD(), "black/Square": PGD(estimator=FiniteDifferences(sigma=0.1))}
     more = {"attacks": attacks, "seconds": {"white/PGD": 1.0}, "class_names": ["cat", "dog", "owl"]}
-    return robustness_record(outcomes, {"half": {"b", "a"}}, **more)
+    return robustness_record(results, {"half": {"b", "a"}}, **more)
 
 
-def test_the_worst_case_is_at_most_every_attack(record):
+def test_the_worst_case_is_at_most_that_of_every_attack(record):
     assert record["clean"]["accuracy"] == 0.75 and record["worst_case"]["right"] == 1
     assert [attack["right"] for attack in record["attacks"].values()] == [2, 2]
     assert record["attacks"]["white/PGD"]["seconds"] == 1.0
@@ -55,17 +55,17 @@ def test_curves_begin_at_the_clean_accuracy_of_their_images(record):
     assert record["curves"]["loss"] == [{"at": 0.0, "mean": 1.0}]
 
 
-def test_intervals_are_wilson_s():
+def test_intervals_are_those_of_wilson():
     found = counted(torch.tensor([1.0, 1, 0, NAN]))
     assert (found["wilson95_low"], found["wilson95_high"]) == wilson_interval(2, 3)
 
 
-def test_a_record_is_json_and_says_the_same_of_every_run(record, outcomes):
+def test_a_record_is_json_without_addresses_and_holds_the_results(record, results):
     assert " object at 0x" not in json.dumps(record)
-    assert PerImageResults.decode(json.loads(json.dumps(record))["outcomes"]).encode() == outcomes.encode()
+    assert PerImageResults.decode(json.loads(json.dumps(record))["outcomes"]).encode() == results.encode()
     assert record["facts"] == {"half": ["a", "b"]}
 
 
-def test_nothing_measured_is_an_error():
+def test_a_record_without_images_is_refused():
     with pytest.raises(ValueError, match="no image was measured"):
         robustness_record(PerImageResults.join([]), {}, attacks={}, seconds={}, class_names=[])

@@ -1,4 +1,4 @@
-"""Each check at its threshold, on made-up outcomes."""
+"""Each check at its threshold, on made-up results."""
 
 import pytest
 import torch
@@ -10,20 +10,20 @@ FACTS = {"training": set(), "changed": set(), "half": set()}
 
 
 def ones(total, zeros=0):
-    """``zeros`` noughts, then ones."""
+    """Some zeros, then ones."""
     return (torch.arange(total) >= zeros).double()
 
 
 def first(count, total=1000):
-    """``count`` ones, then noughts."""
+    """Some ones, then zeros."""
     return 1 - ones(total, count)
 
 
 def check(name, facts=FACTS, total=1000, **columns):
     columns = {column.replace("__", "/"): values for column, values in columns.items()}
-    outcomes = PerImageResults({"index": torch.arange(total), "clean": ones(total)} | columns)
-    (found,) = (one for one in sanity_checks(outcomes, facts) if one.name == name)
-    assert bool(found.advice) == (found.status in ("warn", "fail")), "advice where something is to be done, only there"
+    results = PerImageResults({"index": torch.arange(total), "clean": ones(total)} | columns)
+    (found,) = (one for one in sanity_checks(results, facts) if one.name == name)
+    assert bool(found.advice) == (found.status in ("warn", "fail")), "advice if and only if something must be done"
     return found
 
 
@@ -75,8 +75,8 @@ def test_unbounded(left, total, status):
 
 def test_unbounded_counts_images_that_were_right_and_measured():
     clean, right = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, torch.nan])
-    outcomes = PerImageResults({"index": torch.arange(3), "clean": clean, "eps/1.0": right})
-    assert sanity_checks(outcomes, FACTS)[0].numbers.startswith("0 of 1 ")
+    results = PerImageResults({"index": torch.arange(3), "clean": clean, "eps/1.0": right})
+    assert sanity_checks(results, FACTS)[0].numbers.startswith("0 of 1 ")
 
 
 @pytest.mark.parametrize("kind", ["steps", "restarts"])
@@ -89,7 +89,7 @@ def test_more_is_not_weaker(kind, lost, gained, status):
 
 
 @pytest.mark.parametrize(("gained", "status"), [(0, "pass"), (28, "pass"), (31, "warn")])
-def test_the_last_doubling_finds_nothing_new(gained, status):
+def test_the_last_increase_finds_nothing_new(gained, status):
     curve = {"steps__1": ones(1000), "steps__50": ones(1000, 400), "steps__100": ones(1000, 400 + gained)}
     found = check("more steps find nothing new", **curve)
     assert found.status == status and f"from 50 to 100 steps: {gained} of 1000" in found.numbers
@@ -107,7 +107,7 @@ def test_noise(by_noise, by_attack, status):
 @pytest.mark.parametrize(
     ("zero", "infinite", "status"), [(0, 0, "pass"), (9, 0, "pass"), (11, 0, "warn"), (130, 0, "fail"), (0, 1, "fail")]
 )
-def test_gradients_are_there(zero, infinite, status):
+def test_gradients_are_neither_zero_nor_non_finite(zero, infinite, status):
     columns = {"probe__zero_gradient": first(zero), "probe__nonfinite_gradient": first(infinite)}
     found = check("gradients are neither zero nor non-finite", **columns)
     assert found.status == status and f"zero on {zero} of 1000" in found.numbers
@@ -135,7 +135,7 @@ def test_the_loss_rises(flat, status):
         ("an output does not depend on the rest of the batch", "probe__batch_independent"),
     ],
 )
-def test_one_image_that_changes_its_answer_is_enough(name, column):
+def test_one_image_whose_output_changes_is_enough(name, column):
     assert check(name, **{column: ones(1000)}).status == "pass"
     found = check(name, **{column: ones(1000, 1)})
     assert found.status == "fail" and found.numbers.startswith("it differed on 1 of 1000 (0.1 %")
@@ -174,7 +174,7 @@ def test_probabilities():
     assert check("outputs are logits", probe__probabilities=ones(1000)).status == "fail"
 
 
-def test_what_was_not_measured_is_not_passed():
-    outcomes = PerImageResults({"index": torch.arange(3), "clean": torch.ones(3)})
-    checks = sanity_checks(outcomes, {})
+def test_checks_that_were_not_measured_are_not_run():
+    results = PerImageResults({"index": torch.arange(3), "clean": torch.ones(3)})
+    checks = sanity_checks(results, {})
     assert {found.status for found in checks} == {"not run"} and len(checks) == len({found.name for found in checks})

@@ -1,4 +1,4 @@
-"""Whole studies: what smells is said to smell, and an honestly trained network passes."""
+"""Whole studies: checks complain about faulty networks and attacks, and a robust network passes them all."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def trained(images, labels, activation, seed=0, epochs=6):
 
 
 @pytest.fixture(scope="module")
-def honest(digits):
+def robust(digits):
     return trained(*digits, ReLU, epochs=15)
 
 
@@ -66,8 +66,8 @@ def black_box():
     return [Square(eps=EPS, queries=200), gradient_free]
 
 
-def smells(net, digits, *, curve_images=0, **more):
-    """The names of the checks that complain, with their statuses, and what was measured."""
+def complaints(net, digits, *, curve_images=0, **more):
+    """The names and statuses of the checks that complain, all checks, and what was measured."""
     x, y = (values[:IMAGES] for values in digits)
     index = torch.arange(IMAGES)
     keys, curves = image_keys(index, 0), index < curve_images
@@ -76,25 +76,25 @@ def smells(net, digits, *, curve_images=0, **more):
     return {check.name: check.status for check in checks if check.status in ("warn", "fail")}, checks, found
 
 
-def test_an_honest_network_passes_every_check(honest, digits):
+def test_a_robust_network_passes_every_check(robust, digits):
     twin = trained(*digits, ReLU, seed=1, epochs=2)
     transfer = Transfer(surrogate=twin, attack=PGD(eps=EPS, step_size=EPS / 4, steps=10))
-    bad, checks, found = smells(honest, digits, curve_images=32, black_box=black_box(), transfer=transfer)
+    bad, checks, found = complaints(robust, digits, curve_images=32, black_box=black_box(), transfer=transfer)
     assert bad == {}
-    assert all(check.status == "pass" for check in checks), "every check was run"
+    assert all(check.status == "pass" for check in checks), "every check was run and passed"
     clean, worst = found.outcomes["clean"].mean(), found.outcomes.worst(*ROLES).mean()
-    assert clean > 0.7 and 0.2 < worst < clean - 0.1, "otherwise nothing was at stake"
+    assert clean > 0.7 and 0.2 < worst < clean - 0.1, "the network is neither useless nor perfectly robust"
 
 
 def test_kwta_is_caught(kwta, digits):
-    bad, _, found = smells(kwta, digits, black_box=black_box())
+    bad, _, found = complaints(kwta, digits, black_box=black_box())
     assert bad["gradients predict what a small step does"] == "warn"
     assert bad["noise is not an attack"] == "warn"
     assert found.outcomes["clean"].mean() > 0.3
 
 
-class Before(nn.Module):
-    """A network behind a layer of its own making."""
+class Wrapped(nn.Module):
+    """A network with another layer before or after it."""
 
     def __init__(self, net, first=None, last=None):
         super().__init__()
@@ -106,42 +106,44 @@ class Before(nn.Module):
         return self.last(logits) if self.last else logits
 
 
-def test_a_quantising_layer_is_caught(honest, digits):
-    bad, *_ = smells(Before(honest, first=lambda x: (x * 8).round() / 8), digits, curve_images=8, black_box=black_box())
+def test_a_quantising_layer_is_caught(robust, digits):
+    bad, *_ = complaints(
+        Wrapped(robust, first=lambda x: (x * 8).round() / 8), digits, curve_images=8, black_box=black_box()
+    )
     assert bad["gradients are neither zero nor non-finite"] == "fail"
     assert bad["gradients predict what a small step does"] == "warn"
     assert bad["the loss rises along the attack"] == "warn"
     assert bad["black box is not stronger than white box"] == "warn"
 
 
-def test_huge_logits_are_caught(honest, digits):
-    bad, *_ = smells(Before(honest, last=lambda logits: logits * 1e4), digits)
+def test_huge_logits_are_caught(robust, digits):
+    bad, *_ = complaints(Wrapped(robust, last=lambda logits: logits * 1e4), digits)
     assert bad["gradients are neither zero nor non-finite"] == "fail"
 
 
-def test_probabilities_are_caught(honest, digits):
-    bad, *_ = smells(Before(honest, last=lambda logits: logits.softmax(1)), digits)
+def test_probabilities_are_caught(robust, digits):
+    bad, *_ = complaints(Wrapped(robust, last=lambda logits: logits.softmax(1)), digits)
     assert bad["outputs are logits"] == "fail"
 
 
-def test_half_precision_is_caught_where_it_hides(honest, digits):
-    bad, checks, _ = smells(Before(honest, last=lambda logits: logits.half().float()), digits)
+def test_half_precision_inside_a_network_is_caught(robust, digits):
+    bad, checks, _ = complaints(Wrapped(robust, last=lambda logits: logits.half().float()), digits)
     assert bad["no half precision on the attacked path"] == "warn"
     (check,) = (check for check in checks if check.name == "no half precision on the attacked path")
     assert "float16" in check.numbers and "autocast" in check.advice
 
 
-def test_a_random_network_is_caught(honest, digits):
+def test_a_random_network_is_caught(robust, digits):
     torch.manual_seed(0)
-    bad, *_ = smells(Before(honest, last=lambda logits: logits + 2 * torch.randn_like(logits)), digits)
+    bad, *_ = complaints(Wrapped(robust, last=lambda logits: logits + 2 * torch.randn_like(logits)), digits)
     assert bad["the same input gives the same output"] == "fail"
-    assert bad["robust accuracy does not exceed clean"] == "fail", "judged again, wrong images are right"
+    assert bad["robust accuracy does not exceed clean"] == "fail", "images that were wrong are right when judged again"
 
 
 def test_training_mode_is_caught_and_named(digits):
     net = trained(*digits, ReLU, epochs=1)
     net.block1.bn_a.train()
-    bad, checks, _ = smells(net, digits)
+    bad, checks, _ = complaints(net, digits)
     assert bad["no module is in training mode"] == "fail"
     assert bad["an output does not depend on the rest of the batch"] == "fail"
     assert bad["the evaluation changed nothing in the network"] == "fail"
@@ -151,7 +153,7 @@ def test_training_mode_is_caught_and_named(digits):
 
 
 class WithoutLabels(PGD):
-    """The thesis's mistake: what is attacked is the predicted class."""
+    """The mistake of the thesis: it attacks the predicted class."""
 
     def __call__(self, net, x, y, *, keys=None):
         return self.run(net, x, net(x).argmax(1), keys, early_stop=True)
@@ -170,9 +172,9 @@ def test_an_attack_without_labels_is_caught(kwta, digits):
     found = one.measure(kwta, x, y, index=index, keys=image_keys(index, 0), curves=curves)
     checks = {check.name: check for check in sanity_checks(found.outcomes, found.facts)}
     assert checks["robust accuracy does not exceed clean"].status == "fail"
-    assert "PGD-5-1" in checks["robust accuracy does not exceed clean"].numbers
+    assert "WithoutLabels-5-1" in checks["robust accuracy does not exceed clean"].numbers
     assert checks["adversarial images lie in the ball and in [0, 1]"].status == "fail"
-    assert "PGD-6-1" in checks["adversarial images lie in the ball and in [0, 1]"].numbers
+    assert "OutOfTheBall-6-1" in checks["adversarial images lie in the ball and in [0, 1]"].numbers
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_attacks_that_differ_in_their_loss_have_different_names():
     ]
 
 
-def test_batches_and_their_order_do_not_matter(honest, digits):
+def test_batches_and_their_order_do_not_matter(robust, digits):
     x, y, index = digits[0][:12], digits[1][:12], torch.arange(12)
     few_steps = lambda attack: lambda value: PGD(eps=EPS, step_size=0.01, steps=3)  # noqa: E731
     quick = {"attack_at_eps": few_steps, "attack_at_steps": few_steps, "attack_at_restarts": few_steps}
@@ -205,7 +207,7 @@ def test_batches_and_their_order_do_not_matter(honest, digits):
 
     def measured(i):
         keys, curves = image_keys(index[i], 0), index[i] < 3
-        return one.measure(honest, x[i], y[i], index=index[i], keys=keys, curves=curves).outcomes
+        return one.measure(robust, x[i], y[i], index=index[i], keys=keys, curves=curves).outcomes
 
     whole, joined = measured(index), PerImageResults.join([measured(i) for i in index.flip(0).split(5)])
     assert set(whole.columns) == set(joined.columns)
@@ -214,26 +216,26 @@ def test_batches_and_their_order_do_not_matter(honest, digits):
             torch.testing.assert_close(joined[name], whole[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
-def test_a_network_without_a_gradient_is_refused(honest, digits):
+def test_a_network_without_a_gradient_is_refused(robust, digits):
     x, y, index = digits[0][:4], digits[1][:4], torch.arange(4)
     with pytest.raises(ValueError, match="carry no gradient"):
-        study().measure(Before(honest, last=lambda z: z.detach()), x, y, index=index, keys=image_keys(index, 0))
+        study().measure(Wrapped(robust, last=lambda z: z.detach()), x, y, index=index, keys=image_keys(index, 0))
 
 
-def test_attacks_ask_what_stands_for_the_network_and_the_network_judges(digits):
+def test_attacks_may_use_another_network_and_the_network_itself_judges(digits):
     net = KafVGG(activation=ReLU, width=8, hidden=32, image_size=8, in_channels=1).eval()
     x, y, index = digits[0][:8], digits[1][:8], torch.arange(8)
-    asked = []
+    calls = []
 
-    def blind(images):
-        asked.append(len(images))
+    def constant(images):
+        calls.append(len(images))
         return 0 * net(images) + F.one_hot(torch.zeros(len(images), dtype=torch.int64), 10)
 
     study = RobustnessStudy(white_box=[PGD(eps=EPS, steps=1)])
     settings = {"index": index, "keys": image_keys(index, 0), "curves": index < 0}
-    found = study.measure(net, x, y, attacked=blind, **settings)
-    assert asked
+    found = study.measure(net, x, y, attacked=constant, **settings)
+    assert calls
     assert torch.equal(found.outcomes["predicted"], net(x).argmax(1))
     (name,) = (name for name in study.attacks if name.startswith("white"))
-    judged = net(study.attacks[name](blind, x, y, keys=settings["keys"])).argmax(1) == y
+    judged = net(study.attacks[name](constant, x, y, keys=settings["keys"])).argmax(1) == y
     assert torch.equal(found.outcomes[name].bool(), judged & (net(x).argmax(1) == y))

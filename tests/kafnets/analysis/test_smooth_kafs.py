@@ -1,4 +1,4 @@
-"""KAFs smoothed in closed form, and what that shows an attacker."""
+"""KAFs smoothed in closed form, and attacks on flat tails with them."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_the_mean_under_noise(settings, spread):
     torch.testing.assert_close(smoothed(layer, spread)(x), expected.detach(), rtol=1e-5, atol=1e-7)
 
 
-def test_the_layer_is_left_alone():
+def test_the_layer_is_unchanged():
     layer = KAF(2)
     before = {k: v.clone() for k, v in layer.state_dict().items()}
     twin = smoothed(layer, 1.0)
@@ -38,7 +38,7 @@ def test_the_layer_is_left_alone():
 
 
 def flat_tail_net():
-    """All images lie on the flat tail of a KAF; on its hill, within reach of the attack, the class is another."""
+    """All images lie on the flat tail of a KAF; on its hill, within reach of the attack, the class is different."""
     net = nn.Sequential(nn.Linear(4, 1), KAF(1, init=Ridge(lambda x: torch.exp(-(x**2)))), nn.Linear(1, 2)).eval()
     with torch.no_grad():
         net[0].weight.fill_(40.0)
@@ -48,10 +48,10 @@ def flat_tail_net():
     return net
 
 
-def test_flat_tails_hide_nothing():
+def test_flat_tails_do_not_hide_errors():
     net, x, y = flat_tail_net(), torch.full((5, 4), 0.5) + 0.01 * torch.rand(5, 4), torch.zeros(5, dtype=torch.long)
     pgd = PGD(eps=0.2, step_size=0.02, steps=40, random_start=False)
-    assert not pgd.gradient(net, x, y)[0].any()
+    assert not pgd.estimate(net, pgd.loss, x, (y,)).grad.any()
     assert is_correct(net(pgd(net, x, y)), y).all()
     attack = BPDA(attack=pgd, substitutes=SmoothTails(spread=3.0))
     assert not is_correct(net(attack(net, x, y)), y).any()
@@ -65,7 +65,7 @@ def test_which_modules_are_replaced():
 
 @pytest.mark.parametrize("settings", [{}, {"free": True}, {"free": True, "groups": 2}], ids=str)
 @pytest.mark.parametrize("shape", [(50, 4), (10, 4, 2, 3)])
-def test_exact_slopes_within_the_dictionary_live_ones_beyond(settings, shape):
+def test_exact_slopes_within_the_dictionary_and_smoothed_ones_beyond(settings, shape):
     torch.manual_seed(0)
     net = nn.Sequential(KAF(4, **settings)).double()
     x = (4 * torch.randn(shape, dtype=torch.float64)).requires_grad_(True)
@@ -80,7 +80,7 @@ def test_exact_slopes_within_the_dictionary_live_ones_beyond(settings, shape):
     assert found[far].abs().median() > 1e-5
 
 
-def test_what_cannot_be_smoothed():
+def test_other_kernels_and_bad_spreads_are_refused():
     with pytest.raises(TypeError, match=r"only KAFs with Gaussian kernels are smoothed in closed form, got Matern32"):
         smoothed(KAF(2, kernel=Matern32()), 1.0)
     for spread in (-1.0, float("inf"), float("nan")):

@@ -1,4 +1,4 @@
-"""A small net in training's stead, and the reference implementations of adv-lib."""
+"""A small trained net, and the reference implementations of adv-lib."""
 
 import importlib.util
 import sys
@@ -14,7 +14,7 @@ from torch import nn
 def adv_lib():
     """``adv_lib.attacks``, or the test is skipped: ``pip install --no-deps adv-lib``.
 
-    Its dependency visdom, a plotting server which no attack asks for, does not build with today's setuptools.
+    Its dependency visdom, a plotting server that no attack uses, does not build with today's setuptools.
     """
     if importlib.util.find_spec("adv_lib") is None:
         pytest.skip("adv-lib is missing: pip install --no-deps adv-lib")

@@ -1,4 +1,4 @@
-"""Image by image, the same is fooled as by an independent implementation of the same attack."""
+"""Image by image, attacks fool the same images as independent implementations of them."""
 
 import copy
 import math
@@ -22,9 +22,9 @@ def robust(net, x_adv, y):
 
 
 def compare(net, x, y, ours, theirs):
-    """Shares of images on which the two disagree, and that withstand each."""
+    """The share of images on which the two disagree, and the number that withstand each."""
     a, b = robust(net, ours, y), robust(net, theirs, y)
-    assert 0.05 < a.float().mean() < 0.9  # the radius tells images apart
+    assert 0.05 < a.float().mean() < 0.9  # some images withstand this radius, some do not
     return (a != b).float().mean().item(), a.sum().item(), b.sum().item()
 
 
@@ -36,7 +36,7 @@ def test_apgd(adv_lib, digits, norm, p, eps, loss, name):
     theirs = adv_lib.apgd(net, x, y, eps=eps, norm=p, loss_function=name)
     ours = APGD(eps=eps, norm=norm, loss=loss)(net, x, y, keys=image_keys(torch.arange(len(x))))
     different, here, there = compare(net, x, y, ours, theirs)
-    assert different <= 0.035  # both start at random: as much as between two seeds of either
+    assert different <= 0.035  # both start at random: two seeds of one of them differ as much
     assert abs(here - there) <= 3
 
 
@@ -44,7 +44,7 @@ def test_apgd(adv_lib, digits, norm, p, eps, loss, name):
 def test_apgd_targeted(adv_lib, digits, norm, p, eps):
     net, x, y = digits
     torch.manual_seed(0)
-    # theirs takes the predicted class for the true one, so it is given images that are classified correctly
+    # theirs treats the predicted class as the true one, so only images that are classified correctly are used
     right = robust(net, x, y).nonzero().flatten()[:80]
     x, y = x[right], y[right]
     theirs = adv_lib.apgd_targeted(net, x, y, eps=eps, norm=p)
@@ -67,12 +67,12 @@ def test_apgd_in_l1(adv_lib, digits):
 @pytest.mark.parametrize("steps", [10, 40, 75])
 def test_from_the_same_start_a_phase_in_l1_ends_where_theirs_does(adv_lib, digits, steps):
     class Whole(L1):
-        _INSIDE = 1.0  # leaves nothing for the rounding of norms, as theirs
+        _INSIDE = 1.0  # no allowance for the rounding of norms, as in theirs
 
     net, x, y = digits
     net, x = copy.deepcopy(net).double(), x.double()
     keys, eps = image_keys(torch.arange(len(x))), 3.0
-    # projections leave pixels off by rounding, which count as changed then: such an image goes its own way
+    # after projections, pixels that differ by rounding count as changed: such an image takes another path
     dusty = torch.zeros(len(x), dtype=torch.bool)
 
     def watched(points):

@@ -1,4 +1,4 @@
-"""What can't be right is refused, in words."""
+"""Errors for settings, images, labels, keys, logits and gradients that cannot be right."""
 
 import pytest
 import torch
@@ -108,7 +108,7 @@ def test_one_key_for_all_images_is_refused():
         (lambda x: net(x)[None], r"\(1, 4, 3\)"),
     ],
 )
-def test_what_the_network_returns(bad, shape, use):
+def test_logits_of_a_wrong_shape(bad, shape, use):
     with pytest.raises(ValueError, match=rf"the network must return logits \(4, classes\), got shape {shape}"):
         use(PGD(steps=1), bad, X, Y)
 
@@ -135,21 +135,21 @@ norms = pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
 @bad_values
 @norms
 @pytest.mark.parametrize("settings", [{}, {"restarts": 2}])
-def test_a_gradient_that_cannot_be_followed_does_not_pass_for_robustness(value, norm, settings):
+def test_a_gradient_that_is_not_finite_is_refused_in_evaluation(value, norm, settings):
     with pytest.raises(ValueError, match="the gradient of the network is not finite"):
         PGD(steps=2, norm=norm, **settings)(lambda x: net(BadGradient.apply(x, value)), X, net(X).argmax(1))
 
 
 @bad_values
 @norms
-def test_training_goes_on_with_finite_images(value, norm):
+def test_training_continues_with_finite_images(value, norm):
     attack = FGSM(norm=norm)
     x_adv = attack.craft(lambda x: net(BadGradient.apply(x, value)), X, net(X).argmax(1))
     assert torch.isfinite(x_adv).all()
 
 
 @norms
-def test_logits_that_are_not_finite_are_an_error_of_the_network(norm):
+def test_logits_that_are_not_finite_count_as_misclassified(norm):
     def broken(x):  # NaN for bright images, gradient and all
         return net(x) * torch.where(x.sum(1, keepdim=True) > 3, float("nan"), 1.0)
 
@@ -160,7 +160,7 @@ def test_logits_that_are_not_finite_are_an_error_of_the_network(norm):
     assert not torch.equal(x_adv[0], x[0])
 
 
-def test_an_attempt_that_returns_nan_is_no_success():
+def test_an_attempt_that_returns_nan_is_refused():
     class Broken(Attack):
         def run(self, net, x, y, keys, *, early_stop):
             return x * float("nan")

@@ -1,4 +1,4 @@
-"""Attacks find what can be proved to be the worst image, against the true label, over all restarts and iterates."""
+"""Attacks find images that are provably the worst, against the true label, over all restarts and iterates."""
 
 import itertools
 
@@ -86,7 +86,7 @@ def test_early_stop_finds_exactly_the_images_that_can_be_fooled(norm, size):
 
 
 @pytest.mark.parametrize("use", [PGD.__call__, PGD.craft, lambda attack, *args: PGD(eps=0.5, restarts=3)(*args)])
-def test_true_labels_a_misclassified_image_is_not_pushed_to_the_truth(use):
+def test_misclassified_images_are_not_moved_towards_the_true_class(use):
     _, net = linear()
     x = torch.rand(200, 12)
     y = 1 - net(x).argmax(1)  # every image is wrong, and most could be made right
@@ -95,19 +95,19 @@ def test_true_labels_a_misclassified_image_is_not_pushed_to_the_truth(use):
     assert bool((cross_entropy(net(x_adv), y) >= cross_entropy(net(x), y) - 1e-6).all())
 
 
-def test_a_misclassified_image_is_returned_as_it_is():
+def test_misclassified_images_are_not_moved_in_evaluation():
     _, net = linear()
     x = torch.rand(20, 12)
     assert torch.equal(PGD(eps=0.5)(net, x, 1 - net(x).argmax(1)), x)
 
 
 def narrow_gap(x):
-    """Wrong for pixels in (0.55, 0.6) alone, with a gradient that leads through the gap and out of it again."""
+    """Wrong only for pixels in (0.55, 0.6), with a gradient that leads through the gap and beyond."""
     inside = ((x - 0.55) * (0.6 - x)).squeeze(1)
     return torch.stack([torch.where(inside > 0, -1.0, 1.0) - 0.1 * x.squeeze(1), 0 * inside], 1)
 
 
-def test_success_at_an_intermediate_iterate_counts():
+def test_an_error_at_an_intermediate_iterate_counts():
     x, y = torch.tensor([[0.5], [0.1]]), torch.zeros(2, dtype=torch.long)  # the second never reaches the gap
     attack = {"eps": 0.3, "step_size": 0.08, "steps": 3, "random_start": False}
     found = PGD(**attack)(narrow_gap, x, y)
@@ -135,7 +135,7 @@ def threshold(x):
 
 
 @pytest.mark.parametrize("values", list(itertools.permutations([0.2, 0.4, 0.9])))
-def test_the_worst_restart_is_kept_not_the_last(values):
+def test_the_worst_restart_is_kept_and_not_the_last(values):
     x, y = torch.full((2, 1), 0.1), torch.zeros(2, dtype=torch.long)
     assert torch.equal(Scripted(*values)(threshold, x, y), torch.full((2, 1), 0.9))
 
@@ -158,7 +158,7 @@ def test_an_error_beats_a_larger_loss():
     assert attack(net, torch.full((1, 1), 0.9), torch.tensor([0])).item() == pytest.approx(0.65)
 
 
-def test_only_images_that_stand_meet_another_restart():
+def test_only_images_that_are_still_correct_take_another_restart():
     x, y = torch.tensor([[0.1], [0.9], [0.2]]), torch.zeros(3, dtype=torch.long)
     attack = Scripted(0.3, 0.8, 0.9)
     attack(threshold, x, y)
@@ -183,7 +183,7 @@ def test_the_worst_case_is_taken_per_image():
     assert robust[-1].sum() < robust[0].sum()
 
 
-def test_more_restarts_are_the_union_of_single_ones():
+def test_several_restarts_find_the_union_of_single_ones():
     x, y = torch.rand(200, 12), torch.zeros(200, dtype=torch.long)
     keys, net, attack = image_keys(torch.arange(200)), Spiky(), PGD(eps=0.05, step_size=0.01, steps=1)
     together = is_correct(net(PGD(eps=0.05, step_size=0.01, steps=1, restarts=4)(net, x, y, keys=keys)), y)
@@ -194,7 +194,7 @@ def test_more_restarts_are_the_union_of_single_ones():
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
-def test_larger_eps_finds_no_less_on_a_linear_network(norm):
+def test_a_larger_eps_loses_no_error_on_a_linear_network(norm):
     _, net = linear(size=30, scale=5)
     x, keys = torch.rand(300, 30), image_keys(torch.arange(300))
     y = net(x).argmax(1)
@@ -207,14 +207,14 @@ def test_larger_eps_finds_no_less_on_a_linear_network(norm):
     assert robust[-1].sum() < robust[0].sum()
 
 
-def test_the_loss_is_summed_so_that_the_batch_does_not_scale_the_gradient():
+def test_the_batch_size_does_not_scale_the_gradient():
     _, net = linear(scale=1e-3)
     x, y = torch.rand(64, 12), torch.zeros(64, dtype=torch.long)
     whole, one = (FGSM().estimate(net, cross_entropy, x[:n], (y[:n],)).grad for n in (64, 1))
     torch.testing.assert_close(whole[:1], one)
 
 
-def test_the_loss_given_is_the_loss_maximised():
+def test_the_given_loss_is_maximised():
     def towards_black(logits, y):
         return -logits[:, 0]
 
@@ -228,7 +228,7 @@ def test_the_loss_given_is_the_loss_maximised():
 class Alone(PGD):
     """Makes one attempt at a time."""
 
-    def _together(self, room, images):
+    def _attempts_at_once(self, batch_size, images):
         return 1
 
 

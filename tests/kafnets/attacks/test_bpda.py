@@ -1,4 +1,4 @@
-"""BPDA: answers as ever, gradients of another function, nothing left behind."""
+"""BPDA: unchanged outputs, the gradients of other functions, and no traces in the network."""
 
 import json
 
@@ -42,7 +42,7 @@ def hooks(net):
     return [[len(d) for d in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)] for m in net.modules()]
 
 
-def test_values_stay_gradients_change():
+def test_outputs_stay_and_gradients_change():
     net = masked_net()
     x, _, _ = batch(net)
     x.requires_grad_(True)
@@ -69,22 +69,22 @@ def test_two_modules_and_a_substitute_built_on_the_module():
     torch.testing.assert_close(grad, 5 * (s.sigmoid() * (1 - s.sigmoid()) + 2))
 
 
-def test_what_pgd_cannot_see_bpda_finds():
+def test_bpda_finds_errors_that_pgd_cannot():
     net = masked_net()
     x, y, keys = batch(net)
     pgd = PGD(eps=0.15, step_size=0.03, steps=20)
-    blind = is_correct(net(pgd(net, x, y, keys=keys)), y)
+    without = is_correct(net(pgd(net, x, y, keys=keys)), y)
     attack = BPDA(attack=pgd, substitutes=quantisers)
     x_adv = attack(net, x, y, keys=keys)
-    seeing = is_correct(net(x_adv), y)
+    correct = is_correct(net(x_adv), y)
     assert (x_adv - x).abs().max() <= 0.15
-    assert seeing.sum() < blind.sum() / 2
+    assert correct.sum() < without.sum() / 2
     more = BPDA(attack=PGD(eps=0.15, step_size=0.03, steps=20, restarts=3), substitutes=quantisers)
-    assert not bool((is_correct(net(more(net, x, y, keys=keys)), y) & ~seeing).any())
+    assert not bool((is_correct(net(more(net, x, y, keys=keys)), y) & ~correct).any())
 
 
 @pytest.mark.parametrize("outer", [torch.inference_mode, torch.no_grad, torch.enable_grad])
-def test_in_any_mode_the_same_and_the_network_as_found(outer):
+def test_same_result_in_every_autograd_mode_and_the_network_unchanged(outer):
     net = masked_net().train()
     x, y, keys = batch(net)
     kept = []
@@ -102,7 +102,7 @@ def test_in_any_mode_the_same_and_the_network_as_found(outer):
     handle.remove()
 
 
-def test_removed_after_an_exception():
+def test_hooks_are_removed_after_an_exception():
     net = masked_net()
     had = hooks(net)
     with pytest.raises(RuntimeError, match="stop"), replaced_backward({net[0]: identity, net[2]: identity}):
@@ -111,7 +111,7 @@ def test_removed_after_an_exception():
     assert hooks(net) == had
 
 
-def test_a_compiled_network_is_followed_too():
+def test_compiled_networks_are_differentiated_too():
     net = masked_net()
     x, _, _ = batch(net)
     compiled = torch.compile(net, backend="eager")
@@ -132,7 +132,7 @@ def test_a_substitute_of_another_shape():
         net(x)
 
 
-def test_nothing_to_replace_and_nothing_to_replace_in():
+def test_networks_without_such_modules_are_refused():
     net = nn.Linear(20, 3)
     x, y, _ = batch(net)
     attack = BPDA(attack=PGD(), substitutes=quantisers)
@@ -152,7 +152,7 @@ def test_settings_are_those_of_the_attack():
     assert str(attack) == f"BPDA L2 eps 0.5 (attack={attack.attack}, substitutes=quantisers)"
 
 
-def test_it_is_judged_as_the_attack_is_and_named_alike_in_every_process():
+def test_it_judges_with_the_estimator_of_the_attack_and_its_settings_hold_no_address():
     attack = BPDA(attack=PGD(estimator=EOT(3)), substitutes=lambda net: {})
     assert attack.estimator is attack.attack.estimator
     assert "0x" not in json.dumps(attack.settings())

@@ -26,17 +26,17 @@ def test_adam_is_adam():
         torch.testing.assert_close(mine, w.detach())
 
 
-def test_the_constant_is_searched_from_any_beginning():
+def test_the_search_for_the_constant_may_start_anywhere():
     for first in (1e-3, 100.0):
         found = CW(steps=100, search_steps=11, first_constant=first).nearest(net, X, Y)
         torch.testing.assert_close(found.sizes, torch.full((3,), 0.05), atol=1e-3, rtol=0)
 
 
-def test_one_constant_too_small_finds_nothing():
+def test_a_single_constant_that_is_too_small_finds_nothing():
     assert CW(search_steps=1, first_constant=1e-6).nearest(net, X, Y).sizes.isinf().all()
 
 
-def test_confidence_asks_for_a_margin():
+def test_confidence_is_the_margin_of_errors():
     found = CW(steps=150, confidence=0.1).nearest(net, X, Y)
     torch.testing.assert_close(found.sizes, torch.full((3,), 0.15), atol=3e-3, rtol=0)
     assert bool((net(found.images)[:, 0] < -0.1).all())
@@ -62,12 +62,12 @@ def test_black_and_white_pixels_stay_finite_and_in_the_box():
         ({"eps": -1.0}, "eps must be >= 0 and finite, got -1"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         CW(**settings)
 
 
-def test_a_gradient_that_cannot_be_followed():
+def test_a_gradient_that_is_not_finite_is_refused():
     def broken(x):
         return torch.stack([1 - (x[:, 0] - 0.5).abs().sqrt(), 0 * x[:, 0]], 1)
 

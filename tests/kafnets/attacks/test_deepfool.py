@@ -41,10 +41,10 @@ def test_more_steps_on_a_curved_network():
         ({"overshoot": -0.1}, "overshoot must be >= 0 and finite, got -0.1; the default is 0.02"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         DeepFool(**settings)
 
 
-def test_names_say_what_was_run():
+def test_names():
     assert str(DeepFool(steps=20)) == "DeepFool-20 Linf eps 8/255"

@@ -21,7 +21,7 @@ def islands(x):
 X, Y = torch.tensor([[0.5, 0.5]]), torch.tensor([0])
 
 
-def test_every_target_gets_a_walk():
+def test_every_target_is_searched():
     assert FAB(classes=1, steps=30).nearest(islands, X, Y).images[0, 0] > 0.5
     counted = []
 
@@ -31,13 +31,13 @@ def test_every_target_gets_a_walk():
 
     found = FAB(classes=2, steps=30).nearest(counting, X, Y)
     assert found.sizes.item() == pytest.approx(0.16 / 2, abs=0.09)
-    assert len(counted) == 1 + 2 * 30 * 2  # the image, and for each target two forward passes a step
+    assert len(counted) == 1 + 2 * 30 * 2  # the image, and two forward passes per target and step
 
 
-def test_an_image_found_within_eps_leaves_the_walk():
+def test_an_image_with_an_error_within_eps_leaves_the_search():
     counted = []
 
-    def shifted(x):  # the second image's boundary is out of reach
+    def shifted(x):  # the boundary of the second image is out of reach
         counted.append(len(x))
         near = x[:, 1] > 0.25
         return torch.stack([x[:, 0] - torch.where(near, 0.45, -1.0), 0 * x[:, 0]], 1)
@@ -50,7 +50,7 @@ def test_an_image_found_within_eps_leaves_the_walk():
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
-def test_keys_decide_where_a_random_start_lies(norm):
+def test_keys_determine_the_random_start(norm):
     torch.manual_seed(0)
     weight = torch.randn(6, 20)
     out = torch.randn(20, 3)
@@ -87,11 +87,11 @@ def test_keys_decide_where_a_random_start_lies(norm):
         ({"eps": 8}, "for 8 grey levels write 8/255"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         FAB(**settings)
 
 
-def test_names_say_what_was_run():
+def test_names():
     assert str(FAB()) == "FAB-100-1 Linf eps 8/255"
     assert str(FAB(targeted=False, eps=2, norm=L2())) == "FAB-100-1 L2 eps 2 (targeted=False)"

@@ -35,7 +35,7 @@ def test_autograd_is_exact():
     assert not any(value.requires_grad for value in estimate)
 
 
-def test_eot_of_a_network_that_does_not_vary_is_exact():
+def test_eot_of_a_deterministic_network_is_exact():
     for a, b in zip(EOT(3)(net, margin, X, (Y,), None, 0), Autograd()(net, margin, X, (Y,), None, 0), strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(EOT(3).logits(net, X), net(X))
@@ -52,14 +52,14 @@ class Alternating:
         return self.calls * x
 
 
-def test_eot_averages_what_single_evaluations_give():
+def test_eot_averages_single_evaluations():
     estimate = EOT(4)(Alternating(), lambda z, y: z.sum(1), torch.ones(2, 3), (torch.zeros(2),), None, 0)
     assert estimate.grad.unique().item() == estimate.logits.unique().item() == (1 + 2 + 3 + 4) / 4
     assert estimate.loss.tolist() == [3 * 2.5] * 2
     assert EOT(4).logits(Alternating(), torch.ones(1, 1)).item() == 2.5
 
 
-def test_attacks_judge_by_the_mean_of_the_estimator():
+def test_attacks_judge_by_the_mean_logits_of_the_estimator():
     torch.manual_seed(0)
 
     def coin(x):  # right in three of four evaluations, and on average
@@ -119,7 +119,7 @@ def test_finite_differences_do_not_depend_on_the_batch():
         torch.testing.assert_close(run(torch.arange(6), batch_size), whole)
 
 
-def test_finite_differences_keep_to_their_batch():
+def test_finite_differences_keep_to_their_batch_size():
     sizes = []
 
     def spy(x):
@@ -150,13 +150,13 @@ def staircase(x):
     return torch.stack([((6 - x.sum(1)) * 10).floor(), torch.full((len(x),), 30.0)], 1)
 
 
-def test_finite_differences_climb_where_the_gradient_is_zero():
+def test_finite_differences_find_errors_where_the_gradient_is_zero():
     x, y = torch.full((5, 6), 0.4), torch.zeros(5, dtype=torch.long)
     settings = {"eps": 0.2, "step_size": 0.02, "steps": 30, "random_start": False, "loss": margin}
     smooth = FiniteDifferences(sigma=0.2, samples={0: 100})
     assert is_correct(staircase(PGD(**settings, estimator=smooth)(staircase, x, y)), y).sum() == 0
-    blind = PGD(**settings)(lambda x: staircase(x) + 0 * x.sum(1, keepdim=True), x, y)
-    assert is_correct(staircase(blind), y).all()
+    without = PGD(**settings)(lambda x: staircase(x) + 0 * x.sum(1, keepdim=True), x, y)
+    assert is_correct(staircase(without), y).all()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_bad_settings(build, message):
         build()
 
 
-def test_settings_say_where_gradients_came_from():
+def test_settings_name_the_estimator():
     found = PGD(estimator=EOT(5, of=FiniteDifferences(sigma=0.1, samples={0: 2}))).settings()
     assert json.loads(json.dumps(found))["estimator"] == (
         "EOT(samples=5, of=FiniteDifferences(sigma=0.1, samples={0: 2}))"

@@ -13,13 +13,13 @@ every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 
 
 def problems(n=40, size=5, seed=0):
-    """Planes that can be reached, with black and white pixels, zero weights and both signs among them."""
+    """Planes that can be reached, some with black and white pixels, some with zero weights, of both signs."""
     rng = torch.Generator().manual_seed(seed)
     x = torch.rand(n, size, generator=rng, dtype=torch.float64)
     x[: n // 4] = x[: n // 4].round()
     w = torch.randn(n, size, generator=rng, dtype=torch.float64)
     w[n // 2 : 3 * n // 4, 0] = 0
-    goal = torch.rand(n, size, generator=rng, dtype=torch.float64)  # a point of the box: so the plane meets it
+    goal = torch.rand(n, size, generator=rng, dtype=torch.float64)  # a point of [0, 1] on the plane
     return x, w, (w * (goal - x)).sum(1)
 
 
@@ -98,7 +98,7 @@ def test_without_the_box_the_known_formulas(norm):
 
 
 @every_norm
-def test_out_of_reach_the_nearest_corner(norm):
+def test_a_plane_out_of_reach_gives_the_nearest_corner(norm):
     x, w, _ = problems()
     d = step_to_plane(norm, x, w, torch.full((len(x),), 1e3, dtype=x.dtype))
     expected = torch.where(w > 0, 1 - x, torch.where(w < 0, -x, 0))
@@ -106,14 +106,14 @@ def test_out_of_reach_the_nearest_corner(norm):
 
 
 @every_norm
-def test_nowhere_to_go(norm):
+def test_zero_weights_or_no_distance_give_no_step(norm):
     x = torch.rand(2, 3, 4, 4)
     assert not step_to_plane(norm, x, torch.zeros_like(x), torch.ones(2)).any()
     assert not step_to_plane(norm, x, torch.randn_like(x), torch.zeros(2)).any()
 
 
 @every_norm
-def test_gradients_of_any_scale(norm):
+def test_weights_of_any_scale(norm):
     x, w, c = problems()
     expected = step_to_plane(norm, x, w, c)
     for scale in (1e-30, 1e30):
@@ -132,16 +132,16 @@ def test_shape_and_dtype_are_those_of_the_images(norm):
     torch.testing.assert_close((w * d).flatten(1).sum(1), torch.tensor([1.0, -2.0, 0.5]), rtol=1e-4, atol=1e-4)
 
 
-def test_in_l1_the_pixels_of_the_largest_weight_go_first_and_what_rounding_leaves_moves_no_other():
+def test_in_l1_pixels_move_in_descending_order_of_weight_and_rounding_moves_no_other():
     x, w = torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([[1e-9, -3.0, 2.0, 1.0]])
     for c, expected in ((1.5, [0, -0.5, 0, 0]), (2.0, [0, -0.5, 0.25, 0]), (-3.0, [0, 0.5, -0.5, -0.5])):
         assert step_to_plane(L1(), x, w, torch.tensor([c])).tolist() == [expected]
-    tenths = torch.full((1, 11), 0.1, dtype=torch.float64)  # which do not add up to 1 exactly
+    tenths = torch.full((1, 11), 0.1, dtype=torch.float64)  # whose sum is not exactly 1
     weight = torch.cat([-torch.ones(10, dtype=torch.float64), torch.tensor([-1e-30], dtype=torch.float64)])
     assert step_to_plane(L1(), tenths, weight.unsqueeze(0), torch.tensor([1.0]))[0, -1] == 0
 
 
-def test_an_unknown_norm_is_named():
+def test_an_unknown_norm_is_refused():
     class L7(Norm):
         check_eps = random_start = direction = project = size = None
 

@@ -1,4 +1,4 @@
-"""Where the boundaries of a linear network lie."""
+"""The nearest boundary of linear networks, and of networks without a usable gradient."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_the_nearest_of_all_boundaries(norm, dual):
     torch.testing.assert_close(gain(norm, w), w.norm(p=dual, dim=1))
 
 
-def test_a_boundary_that_nothing_leads_to_is_the_last_choice():
+def test_a_boundary_without_a_gradient_is_the_last_choice():
     def half_dead(x):
         return torch.stack([x[:, 0], 0 * x[:, 0] - 1, x[:, 0].detach() - 0.01], 1)
 
@@ -59,5 +59,5 @@ def test_a_gradient_that_is_not_finite():
 
     with pytest.raises(ValueError, match="the gradient of the network is not finite"):
         nearest_boundary(L2(), broken, torch.full((1, 2), 0.5), torch.tensor([0]), torch.tensor([[1]]))
-    # where the network is wrong anyway, it does not matter
+    # at misclassified images it does not matter
     nearest_boundary(L2(), broken, torch.full((1, 2), 0.5), torch.tensor([1]), torch.tensor([[0]]))

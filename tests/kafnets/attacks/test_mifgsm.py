@@ -31,14 +31,14 @@ def test_the_formula(norm, decay):
     torch.testing.assert_close(found, x_adv)
 
 
-def test_without_memory_it_is_pgd():
+def test_without_momentum_it_is_pgd():
     settings = {"eps": 0.2, "steps": 6, "step_size": 0.05}
     found = MIFGSM(**settings, decay=0.0)(net, X, Y)
     torch.testing.assert_close(found, PGD(**settings, random_start=False)(net, X, Y))
     assert not torch.equal(found, MIFGSM(**settings, decay=1.0)(net, X, Y))
 
 
-def test_a_flat_network_leaves_the_image():
+def test_with_a_zero_gradient_nothing_changes():
     x = torch.rand(2, 3)
     found = MIFGSM().craft(lambda x: 0 * x, x, torch.tensor([0, 1]))
     assert torch.equal(found, x)
@@ -52,12 +52,12 @@ def test_a_flat_network_leaves_the_image():
         ({"decay": -1.0}, "decay must be >= 0 and finite, got -1; the default is 1"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         MIFGSM(**settings)
 
 
-def test_names_and_lengths():
+def test_names_and_step_sizes():
     assert str(MIFGSM()) == "MIFGSM-10 Linf eps 8/255"
     assert MIFGSM(eps="8/255", steps=4).step_size == pytest.approx(2 / 255)
     assert MIFGSM(eps=0).step_size == 0

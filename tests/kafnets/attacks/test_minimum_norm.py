@@ -1,4 +1,4 @@
-"""FAB, DeepFool and CW: the distance to the nearest error, and what is made of it at eps."""
+"""FAB, DeepFool and CW: the distance to the nearest error, and the verdict at eps."""
 
 import functools
 import itertools
@@ -35,7 +35,7 @@ every_attack = pytest.mark.parametrize(("attack", "norm"), CASES)
 
 
 def classes_of(attack):
-    """With more than two classes CW, which goes for one at a time, may end at a boundary that is not the nearest."""
+    """Two for CW: with more, it may end at a boundary that is not the nearest."""
     return 2 if attack is L2S["cw"] else 4
 
 
@@ -68,7 +68,7 @@ def test_the_minimum_of_a_linear_network_is_its_distance_to_the_boundary(attack,
     assert not is_correct(net(found.images), y).any()
     torch.testing.assert_close(norm.size(found.images - x), found.sizes)
     assert bool((found.sizes >= expected * (1 - 1e-4)).all())
-    # DeepFool adds 1e-4 and 2 %, FAB 5 % of its last step, CW has so few steps
+    # DeepFool adds 1e-4 and 2 %, FAB 5 % of its last step, and CW takes few steps here
     assert bool((found.sizes <= expected * 1.03 + 5e-4).all())
 
 
@@ -98,7 +98,7 @@ def curved():
 
 
 @every_attack
-def test_larger_eps_finds_no_less(attack, norm):
+def test_a_larger_eps_loses_no_error(attack, norm):
     net, x, y, keys = curved()
     robust = [is_correct(net(attack(eps=eps)(net, x, y, keys=keys)), y) for eps in (0.0, 0.05, 0.2, 0.5, 1.0)]
     for smaller, larger in itertools.pairwise(robust):
@@ -108,7 +108,7 @@ def test_larger_eps_finds_no_less(attack, norm):
 
 
 @every_attack
-def test_stopping_early_changes_no_verdict(attack, norm):
+def test_stopping_early_does_not_change_the_verdict(attack, norm):
     net, x, y, keys = curved()
     for eps in (0.05, 0.2):
         stopped, complete = (
@@ -120,7 +120,7 @@ def test_stopping_early_changes_no_verdict(attack, norm):
 
 
 @every_attack
-def test_found_errors_are_errors_and_none_means_infinite(attack, norm):
+def test_errors_are_misclassified_and_missing_ones_have_infinite_size(attack, norm):
     net, x, y, keys = curved()
     found = attack().nearest(net, x, y, keys=keys)
     known = found.sizes.isfinite()
@@ -130,7 +130,7 @@ def test_found_errors_are_errors_and_none_means_infinite(attack, norm):
 
 
 @every_attack
-def test_wrong_images_have_distance_0_and_come_back(attack, norm):
+def test_misclassified_images_have_distance_0_and_are_not_moved(attack, norm):
     net, x, y, keys = curved()
     wrong = (y + 1) % 3
     found = attack().nearest(net, x, wrong, keys=keys)
@@ -140,7 +140,7 @@ def test_wrong_images_have_distance_0_and_come_back(attack, norm):
 
 
 @every_attack
-def test_what_cannot_be_fooled_is_never_found(attack, norm):
+def test_without_errors_none_is_found(attack, norm):
     def constant(x):
         return torch.stack([0 * x.sum(1) + 1, 0 * x.sum(1)], 1)
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_fooled_is_never_found(attack, norm):
 
 
 @every_attack
-def test_searching_leaves_the_network_and_the_images(attack, norm):
+def test_a_search_changes_neither_the_network_nor_the_images(attack, norm):
     net, x, y, keys = curved()
     net.train().requires_grad_(True)
     before, given = {k: v.clone() for k, v in net.state_dict().items()}, x.clone()
@@ -162,14 +162,14 @@ def test_searching_leaves_the_network_and_the_images(attack, norm):
 
 
 @every_attack
-def test_no_images_no_errors(attack, norm):
+def test_an_empty_batch(attack, norm):
     net, x, y, keys = curved()
     found = attack().nearest(net, x[:0], y[:0], keys=keys[:0])
     assert (found.images.shape, found.sizes.shape) == ((0, 8), (0,))
 
 
 @every_attack
-def test_images_that_are_none_are_refused(attack, norm):
+def test_invalid_images_and_keys_are_refused(attack, norm):
     net, x, y, _ = curved()
     with pytest.raises(ValueError, match=r"images must be finite and in \[0, 1\]"):
         attack().nearest(net, 2 * x, y)

@@ -1,4 +1,4 @@
-"""FAB, DeepFool and CW find, image by image, what adv-lib's find."""
+"""FAB, DeepFool and CW find the same distances as those of adv-lib, image by image."""
 
 import math
 
@@ -16,7 +16,7 @@ and_l1 = pytest.mark.parametrize(("norm", "p"), [*NORMS.values(), (L1(), 1)], id
 
 @pytest.fixture
 def right(digits):
-    """The network, and images that it gets right."""
+    """The network, and images that it classifies correctly."""
     net, x, y = digits
     rows = (net(x).argmax(1) == y).nonzero().flatten()[:60]
     return net, x[rows], y[rows]

@@ -1,4 +1,4 @@
-"""A borrowed network comes back as it was."""
+"""A network that was attacked is unchanged."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_restored_after_an_exception(eval_mode):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_batch_norm_statistics_do_move_inside():
+def test_batch_norm_statistics_change_inside_only():
     net = mixed_net()
     with preserve_state(net, eval_mode=False):
         net(torch.rand(4, 3, 6, 6))
@@ -92,7 +92,7 @@ def test_gradients_can_be_taken_inside_inference_mode():
         assert torch.is_inference_mode_enabled()
 
 
-def test_eval_mode_false_attacks_what_training_sees():
+def test_eval_mode_decides_which_network_is_attacked():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5)).train()
     x, y, keys = torch.rand(8, 3, 6, 6), torch.randint(5, (8,)), torch.arange(8)
@@ -102,6 +102,6 @@ def test_eval_mode_false_attacks_what_training_sees():
     assert torch.equal(found[0], PGD(steps=2).craft(net, x, y, keys=keys))
 
 
-def test_a_function_is_left_alone():
+def test_a_plain_function_is_accepted():
     with preserve_state(lambda x: x, eval_mode=True):
         assert torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""Noise: its distributions, and that it is no attack."""
+"""Noise: its distributions, and how weak it is as an attack."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ Y = torch.zeros(N, dtype=torch.long)
 
 
 def one_draw(attack):
-    """What is added, away from the box: the draw itself."""
+    """The perturbation itself: images are far from 0 and 1."""
     return attack.craft(lambda x: x, X, Y, keys=KEYS) - X
 
 
@@ -67,7 +67,7 @@ def test_gaussian():
 
 @pytest.mark.parametrize("attack", [UniformNoise, SphereNoise, GaussianNoise])
 @pytest.mark.parametrize("norm", [Linf(), L2()])
-def test_noise_is_not_an_attack(attack, norm):
+def test_noise_is_weaker_than_an_attack(attack, norm):
     w = torch.randn(SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def net(x):
@@ -82,7 +82,7 @@ def test_noise_is_not_an_attack(attack, norm):
 
 
 @pytest.mark.parametrize("attack", [UniformNoise, SphereNoise, GaussianNoise])
-def test_keys_decide(attack):
+def test_keys_determine_the_draws(attack):
     draws = [attack().craft(lambda x: x, X, Y, keys=keys) for keys in (KEYS, KEYS, KEYS + 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])

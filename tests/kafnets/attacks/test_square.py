@@ -1,4 +1,4 @@
-"""The Square attack: its squares, its schedule, and what it can be proved to find."""
+"""The Square attack: its squares, its schedule, and optima that can be proved."""
 
 import itertools
 
@@ -53,7 +53,7 @@ def test_linf_changes_are_squares_of_one_colour(share):
             assert len(channel[mask].sign().unique()) == 1
 
 
-def test_squares_fall_anywhere_the_edges_included():
+def test_squares_lie_anywhere_including_the_edges():
     inside = (LinfSquares().change(X, X, 0.1, 0.25, KEYS) - X).abs().amax(1) > 0
     first = inside.any(2).int().argmax(1)  # the first row of each
     assert first.min() == 0
@@ -65,7 +65,7 @@ every_power = pytest.mark.parametrize("power", [1, 2])
 
 
 def pyramid_in_loops(height, width, power):
-    """Rectangles that grow by one on each side, the one number m adding 1 / (m + 1)^2."""
+    """Rectangles that grow by one on each side; number m adds 1 / (m + 1)^2."""
     pyramid = torch.zeros(height, width, dtype=torch.float64)
     for m in range(max(height // 2, width // 2) + 1):
         top, left = max(height // 2 - m, 0), max(width // 2 - m, 0)
@@ -81,7 +81,7 @@ def test_pyramids(height, width, power):
 
 @every_power
 @pytest.mark.parametrize("side", [1, 3, 7])
-def test_a_square_holds_a_pyramid_up_and_one_down_either_way(side, power):
+def test_a_square_has_a_positive_and_a_negative_pyramid_in_both_orientations(side, power):
     upright, lying = _pyramids(side, torch.tensor([0.1, 0.9]), torch.float64, power)
     assert torch.equal(upright.T, lying)
     assert upright.norm(p=power).item() == pytest.approx(1)
@@ -98,7 +98,7 @@ def test_sides_are_odd_and_fit(share, size, expected):
 
 
 @every_power
-def test_starts_are_tiles_of_length_eps(power):
+def test_starts_are_tiles_of_norm_eps(power):
     delta = Pyramids(power=power).start(X, 0.5, KEYS) - X
     torch.testing.assert_close(delta.flatten(1).norm(p=power, dim=1), torch.full((200,), 0.5), rtol=1e-4, atol=0)
     assert not delta[:, :, 0].any()  # 32 = 1 + 5 tiles of 6 + 1
@@ -110,7 +110,7 @@ def test_starts_are_tiles_of_length_eps(power):
 
 @every_power
 @pytest.mark.parametrize("eps", [0.5, 12.0])
-def test_changes_move_length_into_one_window(power, eps):
+def test_changes_move_the_norm_into_one_window(power, eps):
     x = X.double()
     best = Pyramids(power=power).start(x, eps, KEYS)
     for number in range(5):
@@ -124,14 +124,14 @@ def test_changes_move_length_into_one_window(power, eps):
 
 
 @every_power
-def test_length_that_the_box_took_goes_to_the_next_window(power):
+def test_norm_that_clipping_removed_goes_to_the_next_window(power):
     x = X.double()
     best = x + 0.5 * (Pyramids(power=power).start(x, 0.5, KEYS) - x)
     tried = Pyramids(power=power).change(x, best, 0.5, 0.05, KEYS)
     torch.testing.assert_close((tried - x).flatten(1).norm(p=power, dim=1), torch.full((200,), 0.5).double())
     side = _odd_side(0.05, 32, 32)
     grown = ((tried - x).abs() > (best - x).abs() + 1e-9).any(1).sum((1, 2))
-    assert bool((grown <= side**2).all())  # the rest of the image keeps what it has
+    assert bool((grown <= side**2).all())  # the rest of the image does not grow
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
@@ -158,7 +158,7 @@ def test_on_a_brightness_threshold_the_linf_optimum_is_found():
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
-def test_more_queries_find_no_less_and_the_loss_only_rises(norm):
+def test_more_queries_lose_no_error_and_the_loss_only_rises(norm):
     weight = torch.randn(3 * 8 * 8, 4, generator=torch.Generator().manual_seed(1)) / 14
     x = 0.3 + 0.4 * torch.rand(150, 3, 8, 8)
 
@@ -176,7 +176,7 @@ def test_more_queries_find_no_less_and_the_loss_only_rises(norm):
         assert more.mean() > fewer.mean()
 
 
-def test_only_outputs_are_asked_for_and_never_a_gradient():
+def test_only_outputs_are_used_and_no_gradient():
     calls = []
 
     def net(x):
@@ -188,12 +188,12 @@ def test_only_outputs_are_asked_for_and_never_a_gradient():
     assert not any(calls)
 
 
-def test_every_ball_has_squares_of_its_own():
+def test_squares_of_each_norm():
     assert isinstance(squares_of(Linf()), LinfSquares)
     assert (squares_of(L2()).power, squares_of(L1()).power) == (2, 1)
 
 
-def test_another_ball_has_no_squares():
+def test_another_norm_is_refused():
     class Ball(Norm):
         size = project = direction = random_start = None
 

@@ -1,4 +1,4 @@
-"""The worst case of several attacks: survivors only, the same however it is shared out, and resumed where it stood."""
+"""The worst case of several attacks: its order, its independence of batches and processes, and resuming it."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ def some_suite(batch_size=250, eps=0.05):
     return Suite(attacks, batch_size=batch_size)
 
 
-def test_every_attack_meets_the_survivors_of_those_before_alone():
+def test_every_attack_tries_only_the_survivors_of_those_before():
     suite, robust, counts = some_suite(), is_correct(NET(X), Y), {}
     expected = X.clone()
     counts["clean"] = robust.sum().item()
@@ -59,7 +59,7 @@ def test_every_attack_meets_the_survivors_of_those_before_alone():
     assert len(set(counts.values())) >= 4
 
 
-def test_of_those_who_withstand_the_image_of_the_largest_loss_is_kept():
+def test_of_images_that_withstand_the_one_of_the_largest_loss_is_kept():
     result = some_suite(eps=0.005).evaluate(NET, X, Y)
     loss, before = cross_entropy(NET(result.images), Y), cross_entropy(NET(X), Y)
     assert result.robust.sum() > 20
@@ -75,7 +75,7 @@ def test_batches_do_not_matter(batch_size):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_the_union_of_processes_is_one_process(ranks):
+def test_processes_together_find_what_one_process_finds(ranks):
     whole = some_suite().evaluate(NET, X, Y, keys=KEYS)
     shares = [torch.arange(rank, N, ranks) for rank in range(ranks)]
     found = [some_suite(9).evaluate(NET, X[rows], Y[rows], keys=KEYS[rows]) for rows in shares]
@@ -88,12 +88,12 @@ def test_the_union_of_processes_is_one_process(ranks):
 def test_called_as_an_attack_it_finds_the_same():
     result = some_suite().evaluate(NET, X, Y, keys=KEYS)
     found = some_suite()(NET, X, Y, keys=KEYS)
-    # the key of an attack's restart is not the image's own: other starts, as many errors within a few
+    # a restart has other keys than the image, so other starts: nearly as many errors
     assert abs(is_correct(NET(found), Y).sum().item() - result.robust.sum().item()) <= 3
     assert not bool((is_correct(NET(found), Y) & ~is_correct(NET(X), Y)).any())
 
 
-def test_no_keys_are_those_of_the_images_in_order():
+def test_default_keys_are_those_of_the_images_in_order():
     assert torch.equal(some_suite().evaluate(NET, X, Y).images, some_suite().evaluate(NET, X, Y, keys=KEYS).images)
 
 
@@ -104,34 +104,34 @@ def test_no_image():
 
 
 class Killed(BaseException):
-    """Nothing catches it, like a kill."""
+    """Like a kill: no handler of ``Exception`` catches it."""
 
 
 def kill_after(batches):
-    told = []
+    steps = []
 
     def progress(step):
-        told.append(step)
-        if len(told) == batches:
+        steps.append(step)
+        if len(steps) == batches:
             raise Killed
 
     return progress
 
 
 class Counting(nn.Module):
-    """Counts the images that its network is asked about."""
+    """Counts the images that its network is called with."""
 
     def __init__(self, net):
         super().__init__()
-        self.net, self.asked = net, 0
+        self.net, self.images = net, 0
 
     def forward(self, x):
-        self.asked += len(x)
+        self.images += len(x)
         return self.net(x)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 5, 8])
-def test_a_killed_run_goes_on_where_it_stood(tmp_path, batches):
+def test_a_killed_run_continues_from_its_state(tmp_path, batches):
     file, suite = tmp_path / "state.pt", some_suite(17)
     uninterrupted = Counting(NET)
     whole = suite.evaluate(uninterrupted, X, Y)
@@ -143,16 +143,16 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path, batches):
     assert resumed.counts == whole.counts
     assert torch.equal(resumed.robust, whole.robust)
     torch.testing.assert_close(resumed.images, whole.images)
-    assert second.asked < uninterrupted.asked
-    assert first.asked + second.asked <= uninterrupted.asked + 200  # nothing that was saved is done again
+    assert second.images < uninterrupted.images
+    assert first.images + second.images <= uninterrupted.images + 200  # what was saved is not repeated
 
 
-def test_a_finished_run_is_not_done_again(tmp_path):
+def test_a_finished_run_is_not_repeated(tmp_path):
     file, net = tmp_path / "state.pt", Counting(NET)
     first = some_suite().evaluate(net, X, Y, state_file=file)
-    asked = net.asked
+    images = net.images
     again = some_suite().evaluate(net, X, Y, state_file=file)
-    assert net.asked == asked
+    assert net.images == images
     assert again.counts == first.counts
     assert torch.equal(again.images, first.images)
 
@@ -195,14 +195,14 @@ def test_a_file_that_is_no_state_is_refused_and_kept(tmp_path, content):
         some_suite().evaluate(NET, X, Y, state_file=file)
 
 
-def test_where_nothing_can_be_written_no_attack_begins(tmp_path):
+def test_a_state_file_that_cannot_be_written_is_refused_at_the_start(tmp_path):
     net = Counting(NET)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
         some_suite().evaluate(net, X, Y, state_file=tmp_path / "nowhere" / "state.pt")
-    assert net.asked == 0
+    assert net.images == 0
 
 
-def test_a_function_has_no_parameters_to_be_known_by(tmp_path):
+def test_a_state_file_needs_a_module(tmp_path):
     with pytest.raises(ValueError, match=r"a state file needs a torch.nn.Module.*got <lambda>"):
         some_suite().evaluate(lambda x: NET(x), X, Y, state_file=tmp_path / "state.pt")
 
@@ -226,29 +226,29 @@ def test_the_largest_batch_that_fits_is_found():
     result = some_suite(None).evaluate(net, X, Y, keys=KEYS)
     assert 8 in net.sizes  # 60, 30, 15, 8
     assert net.sizes[0] == 1  # how many classes there are
-    assert sum(net.sizes[1:9]) == N  # nobody twice, nobody left out
+    assert sum(net.sizes[1:9]) == N  # every image exactly once
     assert torch.equal(result.robust, some_suite().evaluate(NET, X, Y, keys=KEYS).robust)
     with pytest.raises(torch.OutOfMemoryError):
         some_suite(20).evaluate(net, X, Y)
 
 
 def test_progress_counts_down():
-    told = []
-    result = some_suite(17).evaluate(NET, X, Y, progress=told.append)
-    assert [step.number for step in told] == sorted(step.number for step in told)
-    assert {step.attack for step in told} == {"fgsm", "pgd", "apgd", "square"}
-    for before, after in itertools.pairwise(told):
+    steps = []
+    result = some_suite(17).evaluate(NET, X, Y, progress=steps.append)
+    assert [step.number for step in steps] == sorted(step.number for step in steps)
+    assert {step.attack for step in steps} == {"fgsm", "pgd", "apgd", "square"}
+    for before, after in itertools.pairwise(steps):
         assert after.robust <= before.robust
         assert after.attack != before.attack or after.waiting < before.waiting
-    assert (told[-1].robust, told[-1].images, told[-1].waiting) == (result.robust.sum().item(), N, 0)
-    assert told[-1].seconds_left == 0
-    assert all(step.seconds_left > 0 for step in told[:-1])
+    assert (steps[-1].robust, steps[-1].images, steps[-1].waiting) == (result.robust.sum().item(), N, 0)
+    assert steps[-1].seconds_left == 0
+    assert all(step.seconds_left > 0 for step in steps[:-1])
     assert re.fullmatch(
-        r"fgsm \(1/4\): \d+ of 60 robust so far, \d+ still to attack, about \d+:\d\d min left", str(told[0])
+        r"fgsm \(1/4\): \d+ of 60 robust so far, \d+ still to attack, about \d+:\d\d min left", str(steps[0])
     )
 
 
-def test_the_network_comes_back_as_it_was():
+def test_the_network_is_unchanged():
     net = some_net().train()
     net[3].eval()
     some_suite().evaluate(net, X, Y)
@@ -302,7 +302,7 @@ def test_the_versions_are_those_of_the_paper():
         assert (attack.eps, type(attack.norm)) == (4 / 255, L2)
 
 
-def test_settings_and_names_say_what_was_run():
+def test_settings_and_names():
     found = json.loads(json.dumps(AutoAttack("plus").settings()))
     assert (found["attack"], found["version"], found["eps"], found["norm"]) == ("AutoAttack", "plus", 8 / 255, "Linf")
     assert found["attacks"]["APGD-DLR"]["loss"] == "dlr"
@@ -321,7 +321,7 @@ def test_autoattack_finds_at_least_what_its_parts_find(digits):
         assert is_correct(net(attack(net, x, y)), y).sum() >= result.robust.sum()
 
 
-def test_passes_weigh_the_attacks():
+def test_passes_of_each_attack():
     passes = {name: attack.passes() for name, attack in AutoAttack("standard").attacks.items()}
     assert passes == {"APGD-CE": 300, "APGD-T": 2700, "FAB-T": 2700, "Square": 5000}
     assert AutoAttack("standard").passes() == sum(passes.values())
@@ -335,7 +335,7 @@ def test_autoattack_in_l1_takes_more_starts_and_fewer_targets():
     assert (attacks["APGD-CE"].restarts, attacks["APGD-T"].targets) == (1, 9)
 
 
-def test_a_network_is_known_by_all_it_answers_by():
+def test_the_digest_depends_on_modules_and_all_buffers():
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     net.register_buffer("scale", torch.ones(1), persistent=False)
     others = [nn.Sequential(net[0], nn.Threshold(0.1, 0.0)), nn.Sequential(net[0], nn.ReLU())]

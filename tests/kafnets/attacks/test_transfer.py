@@ -1,4 +1,4 @@
-"""Built on the surrogate, judged on the network."""
+"""Attacks on a surrogate, judged on the network."""
 
 import json
 
@@ -21,14 +21,14 @@ def linear(w, offset=0.3):
 
 
 def masked(x):
-    """The same decisions as ``linear(W)``, and nothing to follow."""
+    """The same decisions as ``linear(W)``, without a gradient."""
     return linear(W)(x).sign().detach() + 0 * x[:, :2]
 
 
 ATTACK = {"eps": 0.15}
 
 
-def test_a_masked_network_falls_to_its_twin_alone():
+def test_a_masked_network_is_fooled_through_a_surrogate_only():
     right = is_correct(masked(X), Y)
     assert right.any()
     assert torch.equal(is_correct(masked(MIFGSM(eps=0.15)(masked, X, Y)), Y), right)
@@ -36,14 +36,14 @@ def test_a_masked_network_falls_to_its_twin_alone():
     assert not is_correct(masked(attack(masked, X, Y)), Y).any()
 
 
-def test_a_useless_surrogate_changes_no_verdict_and_returns_no_better_image():
+def test_a_useless_surrogate_changes_nothing():
     attack = Transfer(surrogate=linear(-W), attack=MIFGSM(**ATTACK))
     found = attack(linear(W), X, Y)
     assert torch.equal(found, X)
     assert torch.equal(is_correct(linear(W)(found), Y), is_correct(linear(W)(X), Y))
 
 
-def test_both_networks_come_back_as_they_were():
+def test_both_networks_are_unchanged():
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train() for _ in range(2)]
     states = [{k: v.clone() for k, v in net.state_dict().items()} for net in nets]
@@ -67,7 +67,7 @@ def test_the_ball_is_that_of_the_attack():
     assert (attack(linear(W), X, Y) - X).norm(dim=1).max() <= 0.3
 
 
-def test_images_do_not_stop_at_the_surrogate_s_first_error():
+def test_images_do_not_stop_at_the_first_error_of_the_surrogate():
     attack = MIFGSM(**ATTACK)
     found = Transfer(surrogate=linear(W), attack=attack).run(
         masked, X, Y, image_keys(torch.arange(40)), early_stop=True
@@ -76,7 +76,7 @@ def test_images_do_not_stop_at_the_surrogate_s_first_error():
     assert not torch.equal(found, attack(linear(W), X, Y))
 
 
-def test_settings_are_json_ready_and_say_both():
+def test_settings_name_the_surrogate_and_its_attack():
     found = json.loads(json.dumps(Transfer(surrogate=nn.Linear(5, 2), attack=MIFGSM(**ATTACK)).settings()))
     assert (found["attack"], found["surrogate"], found["eps"]) == ("Transfer", "Linear", 0.15)
     assert found["attack_on_surrogate"]["attack"] == "MIFGSM"

@@ -6,7 +6,7 @@ import torch
 from kafnets.losses import cross_entropy
 
 
-def test_by_hand_one_value_an_image():
+def test_by_hand_one_value_per_image():
     logits, y = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), torch.tensor([1, 1])
     torch.testing.assert_close(cross_entropy(logits, y), torch.tensor([math.log(2), math.log(4)]))
 

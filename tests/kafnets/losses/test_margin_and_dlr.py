@@ -1,4 +1,4 @@
-"""Margins against loops over classes, their invariances, and what is defined where the formula is not."""
+"""Margins against loops over classes, their invariances, and their values where the formula is undefined."""
 
 import pytest
 import torch
@@ -90,5 +90,5 @@ def test_too_few_classes_are_refused(name, classes):
 
 
 @every_loss
-def test_no_image(loss):
+def test_an_empty_batch(loss):
     assert loss(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)).shape == (0,)

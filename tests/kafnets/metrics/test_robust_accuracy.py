@@ -39,13 +39,13 @@ def test_four_images_by_hand():
     clean = torch.eye(2)[[0, 0, 1, 1]]
     adv = torch.eye(2)[[0, 1, 0, 1]]
     found = counted((clean, adv, torch.tensor([0, 0, 0, 0])))
-    # images: right/right, right/wrong, wrong/right, wrong/wrong: one that is wrong already clean is not robust
+    # clean/attacked: right/right, right/wrong, wrong/right, wrong/wrong; only the first counts as robust
     assert (found["clean"], found["robust"], found["images"]) == (0.5, 0.25, 4)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("size", [1, 7, 100, 333])
-def test_agrees_with_a_loop_however_it_is_batched(size, seed):
+def test_agrees_with_a_loop_for_any_batch_size(size, seed):
     clean, adv, y = data = random_logits(333, seed=seed)
     right = by_hand(*data)
     found = counted(*zip(clean.split(size), adv.split(size), y.split(size), strict=True))
@@ -67,7 +67,7 @@ def test_logits_that_are_not_finite_are_wrong(value):
     assert counted((good, bad, y))["robust"] == 0.5
 
 
-def test_nothing_counted_is_nan_and_a_reset_forgets():
+def test_without_images_accuracies_are_nan_also_after_a_reset():
     metric = RobustAccuracy()
     metric.update(*random_logits(10))
     metric.reset()
@@ -95,13 +95,13 @@ def test_empty_batches_count_nothing():
         ((3, 2), (3, 2), (3, 1)),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(shapes):
+def test_shapes_that_do_not_fit_are_refused(shapes):
     clean, adv, y = shapes
     with pytest.raises(ValueError, match=r"must be \(N, classes\) and y \(N,\), got"):
         RobustAccuracy().update(torch.zeros(clean), torch.zeros(adv), torch.zeros(y, dtype=torch.long))
 
 
-def test_states_summed_over_uneven_ranks_are_one_process():
+def test_states_summed_over_uneven_ranks_equal_one_process():
     data = random_logits(11)
     ranks = [tuple(part[chosen] for part in data) for chosen in (slice(0, 8), slice(8, 11), slice(11, 11))]
     merged, states = RobustAccuracy(), []
@@ -116,7 +116,7 @@ def test_states_summed_over_uneven_ranks_are_one_process():
 
 
 def one_rank(rank, folder):
-    """Count this rank's share, 8 or 3 images of 11, and return what both together have counted."""
+    """Count the share of this rank, 8 or 3 of 11 images, and return the metric of both ranks."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
         chosen = slice(0, 8) if rank == 0 else slice(8, 11)
@@ -125,7 +125,7 @@ def one_rank(rank, folder):
         dist.destroy_process_group()
 
 
-def test_two_processes_with_uneven_shares_are_one(tmp_path):
+def test_two_processes_with_uneven_shares_equal_one(tmp_path):
     code = "import sys, runpy; print(runpy.run_path(sys.argv[1])['one_rank'](1, sys.argv[2]))"
     other = subprocess.Popen(
         [sys.executable, "-c", code, __file__, str(tmp_path)],

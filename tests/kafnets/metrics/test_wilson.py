@@ -31,7 +31,7 @@ def test_bounds_solve_the_score_equation(successes, total):
 
 
 @pytest.mark.parametrize("total", range(1, 200, 13))
-def test_contains_the_share_within_the_unit_interval(total):
+def test_the_interval_contains_the_share_and_lies_in_0_1(total):
     for successes in range(total + 1):
         low, high = wilson_interval(successes, total)
         assert 0 <= low <= successes / total <= high <= 1
@@ -52,7 +52,7 @@ def test_ends_are_exact(total):
     assert wilson_interval(total, total)[1] == 1.0
 
 
-def test_nothing_tells_nothing():
+def test_no_trials_give_the_whole_interval():
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 

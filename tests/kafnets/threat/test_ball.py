@@ -1,4 +1,4 @@
-"""Points of the ball are inside it, in floating point, for awkward images and radii."""
+"""Projections and starts lie in the ball exactly, in floating point, for difficult images and radii."""
 
 import itertools
 
@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from kafnets.keyed_random import image_keys
-from kafnets.threat import L2, Linf
+from kafnets.threat import L1, L2, Linf
 from kafnets.threat.norms import round_down
-from kafnets.threat.l1 import L1
 
 EPS = [8 / 255, 0.031, 0.1, 0.25, 1 / 255, 1e-3, 1e-5, 3e-8]
 
 
-def awkward_images(dtype):
+def difficult_images(dtype):
     """Random, 8-bit, black, white, grey, nearly black and nearly white images of CIFAR's size."""
     x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     x[1], x[2], x[3], x[4] = (x[1] * 255).round() / 255, 0, 1, 0.5
@@ -24,7 +23,7 @@ def awkward_images(dtype):
 
 
 def candidates(norm, x, eps):
-    """Starts, and points far outside in every direction that tends to round badly."""
+    """Starts, and projections from outside in directions that are prone to rounding errors."""
     keys = image_keys(torch.arange(len(x)))
     yield norm.random_start(x, eps, keys)
     for direction in (torch.ones_like(x), -torch.ones_like(x), torch.randn_like(x), torch.rand_like(x) - 0.5):
@@ -35,7 +34,7 @@ def candidates(norm, x, eps):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", EPS)
 def test_linf_ball_is_exact(eps, dtype):
-    x = awkward_images(dtype)
+    x = difficult_images(dtype)
     for x_adv in candidates(Linf(), x, eps):
         assert (x_adv - x).abs().max().item() <= eps
         assert x_adv.min() >= 0
@@ -44,7 +43,7 @@ def test_linf_ball_is_exact(eps, dtype):
 
 @pytest.mark.parametrize("eps", EPS)
 def test_linf_projects_to_the_nearest_number_inside(eps):
-    x = awkward_images(torch.float32)
+    x = difficult_images(torch.float32)
     z = x + 2 * eps * torch.randn_like(x)
     found = Linf().project(z, x, eps)
     nearer = torch.nextafter(found, z)
@@ -54,8 +53,8 @@ def test_linf_projects_to_the_nearest_number_inside(eps):
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2(), L1()])
-def test_a_projection_is_good_for_many_points(norm):
-    x = awkward_images(torch.float32)
+def test_a_projection_can_be_reused_for_other_points(norm):
+    x = difficult_images(torch.float32)
     project = norm.projection(x, 0.1)
     for z in (x + torch.randn_like(x), x - 0.01, x):
         assert torch.equal(project(z), norm.project(z, x, 0.1))
@@ -64,7 +63,7 @@ def test_a_projection_is_good_for_many_points(norm):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [*EPS, 0.5, 1.0, 3.0])
 def test_l2_ball_is_exact_however_the_norm_is_summed(eps, dtype):
-    x = awkward_images(dtype)
+    x = difficult_images(dtype)
     for x_adv in candidates(L2(), x, eps):
         assert (x_adv - x).flatten(1).norm(dim=1).max().item() <= eps
         assert (x_adv.double() - x.double()).flatten(1).norm(dim=1).max().item() <= eps
@@ -75,7 +74,7 @@ def test_l2_ball_is_exact_however_the_norm_is_summed(eps, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [*EPS, 0.5, 3.0, 12.0, 200.0])
 def test_l1_ball_is_exact_however_the_norm_is_summed(eps, dtype):
-    x = awkward_images(dtype)
+    x = difficult_images(dtype)
     for x_adv in candidates(L1(), x, eps):
         assert (x_adv - x).flatten(1).norm(p=1, dim=1).max().item() <= eps
         assert L1().size(x_adv - x).max().item() <= eps
@@ -101,7 +100,7 @@ def test_l2_ball_is_exact_on_large_images(eps):
 
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.1, 0.25])
-def test_the_balls_are_used_up(eps):
+def test_projections_reach_the_boundary_of_the_ball(eps):
     x = torch.full((4, 3, 32, 32), 0.5)
     assert Linf().size(Linf().project(x + 1, x, eps) - x).min().item() == pytest.approx(eps, rel=1e-5)
     assert L2().size(L2().project(x + torch.randn_like(x), x, eps) - x).min().item() == pytest.approx(eps, rel=1e-3)

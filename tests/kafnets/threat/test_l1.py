@@ -1,4 +1,4 @@
-"""The L1 ball: its projection against general solvers, its steepest ways up."""
+"""The L1 ball: its projection against general solvers, and its directions of steepest ascent."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from scipy import optimize
 from kafnets.attacks import L1
 from kafnets.threat.l1 import steepest
 
-INSIDE = 1 - 1e-4  # of eps is used
+INSIDE = 1 - 1e-4  # the share of eps that is used
 
 
 def problems(n=60, size=6, seed=0, scale=1.0):
-    """Images with black and white pixels, and points around them, also beyond the box and with equal changes."""
+    """Images with black and white pixels, and points around them, some outside [0, 1], some with equal changes."""
     rng = torch.Generator().manual_seed(seed)
     x = torch.rand(n, size, generator=rng, dtype=torch.float64)
     x[: n // 4] = x[: n // 4].round()
@@ -86,7 +86,7 @@ def test_shape_and_dtype_are_those_of_the_images():
     assert (found.shape, found.dtype) == (x.shape, x.dtype)
 
 
-def test_the_steepest_way_is_one_pixel_or_those_that_are_equal():
+def test_the_direction_is_one_pixel_or_those_that_are_equal():
     grad = torch.tensor([[1.0, -3.0, 2.0], [2.0, 1.0, -2.0], [0.0, 0.0, 0.0], [1.0, torch.inf, 0.0]])
     expected = torch.tensor([[0.0, -1.0, 0.0], [0.5, 0.0, -0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     assert torch.equal(L1().direction(grad), expected)
@@ -109,7 +109,7 @@ def test_the_steepest_few_by_hand(count):
         torch.testing.assert_close(direction, expected)
 
 
-def test_images_may_differ_in_how_many():
+def test_the_count_may_differ_between_images():
     grad = torch.tensor([[3.0, 2.0, -1.0]]).repeat(3, 1)
     assert (steepest(grad, torch.tensor([1, 2, 3])) != 0).sum(1).tolist() == [1, 2, 3]
 
@@ -122,6 +122,6 @@ def test_a_step_takes_the_steepest_pixel_that_can_move():
 
 
 @pytest.mark.parametrize("eps", [-0.1, float("inf"), float("nan")])
-def test_radii_that_are_none(eps):
+def test_invalid_radii_are_refused(eps):
     with pytest.raises(ValueError, match="eps must be >= 0 and finite, got"):
         L1().check_eps(eps)
