@@ -19,7 +19,7 @@ test: $(READY)
 	@echo "== tests; the long ones: $(BIN)/pytest -m slow"
 	$(BIN)/pytest -q
 
-# adv-lib: other implementations of the attacks, for tests; of its dependencies visdom no longer builds
+# adv-lib: other implementations of the attacks, for tests; without its dependencies, as visdom no longer builds
 $(READY): pyproject.toml
 	@echo "== environment in $(VENV): several GB the first time, then reused until pyproject.toml changes"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, PYTHON=$(PYTHON) is " + sys.version)'

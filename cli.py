@@ -88,7 +88,7 @@ class CLI(LightningCLI):
                 "checkpoint.save_on_train_epoch_end": True,
             }
         )
-        parser.read_integers_as_counts()
+        parser.read_integers_as_counts()  # type: ignore[attr-defined]  # it is one of init_parser
         for part in ("model", "data"):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed")
 
@@ -109,7 +109,8 @@ class CLI(LightningCLI):
                 callback.study_within(self.model.threat)  # refuses attacks that do not fit the threat model
         run = self._get(self.config, "run")
         if str(config.get("devices")) == "1" and config.get("num_nodes") == 1:
-            rank_zero_only.rank = 0  # this run is one process, even if a launcher left a RANK in the environment
+            # this run is one process, even if a launcher left a RANK in the environment
+            rank_zero_only.rank = 0  # type: ignore[attr-defined]
         # other ranks write nothing and receive the folder from rank 0
         version = new_version(Path(run.dir), run.name) if is_first() else 0
         csv = CSVLogger(run.dir, run.name, version)
@@ -213,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=resolve(sys.argv[1:] if arguments is None else arguments, [CONFIGS]),
         )
     except SIGTERMException:
-        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own would be a success
+        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning itself would exit with status 0
     except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
         if os.environ.get("KAFNETS_TRACEBACK"):
             raise

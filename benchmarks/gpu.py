@@ -120,13 +120,13 @@ class Session:
 
 def code_version() -> str:
     """The commit, and whether files differ from it; 'unknown' outside a checkout."""
-    told = []
+    output = []
     for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
         done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
         if done.returncode:
             return "unknown"
-        told.append(done.stdout.strip())
-    return told[0] + ("-dirty" if told[1] else "")
+        output.append(done.stdout.strip())
+    return output[0] + ("-dirty" if output[1] else "")
 
 
 def checks(session: Session, report: Report) -> None:

@@ -24,7 +24,7 @@ from kafnets.threat import L1, L2, Linf, ThreatModel
 
 Check = Callable[[torch.device], None]
 CPU = torch.device("cpu")
-NOT_PLAIN = {"Activation", "KAFInit", "Kernel", "Identity"}
+NOT_PLAIN = {"Activation", "FromModule", "KAFInit", "Kernel", "Identity"}
 
 
 def exact_float32() -> None:

@@ -1,4 +1,4 @@
-"""Two checkpoints on the same images: ``python -m lightning_modules.compare_reports A B``.
+"""Compares two checkpoints on the same images: ``python -m lightning_modules.compare_reports A B``.
 
 A and B are ``robustness.json`` files, or the run folders that hold them.
 """
@@ -18,10 +18,10 @@ DATA = ("data", "data_sha256")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
-    """The record in a ``robustness.json``, or in the run folder that holds one.
+    """Read a ``robustness.json``, or the one in a run folder.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or it is of another format.
     """
     file = Path(path) / "robustness.json" if Path(path).is_dir() else Path(path)
     try:
@@ -33,19 +33,19 @@ def read_report(path: str | Path) -> dict[str, Any]:
 
 
 def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Comparison]:
-    """Clean accuracy, the worst case, and every attack both have, on the images both have, image by image.
+    """Compare clean accuracy, the worst case and every shared attack, image by image, on the shared images.
 
     Args:
         first, second: records as :func:`read_report` returns them.
 
     Returns:
-        What is compared, and how it compares. The worst case is that of the attacks both have.
+        The comparisons by name. The worst case is taken over the attacks that both reports have.
 
     Raises:
         ValueError: if the reports are of other data or another ball, or share no image.
     """
     for what, names in (("data", DATA), ("eps or norm", BALL)):
-        one, other = (_told(record, names) for record in (first, second))
+        one, other = (_values(record, names) for record in (first, second))
         if one != other:
             raise ValueError(f"the reports differ in {what}, so their images can't be paired: {one} and {other}")
     a, b = _shared(PerImageResults.decode(first["outcomes"]), PerImageResults.decode(second["outcomes"]))
@@ -57,7 +57,7 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> dict[str, 
     return compared | {name: compare(_worst(a, both), _worst(b, both))}
 
 
-def _told(record: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
+def _values(record: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     settings = next(iter(record["attacks"].values()))["settings"]
     return [(settings | record).get(name) for name in names]
 
@@ -67,7 +67,7 @@ def _worst(outcomes: PerImageResults, attacks: list[str]) -> torch.Tensor:
 
 
 def _shared(a: PerImageResults, b: PerImageResults) -> tuple[PerImageResults, PerImageResults]:
-    """Both, on the images they share."""
+    """Return both, reduced to the images they share."""
     parts = [
         PerImageResults(
             {name: values[torch.isin(one["index"], other["index"])] for name, values in one.columns.items()}

@@ -11,7 +11,7 @@ def all_parameters(net: nn.Module) -> Iterable[Tensor]:
 
 
 def kernels(net: nn.Module) -> Iterator[Tensor]:
-    """Return the weights of convolutions and dense layers: no biases, no normalisation, no activations (thesis ResNets)."""
+    """Return the weights of convolutional and dense layers: no biases, normalisation, activations (thesis ResNets)."""
     return (module.weight for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear))
 
 

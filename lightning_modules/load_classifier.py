@@ -1,4 +1,4 @@
-"""A network out of a checkpoint, ready to be asked: images in [0, 1] in, logits out."""
+"""Loads the network of a checkpoint."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lightning_modules.command_line.config_files import expand
 
 
 def load_classifier(path: str | Path) -> Backbone:
-    """The network a checkpoint of this project holds, in evaluation mode on the CPU; normalisation is inside.
+    """Return the network of a checkpoint of this project, in evaluation mode on the CPU.
 
     The checkpoint carries the configuration it was trained with, so no config file is needed.
 
@@ -18,7 +18,7 @@ def load_classifier(path: str | Path) -> Backbone:
         path: a ``.ckpt`` file.
 
     Returns:
-        A module from images float32 ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``.
+        A module from images float32 ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``; it normalises by itself.
 
     Raises:
         ValueError: if the file is no such checkpoint, carries no configuration, or does not fit it.
@@ -35,5 +35,7 @@ def load_classifier(path: str | Path) -> Backbone:
     try:
         built.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the network it says it holds: {' '.join(str(error).split())}") from None
+        raise ValueError(
+            f"{path} does not fit the network of its configuration: {' '.join(str(error).split())}"
+        ) from None
     return built.eval()

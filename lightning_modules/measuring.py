@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ def in_float32(device: torch.device) -> Iterator[None]:
     TF32, which keeps ten bits of the mantissa, is PyTorch's default for convolutions on NVIDIA GPUs since Ampere: a
     figure measured with it would not be in float32. On exit, the previous settings are restored.
     """
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:

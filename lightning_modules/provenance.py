@@ -47,7 +47,7 @@ def provenance(trainer: Trainer, module: Any) -> dict[str, Any]:
 @cache
 def code_version() -> str:
     """Return the package's version and the git commit, as ``0.1.0 1a2b3c...``; ``-dirty`` after changes."""
-    told = []
+    output = []
     for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
             done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
@@ -55,8 +55,8 @@ def code_version() -> str:
             return f"{_package_version()} without git"
         if done.returncode:
             return f"{_package_version()} without git"
-        told.append(done.stdout.strip())
-    return f"{_package_version()} {told[0]}{'-dirty' if told[1] else ''}"
+        output.append(done.stdout.strip())
+    return f"{_package_version()} {output[0]}{'-dirty' if output[1] else ''}"
 
 
 def _package_version() -> str:

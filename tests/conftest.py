@@ -1,4 +1,4 @@
-"""Small runs of the real command line, shared by the tests that read what they leave behind."""
+"""Small runs of the command line, shared by several tests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """Run a command line that must fail, and return its one line of error."""
+    """Run a command line that must fail, and return the one line of its error."""
 
     def run(arguments: list[str]) -> str:
         with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,4 @@
-"""Imports run one way, without circles, and the libraries stay where they belong."""
+"""Imports between packages: one direction, no circles, no application libraries in kafnets."""
 
 import ast
 from pathlib import Path
@@ -19,10 +19,10 @@ HIGHER = [
     "jsonargparse",
     "sklearn",
 ]
-# kafnets.fused is finished and optional: it is injected by a configuration, and nobody imports it
+# kafnets.fused is optional: configurations name it, and no other package imports it
 TOPS = ["kafnets.analysis", "kafnets.plots", "kafnets.fused", "matplotlib"]
 
-# package -> what neither it nor anything within it may import
+# package -> modules that it and its submodules must not import
 FORBIDDEN = {
     "kafnets": HIGHER,
     **{layer: [*LAYERS[i + 1 :], *ATTACKING, *TOPS] for i, layer in enumerate(LAYERS)},
@@ -55,7 +55,7 @@ def within(name, package):
 
 
 def imports(name, file, known):
-    """The modules that a module imports, wherever in the file, but for type checkers alone."""
+    """The modules that a module imports anywhere in its file, except under TYPE_CHECKING."""
     tree = ast.parse(file.read_text())
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):
@@ -91,7 +91,7 @@ def broken_rules(found):
 
 
 def circle(found):
-    """The modules of a circle of imports, in order; nothing if there is none."""
+    """The modules of a circle of imports, in order; empty if there is none."""
     done, path = set(), []
 
     def run(name):  # importing a.b.c runs a and a.b as well, unless the importer lies in them
@@ -117,7 +117,7 @@ def circle(found):
     return []
 
 
-def test_the_walk_sees_the_packages():
+def test_the_graph_holds_modules_and_their_imports():
     found = graph(ROOT)
     assert {"kafnets.attacks.base", "kafnets.backbones", "lightning_modules.classifier", "cli"} <= set(found)
     assert "kafnets.keyed_random" in found["kafnets.attacks.base"]
@@ -184,7 +184,7 @@ def test_a_planted_import_is_found(tmp_path, file, text, found):
     assert broken_rules(plant(tmp_path, {**known, file: text})) == [found]
 
 
-def test_what_is_allowed_passes(tmp_path):
+def test_allowed_imports_pass(tmp_path):
     files = {
         "kafnets/analysis/x.py": "from kafnets.activations import KAF\nfrom kafnets.backbones import KafVGG",
         "kafnets/plots/x.py": "from kafnets.analysis.x import y\nimport matplotlib",
@@ -205,7 +205,7 @@ def test_what_is_allowed_passes(tmp_path):
             {"a.py": "from kafnets.b import x", "b.py": "def f():\n from kafnets import c", "c.py": "import kafnets.a"},
             ["kafnets.a", "kafnets.b", "kafnets.c"],
         ),
-        (  # the package's own file runs first, and needs what asks for it
+        (  # importing kafnets.a.y runs kafnets.a first, which imports kafnets.b again
             {"a/__init__.py": "from kafnets.b import x", "a/y.py": "", "b.py": "from kafnets.a.y import z"},
             ["kafnets.a", "kafnets.b"],
         ),

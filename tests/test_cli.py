@@ -1,4 +1,4 @@
-"""The command line as its users meet it: what a run leaves behind, which setting wins, what a mistake is answered."""
+"""The command line: files of a run, precedence of settings, error messages."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ import cli
 from lightning_modules.files import sha256
 
 Refused = Callable[[list[str]], str]
+UNKNOWN = "is neither a known class nor a dotted path"
 RECIPE = ["fit", "--config=kafvgg_fast_at.yaml", "--config=digits.yaml"]
 
 
@@ -23,10 +24,10 @@ def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
     return yaml.safe_load(capsys.readouterr().out)
 
 
-# --- what a run leaves behind ----------------------------------------------------------------------------------------
+# --- files of a run -------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_leaves_results_pictures_tables_and_both_checkpoints(tiny_run: Path):
+def test_a_fit_writes_results_pictures_tables_and_both_checkpoints(tiny_run: Path):
     files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
     assert files >= {
         "config.yaml", "metrics.csv", "history.csv", "results.json", "curves.png", "activations.png",
@@ -37,7 +38,7 @@ def test_a_fit_leaves_results_pictures_tables_and_both_checkpoints(tiny_run: Pat
     assert {"train/loss", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"} <= set(rows[0])
 
 
-def test_results_carry_what_it_takes_to_believe_them(tiny_run: Path):
+def test_results_hold_intervals_attack_checkpoint_and_run(tiny_run: Path):
     results = json.loads((tiny_run / "results.json").read_text())
     best = tiny_run / "checkpoints" / "best-epoch=000.ckpt"
     assert results["checkpoint_sha256"] == sha256(best)
@@ -60,7 +61,8 @@ def test_a_checkpoint_alone_is_enough_to_test_it_again(tiny_run: Path, tmp_path:
     best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
     cli.main(["test", f"--ckpt_path={best}", f"--run.dir={tmp_path}", "--trainer.accelerator=cpu"])
     first, again = (
-        json.loads((folder / "results.json").read_text()) for folder in (tiny_run, tmp_path / "kafvgg_fast_at+digits" / "version_0")
+        json.loads((folder / "results.json").read_text())
+        for folder in (tiny_run, tmp_path / "kafvgg_fast_at+digits" / "version_0")
     )
     for record in (first, again):
         record.pop("checkpoint")
@@ -76,7 +78,7 @@ def test_best_and_last_are_found_by_name(tiny_run: Path, capsys: pytest.CaptureF
         assert Path(config["ckpt_path"]) == tiny_run / "checkpoints" / file
 
 
-def test_predict_writes_a_row_an_image_in_order(tiny_run: Path, tmp_path: Path, tiny_flags: list[str]):
+def test_predict_writes_one_row_per_image_in_order(tiny_run: Path, tmp_path: Path, tiny_flags: list[str]):
     where = [f"--run.dir={tmp_path}", f"--ckpt_path={tiny_run / 'checkpoints' / 'last.ckpt'}"]
     cli.main(["predict", "--config=kafvgg_fast_at.yaml", *tiny_flags, *where])
     table = tmp_path / "kafvgg_fast_at+digits" / "version_0" / "predictions.csv"
@@ -98,12 +100,12 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path: Path, tiny_flags: list[
     assert {path: sha256(path) for path in before} == before
     assert sorted(path.name for path in (tmp_path / "vgg_relu+standard+digits").iterdir()) == ["version_0", "version_1"]
     first, second = (tmp_path / "vgg_relu+standard+digits" / f"version_{k}" for k in range(2))
-    assert not (first / "activations.png").exists()  # nothing about a ReLU is learned
+    assert not (first / "activations.png").exists()  # ReLU has no parameters
     seeds = [json.loads((run / "results.json").read_text())["seed"] for run in (first, second)]
     assert seeds == [0, 3]
 
 
-# --- which setting wins ----------------------------------------------------------------------------------------------
+# --- precedence of settings -----------------------------------------------------------------------------------------
 
 
 def test_bare_names_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -132,7 +134,7 @@ def test_later_files_beat_earlier_ones(capsys):
     assert config["run"]["name"] == "kafvgg_fast_at+digits"
 
 
-def test_the_printed_config_is_a_config(tmp_path: Path, capsys):
+def test_a_printed_config_can_be_read_back(tmp_path: Path, capsys):
     first = printed_config(capsys, *RECIPE, "--model.net.activation=KWTA", "--model.net.activation.ratio=0.1")
     (tmp_path / "printed.yaml").write_text(yaml.safe_dump(first))
     assert printed_config(capsys, "fit", f"--config={tmp_path / 'printed.yaml'}") == first
@@ -148,7 +150,7 @@ def test_flags_beat_what_a_checkpoint_was_trained_with(tiny_run: Path, capsys):
     assert model["net"]["init_args"]["width"] == 4  # the checkpoint
 
 
-# --- what a mistake is answered --------------------------------------------------------------------------------------
+# --- error messages ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -178,20 +180,57 @@ def test_flags_beat_what_a_checkpoint_was_trained_with(tiny_run: Path, capsys):
         (["--trainer.max_epochs=-1"], "set trainer.max_epochs >= 1"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_and_leaves_nothing(flags: list[str], answer: str, tmp_path: Path, refused: Refused):
+def test_a_mistake_is_one_line_and_writes_nothing(flags: list[str], answer: str, tmp_path: Path, refused: Refused):
     runs = tmp_path / "runs"
     assert answer in refused([*RECIPE, "--trainer.accelerator=cpu", f"--run.dir={runs}", *flags])
     assert not runs.exists() or not any(runs.iterdir())
 
 
-def test_an_absent_data_set_names_the_folder_and_both_ways_out(tmp_path: Path, refused: Refused):
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [
+        ("model.objective=Trades", f"'Trades' {UNKNOWN}; did you mean TRADES?"),
+        ("model.objective=kafnets.objectives.Trades", "did you mean kafnets.objectives.TRADES?"),
+        ("model.objective.attack=PDG", f"'PDG' {UNKNOWN}; did you mean PGD?"),
+        ("model.threat.norm=l2", f"'l2' {UNKNOWN}; did you mean L2?"),
+        ("model.net.activation=Silu", f"'Silu' {UNKNOWN}; did you mean SiLU?"),
+        ("model.net.activation.kernel=laplacian", f"'laplacian' {UNKNOWN}; did you mean Laplacian?"),
+        ("model.optimizer=sgd", f"'sgd' {UNKNOWN}; did you mean SGD?"),
+        ("model.decay_filter=kernels", "did you mean lightning_modules.decay_filters.kernels?"),
+        ("model.test_attack.loss=kafnets.losses.margn", "did you mean kafnets.losses.margin?"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_similar_one(flag: str, answer: str, refused: Refused):
+    line = refused([*RECIPE, f"--{flag}"])
+    assert line.startswith(f"error: {flag.partition('=')[0]}: ") and line.endswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [
+        ("model.attack=PGD", "did you mean val_attack, test_attack, attack_view?"),
+        ("model.decayed=x", "AdversarialTraining accepts attack_view, decay_filter, net, objective, "),
+        ("model.test_attack.early_stop=false", "PGD accepts eps, estimator, loss, norm, "),
+        ("model.val_attack.eps_=0.1", "did you mean eps?"),
+        ("model.net.activation.ratio=0.1", "KAF accepts bandwidth, boundary, free, "),
+        ("model.optimizer.momentun=0.9", "did you mean momentum?"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_similar_or_all_options(flag: str, answer: str, refused: Refused):
+    place, _, option = flag.partition("=")[0].rpartition(".")
+    assert refused([*RECIPE, f"--{flag}"]).startswith(f"error: {place}: Option '{option}' is not accepted; {answer}")
+
+
+def test_a_missing_data_set_names_the_folder_and_both_solutions(tmp_path: Path, refused: Refused):
     flags = [f"--run.dir={tmp_path / 'runs'}", f"--data.root={tmp_path / 'data'}", "--data.download=false"]
     line = refused(["fit", "--config=kafvgg_fast_at.yaml", "--trainer.accelerator=cpu", *flags])
     assert str(tmp_path / "data") in line and "copy" in line and "ImageFolder" in line
 
 
-def test_an_unknown_config_is_answered_with_the_nearest(refused: Refused):
-    assert "did you mean kafvgg_fast_at.yaml" in refused(["fit", "--config=kafvg_fast_at.yaml"])
+@pytest.mark.parametrize(("name", "answer"), [("kafvg_fast_at.yaml", "kafvgg_fast_at"), ("fastat", "fast_at")])
+def test_the_error_for_an_unknown_config_names_similar_ones(name: str, answer: str, refused: Refused):
+    line = refused(["fit", f"--config={name}"])
+    assert f"config '{name}' is neither in the working directory nor in configs/; did you mean {answer}.yaml" in line
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every config there is: a run is a network x a training x overlays, and every combination keeps its promise."""
+"""Every config: network, training and overlays compose in every combination, and every network trains."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ SHORTCUTS = [
     *("kafvgg_fast_at", "kafresnet20_fast_at", "vgg_relu_fast_at", "resnet20_relu_fast_at", "preactresnet18_fast_at"),
     *("kafvgg_short_fast_at", "vgg_relu_short_fast_at"),
 ]
-# what each overlay promises, by the place in the composed configuration
+# what each overlay sets, by the place in the composed configuration
 OVERLAYS: dict[str, dict[str, Any]] = {
     "short": {
         "trainer.max_epochs": 5,
@@ -57,14 +57,14 @@ def one_step(*arguments: str) -> None:
 
 
 def composed(*names: str) -> dict[str, Any]:
-    """What some configs give together, before the parser fills in defaults."""
+    """The composition of some configs, before the parser fills in defaults."""
     command = "test" if "eval_full" in names else "fit"
     arguments = resolve([command, *(f"--config={name}" for name in names), "--print_config"], [CONFIGS])
     return yaml.safe_load(arguments[arguments.index("--config") + 1])
 
 
 def parsed(*names: str) -> dict[str, Any]:
-    """The whole configuration that some configs give together."""
+    """The composition of some configs, with defaults."""
     printed = io.StringIO()
     arguments = [f"--config={name}" for name in names]
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
@@ -85,8 +85,14 @@ def test_these_are_all_configs():
     assert len([path for path in CONFIGS.rglob("*.yaml") if "studies" not in path.parts]) <= 45
 
 
-@pytest.mark.parametrize("training", TRAININGS)
-@pytest.mark.parametrize("network", NETWORKS)
+# the whole product takes a minute; every network and every training are among those that are not slow
+PRODUCT = [
+    pytest.param(network, training, marks=() if training == "fast_at" or network == "kafvgg" else pytest.mark.slow)
+    for network, training in itertools.product(NETWORKS, TRAININGS)
+]
+
+
+@pytest.mark.parametrize(("network", "training"), PRODUCT)
 def test_every_network_runs_every_training(network: str, training: str):
     one_step(f"--config={network}", f"--config={training}", "--config=digits", "--config=cpu")
 
@@ -97,7 +103,7 @@ def test_every_network_runs_the_short_schedule(network: str):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_keeps_its_promise_over_every_recipe(overlay: str):
+def test_an_overlay_has_its_effect_on_every_recipe(overlay: str):
     for network, training in itertools.product(NETWORKS, TRAININGS):
         plain, config = composed(network, training), composed(network, training, overlay)
         found = {place: at(config, place) for place in OVERLAYS[overlay]}
@@ -117,7 +123,7 @@ def test_overlays_are_valid_over_every_network(network: str, overlays: list[str]
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_a_shortcut_is_short_for_a_composition(shortcut: str):
+def test_a_shortcut_equals_its_composition(shortcut: str):
     network = shortcut.removesuffix("_fast_at").removesuffix("_short").replace("kafvgg_short", "kafvgg")
     parts = [network, "fast_at"]
     if "short" in shortcut:
@@ -150,12 +156,12 @@ def test_image_files_keep_the_recipe_s_augmentation():
 
 
 @pytest.mark.parametrize("names", [["kafvgg"], ["fast_at"]])
-def test_half_a_run_is_one_line_that_says_what_is_missing(names: list[str], refused):
+def test_an_incomplete_run_is_one_line_that_names_what_is_missing(names: list[str], refused):
     line = refused(["fit", *(f"--config={name}" for name in names)])
     assert "a run is a network and a training" in line
 
 
-def test_a_gpu_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]):
+def test_a_missing_gpu_is_one_line(capsys: pytest.CaptureFixture[str]):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit) as stop:

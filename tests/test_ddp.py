@@ -1,4 +1,4 @@
-"""Two processes train together and measure what one process measures."""
+"""Two processes train together and measure the same as one process."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ TINY += ["--model.test_attack.steps=3", "--model.threat.eps=16/255", "--model.te
 LEARN = ["--trainer.max_epochs=2", "--model.schedule=Constant"]
 LEARN += ["--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"]
 
-# a callback that keeps what each process did in its training steps
+# a callback that records the training steps of each process
 SPY = """
 import atexit
 import os
@@ -121,17 +121,17 @@ def test_every_test_image_is_counted_once(run):
     assert (record["clean"]["images"], record["robust"]["images"]) == (359, 77)
 
 
-def test_one_rank_measures_what_two_ranks_did(run, best, tmp_path):
+def test_one_rank_measures_the_same_as_two(run, best, tmp_path):
     main(["test", *NAMES, *TINY, "--trainer.accelerator=cpu", f"--run.dir={tmp_path}", best])
     one, two = results(only_run(tmp_path)), results(run)
-    assert one["clean"]["accuracy"] > 0.2, "a network that guesses would compare nothing"
+    assert one["clean"]["accuracy"] > 0.2, "the comparison needs a network that has learned"
     assert 0 < one["robust"]["accuracy"] < one["clean"]["accuracy"]
     for name in ("clean", "robust", "attack", "checkpoint_sha256", "seed", "dtype"):
         assert one[name] == two[name]
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
 
 
-def test_two_ranks_predict_what_one_rank_does(best, tmp_path, folder):
+def test_two_ranks_predict_the_same_as_one(best, tmp_path, folder):
     command_line("predict", *NAMES, *TWO_RANKS, *TINY, f"--run.dir={tmp_path / 'two'}", best, folder=folder)
     main(["predict", *NAMES, *TINY, "--trainer.accelerator=cpu", f"--run.dir={tmp_path / 'one'}", best])
     one, two = (list(csv.DictReader((only_run(tmp_path / name) / "predictions.csv").open())) for name in ("one", "two"))
@@ -157,7 +157,7 @@ def test_attacks_leave_gradients_as_they_are(ranks):
     for steps, _ in ranks:
         assert all(step["grad_as_found"] for step in steps)
         # Lightning drops gradients before it validates, so the first step of an epoch finds none
-        assert sum(step["had_grad"] for step in steps) == len(steps) - 2, "otherwise nothing was checked"
+        assert sum(step["had_grad"] for step in steps) == len(steps) - 2, "there must be gradients to compare"
 
 
 def test_the_ranks_hold_the_same_weights(ranks):

@@ -1,4 +1,4 @@
-"""``test --config eval_full.yaml`` as a user types it: files, a surrogate, comparing two, two processes."""
+"""``test --config eval_full.yaml``: its files, a surrogate, the comparison of two reports, two processes."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ CHEAP = {"steps": 2, "queries": 3, "restarts": 1, "targets": 2, "classes": 2}
 
 @pytest.fixture(scope="module")
 def cheap(tmp_path_factory) -> Path:
-    """The full evaluation with hardly any steps: every attack of it, and the same keys."""
+    """The full evaluation with very few steps per attack."""
     config = yaml.safe_load(EVAL_FULL.read_text())
     (report,) = config["trainer"]["callbacks+"]
     report["curve_images"] = 2
@@ -48,7 +48,7 @@ def report(cheap: Path, tiny_run: Path, tmp_path_factory) -> tuple[Path, dict]:
     return folder / "run" / "version_0", run_report(cheap, best, folder)
 
 
-def test_the_config_is_autoattack_and_what_breaks_kwta():
+def test_the_config_holds_autoattack_and_the_attack_that_breaks_kwta():
     (report,) = yaml.safe_load(EVAL_FULL.read_text())["trainer"]["callbacks+"]
     white = {attack["class_path"].rpartition(".")[2]: attack for attack in report["white_box"]}
     assert set(white) == {"PGD", "APGD", "APGDT", "FAB"}
@@ -56,11 +56,11 @@ def test_the_config_is_autoattack_and_what_breaks_kwta():
     square, finite = report["black_box"]
     assert square["class_path"] == "Square" and square["queries"] == 5000
     assert finite["estimator"]["class_path"] == "FiniteDifferences"
-    assert "sigma" not in finite["estimator"]  # it is the eps of the run, which is stated in the run alone
+    assert "sigma" not in finite["estimator"]  # None: the eps of the run
     assert not any("eps" in attack for attack in (*white.values(), square, finite, report["noise"]))
 
 
-def test_the_files_lie_in_the_run_folder(report: tuple[Path, dict], tiny_run: Path):
+def test_the_files_are_in_the_run_folder(report: tuple[Path, dict], tiny_run: Path):
     folder, record = report
     assert {path.name for path in folder.iterdir()} >= {
         "results.json", "robustness.json", "robustness.md", "robustness.png", "robustbench.json", "config.yaml"
@@ -94,7 +94,7 @@ def test_a_surrogate_is_another_checkpoint(cheap: Path, tiny_run: Path, tmp_path
     assert record["surrogate_sha256"] and record["images"] == 3
 
 
-def test_a_network_comes_out_of_its_checkpoint(tiny_run: Path):
+def test_the_network_of_a_checkpoint_is_loaded(tiny_run: Path):
     path = tiny_run / "checkpoints" / "last.ckpt"
     net = load_classifier(path)
     assert isinstance(net, KafVGG) and not net.training
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_holds_no_network_is_refused(tiny_run: Path, tmp_path:
         load_classifier(tmp_path / "bare.ckpt")
     del checkpoint["state_dict"]["net.fc.weight"]
     torch.save(checkpoint, tmp_path / "torn.ckpt")
-    with pytest.raises(ValueError, match=r"does not fit the network it says it holds.*fc\.weight"):
+    with pytest.raises(ValueError, match=r"does not fit the network of its configuration.*fc\.weight"):
         load_classifier(tmp_path / "torn.ckpt")
 
 
@@ -129,7 +129,7 @@ def test_two_reports_are_compared_image_by_image(report: tuple[Path, dict], caps
     assert len(lines) == len(compared) and "McNemar exact p = 1" in lines[0]
 
 
-def test_the_worst_case_compared_is_that_of_the_attacks_both_have(report: tuple[Path, dict]):
+def test_the_worst_cases_are_compared_over_shared_attacks(report: tuple[Path, dict]):
     _, record = report
     fewer = json.loads(json.dumps(record))
     left_out = next(name for name in fewer["attacks"] if name.startswith("white/APGDT"))
@@ -157,7 +157,7 @@ def test_reports_that_cannot_be_paired_are_refused(report: tuple[Path, dict], tm
         assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: ")
 
 
-def test_two_ranks_report_what_one_does(cheap: Path, tiny_run: Path, report: tuple[Path, dict], tmp_path: Path):
+def test_two_ranks_report_the_same_as_one(cheap: Path, tiny_run: Path, report: tuple[Path, dict], tmp_path: Path):
     best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
     arguments = ["test", f"--config={cheap}", "--config=ddp.yaml", "--trainer.accelerator=cpu", f"--ckpt_path={best}"]
     arguments += [f"--run.dir={tmp_path}", "--run.name=run", "--data.eval_batch_size=7"]

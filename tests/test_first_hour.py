@@ -1,4 +1,4 @@
-"""What somebody meets in the first hour: numbers that mean what they say, switches, run folders, tests after a fit."""
+"""Common settings: numbers of batches, switches, run folders, the test after a fit."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_one_batch_is_one_batch(fit, tmp_path: Path):
         ["--trainer.callbacks+=TQDMProgressBar"],
     ],
 )
-def test_the_progress_bar_is_theirs_to_choose(fit, flags: list[str]):
+def test_the_progress_bar_can_be_chosen(fit, flags: list[str]):
     pytest.importorskip("rich") if "Rich" in flags[0] else None
     run, printed = fit(*flags)
     assert (run / "results.json").exists() and "epoch   1/1 | loss" in printed
@@ -70,7 +70,7 @@ def test_without_checkpoints_the_weights_as_they_are_are_tested(fit):
 @pytest.mark.parametrize(
     "flags", [["--trainer.limit_val_batches=0"], ["--trainer.check_val_every_n_epoch=5"], ["--trainer.max_steps=2"]]
 )
-def test_where_nothing_chose_the_best_the_last_is_tested(fit, flags: list[str]):
+def test_without_a_best_checkpoint_the_last_is_tested(fit, flags: list[str]):
     run, printed = fit(*flags)
     record = json.loads((run / "results.json").read_text())
     if "max_steps" in flags[0]:
@@ -82,7 +82,7 @@ def test_where_nothing_chose_the_best_the_last_is_tested(fit, flags: list[str]):
 # --- run folders -----------------------------------------------------------------------------------------------------
 
 
-def test_a_test_goes_beside_the_run_it_tests(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_test_writes_next_to_the_tested_run(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     before = set(tiny_run.parent.iterdir())
     cli.main(["test", f"--ckpt_path={tiny_run}", "--trainer.accelerator=cpu"])
@@ -92,7 +92,7 @@ def test_a_test_goes_beside_the_run_it_tests(tiny_run: Path, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_folder_means_its_best_or_its_last(tiny_run: Path, tmp_path: Path):
+def test_a_run_folder_stands_for_its_best_or_its_last_checkpoint(tiny_run: Path, tmp_path: Path):
     best = next((tiny_run / "checkpoints").glob("best*.ckpt"))
     assert find_checkpoint(str(tiny_run), tmp_path, "x") == best
     (tmp_path / "checkpoints").mkdir()
@@ -102,7 +102,7 @@ def test_a_run_folder_means_its_best_or_its_last(tiny_run: Path, tmp_path: Path)
     assert find_checkpoint(str(tmp_path), tmp_path, "x").name == "last.ckpt"
 
 
-def test_a_rank_left_in_the_environment_is_not_believed(tmp_path: Path, tiny_flags: list[str]):
+def test_a_rank_left_in_the_environment_is_ignored(tmp_path: Path, tiny_flags: list[str]):
     command = [sys.executable, str(Path(cli.__file__)), *FIT, *tiny_flags, *QUICK, "--run.dir=runs", "--run.name=run"]
     environment = os.environ | {"RANK": "1", "MPLBACKEND": "agg"}
     both = [
@@ -115,7 +115,7 @@ def test_a_rank_left_in_the_environment_is_not_believed(tmp_path: Path, tiny_fla
     assert all((path / "results.json").exists() for path in (tmp_path / "runs" / "run").iterdir())
 
 
-# --- what a record says ----------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------------------------
 
 
 def test_records_and_checkpoints_say_which_code(tiny_run: Path):
@@ -125,7 +125,7 @@ def test_records_and_checkpoints_say_which_code(tiny_run: Path):
     assert record["tf32"] is False
 
 
-def test_measuring_uses_no_tf32_and_puts_it_back(monkeypatch: pytest.MonkeyPatch, fit):
+def test_evaluations_use_no_tf32_and_restore_the_setting(monkeypatch: pytest.MonkeyPatch, fit):
     seen, forward = [], torch.nn.Conv2d.forward
 
     def spied(self, x):

@@ -1,4 +1,4 @@
-"""Checkpoints and names from others: one clear line, and nothing of theirs runs."""
+"""Foreign checkpoints and run names: errors are one line, and no foreign code runs."""
 
 from pathlib import Path
 

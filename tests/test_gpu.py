@@ -42,7 +42,7 @@ def test_a_dry_run_writes_every_part(tmp_path: Path):
     assert found["attacks"]["AutoAttack on KafVGG, KAF"]["images"] == 8
 
 
-def test_no_gpu_is_said_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_gpu_is_an_error_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit):

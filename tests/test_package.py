@@ -1,4 +1,4 @@
-"""The built wheel holds the library alone, and works without the application's packages."""
+"""The built wheel holds only the library, and works without the application's packages."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def wheel(tmp_path_factory) -> Path:
     return found
 
 
-def test_the_wheel_holds_the_library_and_its_sources_alone(wheel: Path):
+def test_the_wheel_holds_only_the_library_and_its_sources(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"kafnets"}

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed equals one that was never stopped, bit for bit."""
+"""A run that is killed and resumed equals an uninterrupted one, bit for bit."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ ARGUMENTS += ["--model.net.width=4", "--model.net.hidden=8", "--model.val_images
 ARGUMENTS += ["--model.test_images=20", "--model.test_attack.steps=2", "--trainer.limit_train_batches=10"]
 MEASURED = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
 
-# stops for ever in the middle of the third epoch, if told to, so that the kill comes at a known place
+# with HANG set, it waits in the middle of the third epoch, so that the process is killed at a known step
 HANG = """
 import os, pathlib, time
 from pytorch_lightning import Callback
@@ -105,7 +105,7 @@ def history(run):
     return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
-def test_weights_and_optimizer_state_are_the_same_bits(runs):
+def test_weights_and_optimizer_state_are_bit_identical(runs):
     whole, _, resumed = runs
     first, second = load(whole), load(resumed)
     assert first["epoch"] == second["epoch"] == 3
@@ -127,7 +127,7 @@ def test_the_killed_run_stopped_in_its_third_epoch(runs):
     assert Path("results.json") not in before
 
 
-def test_the_folder_of_the_killed_run_is_left_alone(runs):
+def test_the_folder_of_the_killed_run_does_not_change(runs):
     _, (killed, before), _ = runs
     assert contents(killed) == before
 

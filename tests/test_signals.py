@@ -1,4 +1,4 @@
-"""A run that is told to stop ends with a status and a line that says how to go on."""
+"""A fit that gets SIGTERM or SIGINT ends with an exit status and a line on how to resume."""
 
 import os
 import signal
@@ -34,19 +34,21 @@ def run(folder: Path, tiny_flags: list[str], *flags: str, epoch: int, with_signa
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 128 + signal.SIGTERM), ("SIGINT", 1)])
-def test_a_signal_ends_with_a_status_and_the_way_on(name: str, status: int, tmp_path: Path, tiny_flags: list[str]):
+def test_a_signal_ends_a_fit_with_a_status_and_how_to_resume(
+    name: str, status: int, tmp_path: Path, tiny_flags: list[str]
+):
     done = run(tmp_path, tiny_flags, epoch=1, with_signal=name)
     assert done.returncode == status, done.stderr[-2000:]
     last = Path("runs") / "run" / "version_0" / "checkpoints" / "last.ckpt"
     lines = [line for line in done.stderr.splitlines() if line.startswith("stopped in epoch")]
-    assert len(lines) == 1 and lines[0].startswith("stopped in epoch 2/3; go on with --ckpt_path ")
+    assert len(lines) == 1 and lines[0].startswith("stopped in epoch 2/3; resume with --ckpt_path ")
     assert lines[0].endswith(str(last)) and (tmp_path / last).is_file()
     again = run(tmp_path, tiny_flags, f"--ckpt_path={tmp_path / last}", epoch=9, with_signal=name)
     assert again.returncode == 0, again.stderr[-2000:]
     assert (tmp_path / "runs" / "run" / "version_1" / "results.json").is_file()
 
 
-def test_a_signal_in_the_first_epoch_leaves_nothing_to_go_on_from(tmp_path: Path, tiny_flags: list[str]):
+def test_a_signal_in_the_first_epoch_leaves_no_checkpoint(tmp_path: Path, tiny_flags: list[str]):
     done = run(tmp_path, tiny_flags, epoch=0, with_signal="SIGTERM")
     assert done.returncode == 128 + signal.SIGTERM
-    assert "stopped in epoch 1/3; no epoch was finished, so there is nothing to go on from" in done.stderr
+    assert "stopped in epoch 1/3; no epoch was finished, so there is no checkpoint" in done.stderr

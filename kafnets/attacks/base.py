@@ -140,7 +140,7 @@ class Attack(Described, ABC):
 
     def _filled(self, threat: ThreatModel) -> ThreatModel:
         eps = threat.eps if self._own_eps is None else self._own_eps
-        return ThreatModel(self._own_norm or threat.norm, eps)
+        return ThreatModel(threat.norm if self._own_norm is None else self._own_norm, eps)
 
     def _set_threat(self, threat: ThreatModel) -> None:
         """Set the threat model and all that follows from it."""

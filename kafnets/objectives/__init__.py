@@ -1,4 +1,4 @@
-"""What one training step minimises: one paper per file."""
+"""Objectives: what one training step minimises; one paper per file."""
 
 from kafnets.objectives.adversarial import Adversarial
 from kafnets.objectives.base import Batch, Objective, Terms

@@ -1,4 +1,4 @@
-"""Training on the worst images that an attack finds."""
+"""Training on adversarial images."""
 
 from typing import ClassVar
 
@@ -17,14 +17,14 @@ class Adversarial(Objective):
     :class:`~kafnets.attacks.PGD` that of Madry et al. (2018, section 2.1).
 
     Args:
-        attack: the attack trained against, in the threat model of the run unless it states its own eps or norm. It
-            crafts for training: one start, and every image goes through every step.
-        loss: what the weights minimise, ``(logits (N, classes), y (N,)) -> (N,)``; the cross-entropy by default. The
-            attack has its own.
+        attack: the attack, in the threat model of the run unless it states its own eps or norm. It is used through
+            :meth:`~kafnets.attacks.Attack.craft`: one start, and every image goes through every step.
+        loss: minimised by the weights, ``(logits (N, classes), y (N,)) -> (N,)``; the cross-entropy by default. The
+            attack has its own loss.
         eval_mode: how batch norm and dropout behave while the attack looks for the images. False: as in the training
-            step (batch statistics, dropout), as Madry et al., Wong et al. and Rice et al. have it. True: in evaluation
-            mode (running statistics, no dropout), as Pang et al. (2021, "Bag of tricks", section 3) prefer. Running
-            statistics never count the passes of the attack.
+            step (batch statistics, dropout), as Madry et al., Wong et al. and Rice et al. do. True: in evaluation
+            mode (running statistics, no dropout), as Pang et al. (2021, "Bag of tricks", section 3) prefer. The
+            attack never updates running statistics.
 
     Raises:
         ValueError: if the attack has restarts.
@@ -48,16 +48,16 @@ class Adversarial(Objective):
 
     @property
     def short_label(self) -> str:
-        """Class and attack; the ball is said by the run."""
+        """Class and attack; norm and eps are part of the labels of the run."""
         own = self.attack.other_settings()
         return f"{type(self).__name__}-{self.attack.short_label}" + (f"[{', '.join(own)}]" if own else "")
 
     def craft(self, net: Net, batch: Batch) -> Tensor:
-        """The attacked images."""
+        """Return the attacked images."""
         attack = self.attack.within(batch.threat)
         return attack.craft(net, batch.x, batch.y, keys=batch.keys, eval_mode=self.eval_mode)
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
-        """The mean loss on them."""
+        """Return the mean loss on ``inputs``."""
         logits = net(inputs)
         return Terms(self.image_loss(logits, batch.y).mean(), logits, inputs, {})

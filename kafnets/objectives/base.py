@@ -1,4 +1,4 @@
-"""What one training step minimises: the interface that every objective fulfils."""
+"""The interface of objectives: what one training step minimises."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from kafnets.threat import ThreatModel
 
 
 class Batch(NamedTuple):
-    """What a training step knows.
+    """The input of an objective.
 
     Attributes:
         x: images, float32 ``(N, C, H, W)`` in [0, 1].
         y: true classes, int64 ``(N,)``.
-        keys: int64 ``(N,)``, what the random numbers of each image are drawn from in this epoch.
-        epoch: how far training is, in epochs, a real number.
-        threat: the threat model at this moment of the run.
+        keys: int64 ``(N,)``, from which the random numbers of each image are drawn; other ones in every epoch.
+        epoch: progress of training in epochs, fractional.
+        threat: the threat model of this step.
     """
 
     x: Tensor
@@ -29,11 +29,11 @@ class Batch(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What an objective makes of a batch.
+    """The output of an objective.
 
     Attributes:
         loss: scalar with its graph; training descends along its gradient.
-        logits: ``(N, classes)`` on the images trained on, for the accuracy.
+        logits: ``(N, classes)`` on ``inputs``; the training accuracy is computed from them.
         inputs: the images trained on, ``(N, C, H, W)``.
         log: further figures to log, scalars by name.
     """
@@ -45,15 +45,15 @@ class Terms(NamedTuple):
 
 
 class Objective(Described, nn.Module, ABC):
-    """What one training step minimises, in two stages: craft the images to train on, then the loss on them.
+    """What one training step minimises, in two stages: craft the images to train on, then take the loss on them.
 
-    The stages are apart so that an objective can be built around another one: the images are crafted at the weights as
-    they are, and the loss may be taken at shifted weights (AWP), or again (Free).
+    The stages are separate so that an objective can wrap another one: AWP crafts the images at the current weights and
+    takes the loss at shifted weights.
 
-    ``net`` is the network itself, in the mode that the training loop has put it into. In :meth:`craft` it is a module
-    that may be attacked with :meth:`kafnets.attacks.Attack.craft`, which puts modes and running statistics back. In
-    :meth:`loss` it is any callable from images to logits whose graph reaches the parameters. An objective never changes
-    a mode, a parameter or a ``.grad``; its own state belongs into buffers, which checkpoints hold.
+    ``net`` is in the mode that the training loop has set. In :meth:`craft` it is a module that may be attacked with
+    :meth:`kafnets.attacks.Attack.craft`, which restores modes and running statistics. In :meth:`loss` it is any
+    callable from images to logits whose graph reaches the parameters. An objective never changes a mode, a parameter or
+    a ``.grad``; state of its own belongs in buffers, which checkpoints save.
 
     Example:
         >>> import torch
@@ -66,19 +66,19 @@ class Objective(Described, nn.Module, ABC):
         (torch.Size([2, 3]), True)
     """
 
-    replays: int = 1  # how often in a row a batch comes back
+    replays: int = 1  # number of steps on every batch
 
     @abstractmethod
     def craft(self, net: Net, batch: Batch) -> Tensor:
-        """The images to train on, of the shape of ``batch.x``, without a graph to the parameters."""
+        """Return the images to train on, of the shape of ``batch.x``, without a graph to the parameters."""
 
     @abstractmethod
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
-        """The loss on images that :meth:`craft` made of this batch."""
+        """Return the loss on ``inputs``, the images that :meth:`craft` returned for this batch."""
 
     def forward(self, net: Net, batch: Batch) -> Terms:
-        """Both stages."""
+        """Run both stages."""
         return self.loss(net, batch, self.craft(net, batch))
 
     def after_backward(self, batch: Batch, terms: Terms) -> None:
-        """Called when the gradients of a step are there, before the weights move; most objectives need nothing."""
+        """Called after the backward pass of a step, before the weights change; by default it does nothing."""

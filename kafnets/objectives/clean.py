@@ -1,4 +1,4 @@
-"""Training on images as they are."""
+"""Training on clean images."""
 
 from torch import Tensor
 
@@ -23,10 +23,10 @@ class Clean(Objective):
         self.image_loss = loss
 
     def craft(self, net: Net, batch: Batch) -> Tensor:
-        """The clean images."""
+        """Return the clean images."""
         return batch.x
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
-        """The mean loss."""
+        """Return the mean loss."""
         logits = net(inputs)
         return Terms(self.image_loss(logits, batch.y).mean(), logits, inputs, {})

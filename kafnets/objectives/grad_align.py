@@ -1,4 +1,4 @@
-"""GradAlign: single-step training with gradients that agree within the ball."""
+"""GradAlign: single-step training with aligned gradients within the ball."""
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,18 @@ from kafnets.threat import per_image
 class GradAlign(Objective):
     """The loss on FGSM's images plus ``weight (1 - E cos(grad_x loss(x, y), grad_x loss(x + eta, y)))``.
 
-    ``eta`` is drawn uniformly from the ball; FGSM starts at the image and steps by ``alpha eps``. Against catastrophic
-    overfitting (Andriushchenko and Flammarion 2020, arXiv 2007.02617, equations 4 and 5, and their code). As there, the
-    first gradient is a constant, the mean is over images with two gradients that are not zero, and the network is in
-    the mode of the training step throughout. Other than there, ``x + eta`` is clipped to [0, 1] like every input.
+    ``eta`` is drawn uniformly from the ball; FGSM starts at the image and steps by ``alpha eps``. It prevents
+    catastrophic overfitting (Andriushchenko and Flammarion 2020, arXiv 2007.02617, equations 4 and 5, and their code).
+    As in their code, the first gradient is a constant, the mean is over images whose two gradients are not zero, and
+    the network is in the mode of the training step throughout. Unlike there, ``x + eta`` is clipped to [0, 1].
 
     The weight that the authors found on CIFAR-10 grows with eps, ``exp(255 eps ln(10) / 8 + ln 0.02)``: 0.063 at 4/255,
     0.2 at 8/255, 0.632 at 12/255, 2.0 at 16/255.
 
-    The gradient of a gradient can't be taken through a network that is compiled with ``torch.compile``.
+    ``torch.compile`` does not support the gradient of a gradient, so a compiled network is refused.
 
     Args:
-        weight: of the misalignment, > 0.
+        weight: weight of the misalignment, > 0.
         alpha: length of FGSM's step as a multiple of eps, > 0.
         loss: ``(logits (N, classes), y (N,)) -> (N,)``; the cross-entropy by default.
 
@@ -39,20 +39,20 @@ class GradAlign(Objective):
 
     def __init__(self, *, weight: float = 0.2, alpha: float = 1.0, loss: Loss = cross_entropy) -> None:
         super().__init__()
-        self.weight = positive_and_finite("weight", weight, "; the authors have 0.2 at eps 8/255")
+        self.weight = positive_and_finite("weight", weight, "; the authors use 0.2 at eps 8/255")
         self.alpha = positive_and_finite("alpha", alpha)
         self.image_loss = loss
 
     def craft(self, net: Net, batch: Batch) -> Tensor:
-        """FGSM's images."""
+        """Return FGSM's images."""
         return self._step(batch, self._gradient(net, batch.x, batch.y))
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
-        """The mean loss on them plus the weighted misalignment."""
+        """Return the mean loss on ``inputs`` plus the weighted misalignment."""
         return self._terms(net, batch, inputs, self._gradient(net, batch.x, batch.y))
 
     def forward(self, net: Net, batch: Batch) -> Terms:
-        """Both stages with one gradient at the images instead of two."""
+        """Run both stages; they share the gradient at the clean images."""
         here = self._gradient(net, batch.x, batch.y)
         return self._terms(net, batch, self._step(batch, here), here)
 
@@ -70,7 +70,7 @@ class GradAlign(Objective):
         return Terms(loss, logits, inputs, {"gradient_alignment": alignment.detach()})
 
     def _gradient(self, net: Net, x: Tensor, y: Tensor, *, create_graph: bool = False) -> Tensor:
-        """The gradient of the summed loss, in the mode of the training step; running statistics do not count it."""
+        """Return the gradient of the summed loss, in training-step mode; running statistics do not change."""
         _refuse_compiled(net)
         with preserve_state(net, eval_mode=False):
             x = x.detach().clone().requires_grad_(True)
@@ -79,9 +79,9 @@ class GradAlign(Objective):
 
 
 def _cosine(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosine of each pair ``(N,)`` and whether both vectors have a direction; in float32 or better."""
+    """Return the cosine of each pair ``(N,)``, in float32 or better, and whether both vectors are not zero."""
     a, b = (v.float() if v.dtype.itemsize < 4 else v for v in (a, b))
-    # divided by the largest entry first: squares of small gradients are no numbers of float32
+    # divided by the largest entry first: squares of small gradients underflow in float32
     sizes = [v.detach().flatten(1).abs().amax(1) for v in (a, b)]
     usable = (sizes[0] > 0) & (sizes[1] > 0)
     a, b = ((v / per_image(torch.where(usable, size, 1), v)).flatten(1) for v, size in zip((a, b), sizes, strict=True))

@@ -1,4 +1,4 @@
-"""TRADES: accuracy on clean images, and answers that change little around them."""
+"""TRADES: the loss on clean images plus a penalty on predictions that change within the ball."""
 
 import torch
 from torch import Tensor
@@ -19,13 +19,13 @@ class TRADES(Objective):
 
     Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan 2019 (arXiv 1901.08573, equation 5 and algorithm 1), with the constants of
     the official code: ten steps of 0.007 at eps 0.031, from ``x + 0.001 N(0, 1)``, beta 6. The gradient of the loss
-    flows through p(x) as well as p(x'). In the training step the network sees x, then x', in one mode: running
-    statistics of batch norm count both, so they are half clean. (The official code passes x twice.)
+    flows through p(x) as well as p(x'). In the training step the network processes x, then x', in the same mode: the
+    running statistics of batch norm are updated by both. (The official code passes x twice.)
 
     Args:
         beta: weight of the divergence, > 0.
-        steps: steps of the attack, >= 1.
-        step_size: their length in input units, a number or ``"2/255"``; None for 0.007 / 0.031 of eps.
+        steps: number of steps of the attack, >= 1.
+        step_size: length of a step in input units, a number or ``"2/255"``; None for 0.007 / 0.031 of eps.
         eval_mode: True attacks the network in evaluation mode, as the official code does; False in the mode of the
             training step.
 
@@ -51,14 +51,14 @@ class TRADES(Objective):
         self.eval_mode = eval_mode
 
     def craft(self, net: Net, batch: Batch) -> Tensor:
-        """The images whose answers differ most from those of the clean ones."""
+        """Return the images whose predictions differ most from those on the clean images."""
         with preserve_state(net, eval_mode=self.eval_mode), torch.no_grad():
             clean = net(batch.x)
         attack = self.attack.within(batch.threat)
         return attack.craft(net, batch.x, clean, keys=batch.keys, eval_mode=self.eval_mode)
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
-        """Cross-entropy on clean images plus the weighted divergence; the accuracy logged is that on ``inputs``."""
+        """Return the clean cross-entropy plus the weighted divergence; the logits are those of ``inputs``."""
         clean, attacked = net(batch.x), net(inputs)
         natural = cross_entropy(clean, batch.y).mean()
         divergence = kl_divergence(attacked, clean).mean()
@@ -67,7 +67,7 @@ class TRADES(Objective):
 
 
 class _FromNearby(PGD):
-    """PGD that starts a little beside the image: at the image itself the gradient of a divergence from it is zero."""
+    """PGD that starts next to the image: at the image itself, the gradient of the divergence is zero."""
 
     @property
     def step_size(self) -> float:

@@ -59,13 +59,13 @@ class EpochLines(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the clock."""
-        self._started = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Print the progress of a long epoch, unless a terminal shows it."""
         now, batches = time.monotonic(), trainer.num_training_batches
-        if trainer.is_global_zero and now - self._said >= self.every and not sys.stderr.isatty():
-            self._said = now
+        if trainer.is_global_zero and now - self._printed >= self.every and not sys.stderr.isatty():
+            self._printed = now
             left = (now - self._started) / (batch_idx + 1) * (batches - batch_idx - 1)
             print(
                 f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs} | batch {batch_idx + 1}/{batches} | "
@@ -80,14 +80,12 @@ class EpochLines(Callback):
             print(line, flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Say how to go on after a signal: the last whole epoch is kept, the one that was cut short is not."""
+        """After a signal, print how to resume; only the last finished epoch is kept."""
         stopped = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
         if not (stopped and trainer.is_global_zero and trainer.state.fn == "fit"):
             return
         last = getattr(trainer.checkpoint_callback, "last_model_path", "")
-        onward = (
-            f"go on with --ckpt_path {last}" if last else "no epoch was finished, so there is nothing to go on from"
-        )
+        onward = f"resume with --ckpt_path {last}" if last else "no epoch was finished, so there is no checkpoint"
         print(
             f"stopped in epoch {trainer.current_epoch + 1}/{trainer.max_epochs}; {onward}", file=sys.stderr, flush=True
         )

@@ -42,7 +42,7 @@ def first_affected(net: nn.Module, x: Tensor, images: Tensor) -> str:
     Args:
         net: the network; its state is not changed.
         x: a batch of its inputs, attacked or not.
-        images: the batch before the attack: a broken layer makes attacked images non-finite, which would then be blamed.
+        images: the batch before the attack; used if ``x`` is not finite, because then every layer's output is not.
 
     Returns:
         Text for a message, such as ``layer block1.act_a (KAF)``.
@@ -62,7 +62,7 @@ def first_affected(net: nn.Module, x: Tensor, images: Tensor) -> str:
 
 
 class FiniteLoss(Callback):
-    """Raise :class:`NonFiniteLossError` at the first step whose loss is NaN or infinite, before the weights are updated.
+    """Raise :class:`NonFiniteLossError` at the first step whose loss is not finite, before the weights are updated.
 
     The message names the step, the layer first affected and the last good checkpoint. The weights are checked too,
     before the checkpoint of an epoch is written, so that no checkpoint holds non-finite weights.

@@ -10,7 +10,7 @@ from lightning_modules.files import write_csv
 
 
 class Predictions(Callback):
-    """Write ``predictions.csv`` after ``predict``: index, label, predicted, probability; one row per image, in order."""
+    """Write ``predictions.csv`` after ``predict``: index, label, predicted, probability; a row per image, in order."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with no rows."""

@@ -27,12 +27,12 @@ def verdict(record: Record) -> str:
         'Checks: 1 pass, 1 warn, 0 fail, 1 not run. The worst case may be too high: see what to do below.'
     """
     count = {status: sum(check["status"] == status for check in record["checks"]) for status in _STATUSES}
-    say = "Nothing smells."
+    advice = "No check found a problem."
     if count["warn"]:
-        say = "The worst case may be too high: see what to do below."
+        advice = "The worst case may be too high: see what to do below."
     if count["fail"]:
-        say = "Do not use these figures: something is broken, see below."
-    return f"Checks: {', '.join(f'{number} {status}' for status, number in count.items())}. {say}"
+        advice = "Do not use these figures: something is broken, see below."
+    return f"Checks: {', '.join(f'{number} {status}' for status, number in count.items())}. {advice}"
 
 
 _STATUSES = ("pass", "warn", "fail", "not run")
@@ -44,8 +44,8 @@ def markdown(record: Record) -> str:
         f"# Robustness: {_title(record)}",
         _unfinished(record),
         verdict(record),
-        "Accuracy in % with Wilson 95 % intervals. The worst case counts an image as robust only if it is right as it "
-        "is and after every attack listed.",
+        "Accuracy in % with Wilson 95 % intervals. An image is robust in the worst case only if it is classified "
+        "correctly without an attack and after every attack listed.",
         _table(("", "accuracy % [95 %]", "images", "seconds"), _attack_rows(record)),
         "## Checks",
         _table(("", "check", "numbers", "what to do"), [*map(_check_row, record["checks"])]),

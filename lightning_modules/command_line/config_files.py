@@ -79,7 +79,7 @@ class _UniqueKeys(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice, in lines {seen[key]} and {line}; keep one"
+                    None, None, f"the key {key!r} is given twice, in lines {seen[key]} and {line}; keep one"
                 )
             seen[key] = line
         return super().construct_mapping(node, deep=deep)

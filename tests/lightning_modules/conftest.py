@@ -54,7 +54,7 @@ def make_data():
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """A quiet trainer of four batches an epoch that keeps its run in ``tmp_path / name``."""
+    """A quiet trainer with four batches per epoch and its run folder in ``tmp_path / name``."""
 
     def make(*callbacks, name="run", **settings):
         checkpoints = BestAndLast(

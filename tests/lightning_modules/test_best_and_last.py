@@ -1,4 +1,4 @@
-"""The best epoch over a run and its continuations, and always the last."""
+"""The best checkpoint of a run and its continuations, and the last one."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_a_resumed_run_that_does_not_improve_keeps_the_best_of_the_first(tmp_pat
     assert names(first) == {"last.ckpt", "best-epoch=1.ckpt"}
 
 
-def test_a_resumed_run_that_improves_has_the_best_itself_and_deletes_nothing(tmp_path):
+def test_a_resumed_run_that_improves_saves_its_own_best_and_deletes_nothing(tmp_path):
     first = fit(tmp_path / "first", [1, 9])
     second = fit(tmp_path / "second", [1, 9, 3, 10], resume=first.last_model_path)
     assert names(second) == {"last.ckpt", "best-epoch=3.ckpt"}

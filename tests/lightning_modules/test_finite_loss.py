@@ -1,4 +1,4 @@
-"""A run that breaks says where, and keeps nothing broken."""
+"""A run with a non-finite loss stops, names the cause, and keeps only finite checkpoints."""
 
 import re
 from pathlib import Path
@@ -45,7 +45,7 @@ def break_parameter(net):
 
 
 def finite_checkpoints(trainer):
-    """Every checkpoint of the run, which must be whole and finite, by name."""
+    """Load every checkpoint of the run, by name, and check that its tensors are finite."""
     files = {}
     for path in Path(trainer.checkpoint_callback.dirpath).iterdir():
         files[path.name] = torch.load(path, weights_only=True)
@@ -114,7 +114,7 @@ def test_first_affected_leaves_the_network_as_it_was(make_net):
     assert net.training and not net.block1.conv_a._forward_hooks
 
 
-def test_first_affected_tells_images_attack_and_loss_apart(make_net):
+def test_first_affected_distinguishes_images_attack_and_loss(make_net):
     net, x = make_net(), torch.rand(4, 1, 8, 8)
     assert first_affected(net, x, x * float("nan")) == "the input images"
     assert first_affected(net, x * float("nan"), x) == "the attack's gradient"

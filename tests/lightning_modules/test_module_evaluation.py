@@ -1,4 +1,4 @@
-"""What validation, test and predict measure, and that they leave no trace."""
+"""Validation, test and predict: what they measure, and that they change no state."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
 
 
 class Learned(Callback):
-    """Keeps the weights every validation has seen."""
+    """Keeps the weights of the latest validation."""
 
     def on_validation_start(self, trainer, pl_module):
         self.seen = {name: value.clone() for name, value in pl_module.net.state_dict().items()}
@@ -42,7 +42,7 @@ def test_validation_equals_a_recomputation_by_hand(trained):
     trainer, module, data, learned = trained
     module.net.load_state_dict(learned.seen)
     clean, robust, (logits, y) = by_hand(module.net, data.val_set, 30, ATTACK, 3, VAL)
-    assert 0.05 < robust < clean - 0.05, "otherwise nothing was compared"
+    assert 0.05 < robust < clean - 0.05, "the accuracies must differ for this test"
     logged = trainer.callback_metrics
     assert logged["val/clean_accuracy"].item() == pytest.approx(clean)
     assert logged["val/robust_accuracy"].item() == pytest.approx(robust)
@@ -115,7 +115,7 @@ def test_validation_leaves_modes_buffers_and_gradients_as_found(make_module, mak
             self.checked += 1
 
     watch, module = Watch(), make_module()
-    module.net.block1.bn_a.eval()  # frozen by its owner
+    module.net.block1.bn_a.eval()  # frozen by the user
     make_trainer(watch).fit(module, make_data())
     assert watch.checked == 2
     assert not module.net.block1.bn_a.training

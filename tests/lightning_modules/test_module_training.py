@@ -1,4 +1,4 @@
-"""What is trained, on what, at which rate."""
+"""Training: images, noise, learning rates, weight decay, replays."""
 
 import pytest
 import torch
@@ -36,14 +36,14 @@ def same(first, second):
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_standard_training_learns_from_the_images_as_they_are(make_module, make_data, make_trainer):
+def test_standard_training_uses_clean_images(make_module, make_data, make_trainer):
     steps = Steps()
     make_trainer(steps, max_epochs=1).fit(make_module(standard=True), make_data())
     assert len(steps.inputs) == 4
     assert all(torch.equal(inputs, batch[0]) for inputs, batch in zip(steps.inputs, steps.batches, strict=True))
 
 
-def test_adversarial_training_learns_from_images_within_eps_and_true_labels(make_module, make_data, make_trainer):
+def test_adversarial_training_uses_images_within_eps_and_true_labels(make_module, make_data, make_trainer):
     steps, data, module = Steps(), make_data(augment=None), make_module()
     labels = []
     craft = module.objective.craft
@@ -56,7 +56,7 @@ def test_adversarial_training_learns_from_images_within_eps_and_true_labels(make
         assert torch.equal(given, y) and torch.equal(y, data.train_set.labels[index])
 
 
-def test_an_image_gets_other_noise_in_every_epoch(make_module, make_data, make_trainer):
+def test_the_noise_of_an_image_differs_in_every_epoch(make_module, make_data, make_trainer):
     module, keys = make_module(), []
     craft = module.objective.craft
     module.objective.craft = lambda net, batch: keys.append(batch.keys) or craft(net, batch)
@@ -72,7 +72,7 @@ def test_the_rate_of_each_step_follows_the_fractional_epoch(make_module, make_da
         assert rates == pytest.approx([0.1 * schedule(epoch, 3)])
 
 
-def test_a_resumed_run_goes_on_with_the_rates_of_the_whole(make_module, make_data, make_trainer):
+def test_a_resumed_run_has_the_learning_rates_of_an_uninterrupted_one(make_module, make_data, make_trainer):
     whole, rest = Steps(), Steps()
     make_trainer(whole, max_epochs=3, name="whole").fit(make_module(schedule=Triangular()), make_data())
 
@@ -130,7 +130,7 @@ class Replayed(Clean):
         self.gradients.append(terms.inputs.grad)
 
 
-def test_a_batch_comes_back_as_often_as_the_objective_says(make_module, make_data, make_trainer):
+def test_a_batch_is_replayed_as_often_as_the_objective_asks(make_module, make_data, make_trainer):
     objective = Replayed()
     trainer = make_trainer(max_epochs=2)
     trainer.fit(make_module(objective=objective), make_data())
@@ -142,7 +142,7 @@ def test_a_batch_comes_back_as_often_as_the_objective_says(make_module, make_dat
     assert epochs == pytest.approx([i / 12 for i in range(24)])
 
 
-def test_replays_and_accumulated_batches_do_not_go_together(make_module, make_data, make_trainer):
+def test_replays_with_accumulated_batches_are_refused(make_module, make_data, make_trainer):
     with pytest.raises(
         ValueError, match=r"Replayed steps 3 times on each batch.*accumulate_grad_batches=2; set it to 1"
     ):
@@ -192,7 +192,7 @@ def test_accumulated_batches_step_once(make_module, make_data, make_trainer):
 
 
 @pytest.mark.parametrize("objective", [Adversarial(), Adversarial(attack=PGD(steps=2)), TRADES(steps=2), GradAlign()])
-def test_two_runs_are_the_same_bits_whatever_the_global_random_state(make_module, make_data, make_trainer, objective):
+def test_two_runs_are_bit_identical_whatever_the_global_random_state(make_module, make_data, make_trainer, objective):
     found = []
     for seed in (1, 2):
         module = make_module(objective=objective)
@@ -202,7 +202,7 @@ def test_two_runs_are_the_same_bits_whatever_the_global_random_state(make_module
     assert same(*found)
 
 
-def test_another_seed_is_another_run(make_module, make_data, make_trainer):
+def test_another_seed_gives_other_weights(make_module, make_data, make_trainer):
     found = []
     for seed in (1, 2):
         module = make_module(seed=seed)
@@ -245,7 +245,7 @@ def test_half_precision_weights_are_refused(make_module, make_data, make_trainer
         make_trainer(precision=precision).fit(make_module(), make_data())
 
 
-def test_training_without_end_is_refused(make_module, make_data, make_trainer):
+def test_unlimited_epochs_are_refused(make_module, make_data, make_trainer):
     with pytest.raises(ValueError, match="max_epochs >= 1, got -1"):
         make_trainer(max_epochs=-1).fit(make_module(), make_data())
 

@@ -1,4 +1,4 @@
-"""What a test with the report leaves behind, also when it is stopped, resumed, or spread over processes."""
+"""The files of a test with the report, also if it is interrupted or resumed."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def read(folder):
 
 
 def figures(record):
-    """All but how long it took and on how many processes."""
+    """Everything in a record except times and the number of processes."""
     attacks = {name: {k: v for k, v in value.items() if k != "seconds"} for name, value in record["attacks"].items()}
     rest = {name: value for name, value in record.items() if name not in ("seconds", "processes", "curves", "checks")}
     columns = {k: v for k, v in rest.pop("outcomes").items() if not k.startswith(("loss/", "probe/gain"))}
@@ -56,7 +56,7 @@ def figures(record):
 def test_a_report_is_complete_and_its_parts_agree(tested, capsys):
     folder = tested()
     assert {path.name for path in folder.iterdir()} >= FILES
-    assert not list(folder.glob(".*")), "no part of a file is left"
+    assert not list(folder.glob(".*")), "temporary files are left"
     record = read(folder)
     assert record["complete"] and record["images"] == record["images_wanted"] == 40
     outcomes = PerImageResults.decode(record["outcomes"])
@@ -88,11 +88,11 @@ def test_the_same_attack_gives_the_figure_of_the_test_itself(tested, make_module
     assert record["clean"]["images"] == module.test_results["robust_images"]
 
 
-def test_batches_do_not_matter(tested):
+def test_the_batch_size_does_not_change_the_figures(tested):
     assert figures(read(tested(name="a", eval_batch_size=7))) == figures(read(tested(name="b", eval_batch_size=300)))
 
 
-def test_robustbench_s_form(tested, make_module):
+def test_the_file_in_robustbench_s_format(tested, make_module):
     module = make_module()
     claim = json.loads((tested(module=module) / "robustbench.json").read_text())
     assert claim["eps"] == "0.1" and claim["norm"] == "Linf" and claim["dataset"] == "Digits"
@@ -101,7 +101,7 @@ def test_robustbench_s_form(tested, make_module):
 
 
 class Stops(RobustnessReport):
-    """A report that dies in its third batch."""
+    """A report that raises in its third batch."""
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
         if batch_idx == 2:
@@ -114,7 +114,7 @@ def stopped(tested):
         tested(quick_report(Stops), name="stopped")
 
 
-def test_a_stopped_test_keeps_what_it_has_and_goes_on(tested, tmp_path):
+def test_a_stopped_test_keeps_its_results_and_can_be_resumed(tested, tmp_path):
     stopped(tested)
     kept = read(tmp_path / "stopped" / "version_0")
     assert (tmp_path / "stopped" / "version_0" / "robustness.png").is_file()
@@ -135,7 +135,7 @@ def test_nothing_is_measured_twice_after_a_stop(tested, tmp_path, capsys):
     assert re.findall(r"robustness: (\d+) of", capsys.readouterr().out) == ["40"]
 
 
-def test_what_another_test_left_is_refused(tested, make_module, tmp_path):
+def test_resuming_from_another_test_is_refused(tested, make_module, tmp_path):
     stopped(tested)
     resume = str(tmp_path / "stopped" / "version_0" / "robustness.json")
     with pytest.raises(ValueError, match="differs in settings; leave resume out"):
@@ -159,7 +159,7 @@ def test_a_report_is_never_overwritten(tested, make_module, make_data, make_trai
     assert path.read_bytes() == before
 
 
-def test_pictures_go_to_loggers_once(make_module, make_data, make_trainer):
+def test_the_picture_is_logged_once(make_module, make_data, make_trainer):
     class Album(DummyLogger):
         pictures = ()
 

@@ -1,4 +1,4 @@
-"""What a run writes down: every epoch, its test, its pictures, its configuration."""
+"""The records of a run: epochs, test results, pictures, configuration."""
 
 import contextlib
 import csv
@@ -14,6 +14,7 @@ from cli import main
 from kafnets.activations import KAF, KWTA
 from kafnets.metrics import wilson_interval
 from lightning_modules.callbacks import (
+    EpochBar,
     EpochLines,
     History,
     KWTARatio,
@@ -80,7 +81,7 @@ def test_a_longer_resumed_run_has_the_history_of_all_epochs(make_module, make_da
 
 
 def test_epochs_are_lines_of_text_where_there_is_no_terminal(make_module, make_data, make_trainer, capsys):
-    make_trainer(Throughput(), EpochLines(), quiet=False).fit(make_module(), make_data())
+    make_trainer(Throughput(), EpochLines(), EpochBar(), quiet=False).fit(make_module(), make_data())
     printed = capsys.readouterr()
     lines = [line for line in printed.out.splitlines() if line.startswith("epoch ")]
     assert [line.split("|")[0].strip() for line in lines] == ["epoch   1/2", "epoch   2/2"]
@@ -149,7 +150,7 @@ def test_pictures_are_drawn_and_handed_to_loggers(
         assert (folder / f"{key}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_predictions_are_one_row_an_image(make_module, make_data, make_trainer, tmp_path):
+def test_predictions_are_one_row_per_image(make_module, make_data, make_trainer, tmp_path):
     trainer, data = make_trainer(Predictions()), make_data(eval_batch_size=100)
     trainer.predict(make_module(), data)
     table = rows(run_folder(trainer, tmp_path) / "predictions.csv")
@@ -163,7 +164,7 @@ def ratios(module):
     return {round(layer.ratio, 6) for layer in module.modules() if isinstance(layer, KWTA)}
 
 
-def test_kwta_ratio_falls_as_scheduled_and_stays_with_its_checkpoint(make_net, make_module, make_data, make_trainer):
+def test_kwta_ratio_falls_as_scheduled_and_is_saved_in_checkpoints(make_net, make_module, make_data, make_trainer):
     def kwta_module():
         return make_module(net=make_net(activation=lambda channels: KWTA(channels, ratio=0.3)))
 
@@ -220,7 +221,7 @@ def fitted(tmp_path_factory):
     return run
 
 
-def test_the_configuration_stands_beside_the_run_and_in_its_checkpoints(fitted):
+def test_the_configuration_is_in_the_run_folder_and_in_its_checkpoints(fitted):
     beside = yaml.safe_load((fitted / "config.yaml").read_text())
     for path in (fitted / "checkpoints").iterdir():
         inside = yaml.safe_load(torch.load(path, weights_only=True)["config"])

@@ -1,4 +1,4 @@
-"""W&B where nobody is logged in: offline, silent, complete."""
+"""W&B without a login: runs are kept offline and nothing is asked."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ print("done")
 
 
 @pytest.mark.slow
-def test_without_a_login_a_run_is_kept_offline_and_nobody_is_asked(tmp_path):
+def test_without_a_login_a_run_is_kept_offline_without_a_prompt(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "NETRC"))}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],

@@ -1,4 +1,4 @@
-"""What holds for every objective, network and precision."""
+"""Properties of every objective, with every activation and precision."""
 
 import copy
 
@@ -50,7 +50,7 @@ def test_a_step_reaches_every_parameter_and_changes_nothing_else(objective, acti
     terms.loss.backward()
     for name, parameter in parameters.items():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0 or name == "0.bias", name  # batch norm takes the bias away
+        assert parameter.grad.abs().sum() > 0 or name == "0.bias", name  # batch norm cancels this bias
 
 
 # GradAlign's first gradient is a constant by definition: see test_grad_align
@@ -77,7 +77,7 @@ def test_the_gradient_is_that_of_the_loss_in_double_precision(objective, make_ne
 
 
 @every_objective
-def test_keys_alone_decide_the_noise(objective, make_net, make_batch):
+def test_the_noise_depends_on_the_keys_only(objective, make_net, make_batch):
     batch, objective = make_batch(), OBJECTIVES[objective]()
     found = []
     for seed, keys in ((1, batch.keys), (2, batch.keys), (1, batch.keys + 1)):
@@ -89,7 +89,7 @@ def test_keys_alone_decide_the_noise(objective, make_net, make_batch):
 
 
 @every_objective
-def test_both_stages_one_after_the_other_are_the_whole(objective, make_net, make_batch):
+def test_craft_then_loss_equals_forward(objective, make_net, make_batch):
     batch, objective = make_batch(), OBJECTIVES[objective]()
     whole = objective(make_net(), batch)
     net = make_net()
@@ -100,7 +100,7 @@ def test_both_stages_one_after_the_other_are_the_whole(objective, make_net, make
 
 
 @every_objective
-def test_running_statistics_count_the_training_passes_alone(objective, make_net, make_batch):
+def test_only_training_passes_update_running_statistics(objective, make_net, make_batch):
     net, batch = make_net(), make_batch()
     OBJECTIVES[objective]()(net, batch)
     assert net[1].num_batches_tracked == (2 if objective.startswith("trades") else 1)
@@ -131,7 +131,7 @@ def test_descent_lowers_the_loss(objective, make_net, make_batch):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_the_loss_given_is_the_loss_minimised(make_net, make_batch):
+def test_the_loss_argument_is_minimised(make_net, make_batch):
     batch = make_batch()
     for objective in (Clean(loss=margin), Adversarial(loss=margin), GradAlign(loss=margin, weight=1e-9)):
         terms = objective(make_net(), batch)
@@ -149,7 +149,7 @@ def test_modes_of_the_attack_differ(make_net, make_batch):
         assert torch.equal(evaluated, expected)
 
 
-def test_images_that_are_wrong_already_are_trained_on_attacked_too(make_net, make_batch):
+def test_already_misclassified_images_are_attacked_in_training_too(make_net, make_batch):
     net, batch = make_net().eval(), make_batch()
     with torch.no_grad():
         wrong = (net(batch.x).argmax(1) + 1) % 5
@@ -178,7 +178,7 @@ def test_a_training_attack_may_have_an_eps_of_its_own(make_net, make_batch):
         (lambda: GradAlign(alpha=0), "alpha must be > 0 and finite, got 0"),
     ],
 )
-def test_settings_that_cannot_be(build, says):
+def test_settings_out_of_range_are_refused(build, says):
     with pytest.raises(ValueError, match=says):
         build()
 

@@ -30,7 +30,7 @@ def test_value_and_gradient_of_two_pixels_by_hand():
     net, threat = Bent(), ThreatModel(eps=eps)
     batch = Batch(x, torch.tensor([0]), keys, 0.0, threat)
     terms = GradAlign(weight=weight)(net, batch)
-    # class 0 wins with large logits, so both pixels go down by eps
+    # a larger first logit favours the true class, so the attack lowers both pixels by eps
     torch.testing.assert_close(terms.inputs, x - eps, rtol=0, atol=1e-7)
     a, b = 0.8, 1.3
     s = a * 0.3 + b * 0.2**2 / 2
@@ -40,13 +40,13 @@ def test_value_and_gradient_of_two_pixels_by_hand():
     u, v = (a, b * 0.4), (a, b * near)
     lengths = math.hypot(*u), math.hypot(*v)
     cosine = (u[0] * v[0] + u[1] * v[1]) / (lengths[0] * lengths[1])
-    assert cosine < 0.9999, "otherwise nothing is tested"
+    assert cosine < 0.9999, "the gradients must differ for this test"
     assert terms.loss.item() == pytest.approx(loss + weight * (1 - cosine), rel=1e-6)
     assert terms.log["gradient_alignment"].item() == pytest.approx(cosine, rel=1e-6)
     terms.loss.backward()
     # u is a constant: d cos / dv = u / (|u| |v|) - cos v / |v|^2
     slope = [u[i] / (lengths[0] * lengths[1]) - cosine * v[i] / lengths[1] ** 2 for i in range(2)]
-    fall = -1 / (1 + math.exp(s))  # of the loss in the first logit
+    fall = -1 / (1 + math.exp(s))  # derivative of the loss in the first logit
     assert net.a.grad.item() == pytest.approx(fall * 0.3 - weight * slope[0], rel=1e-5)
     assert net.b.grad.item() == pytest.approx(fall * 0.2**2 / 2 - weight * slope[1] * near, rel=1e-5)
 
@@ -76,7 +76,7 @@ def official(net, x, y, near, *, eps, weight):
 
 
 @pytest.mark.parametrize("activation", ["kaf", "free_kaf", "multi_kaf"])
-def test_the_official_algorithm(activation, make_net, make_batch):
+def test_loss_and_gradients_equal_the_official_algorithm(activation, make_net, make_batch):
     batch = make_batch(8, dtype=torch.float64)
     theirs, ours = make_net(activation).double(), make_net(activation).double()
     near = batch.threat.norm.random_start(batch.x, batch.threat.eps, image_keys(batch.keys, 1))

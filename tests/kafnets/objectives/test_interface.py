@@ -1,7 +1,7 @@
-"""The interface takes objectives that are not built in: each kind that papers have, in its shortest form.
+"""Objectives that are not built in fit the interface: one short prototype of each kind.
 
-Together with the four that are built in these are the nine that the interface was made for. They show that none needs a
-change of the interface or of the LightningModule; they are not meant for use.
+The interface is designed for these five and the four built-in ones. The tests show that none of them needs a change of
+the interface or of the LightningModule. The prototypes are not meant for use.
 """
 
 import pytest
@@ -38,7 +38,7 @@ def smoothed(logits, y):
 
 
 class Free(Objective):
-    """The batch replayed; one backward pass gives the gradients of weights and images."""
+    """Every batch is replayed; one backward pass gives the gradients of weights and images."""
 
     replays = 4
 
@@ -76,7 +76,7 @@ class MART(Adversarial):
 
 
 class AWP(Objective):
-    """Any objective, with its loss taken at weights that were moved uphill."""
+    """Any objective, with its loss taken at weights that are shifted to increase it."""
 
     def __init__(self, objective, gamma=0.01):
         super().__init__()
@@ -105,7 +105,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_trains_in_the_unchanged_module(kind, tmp_path):
+def test_a_prototype_trains_in_the_unchanged_module(kind, tmp_path):
     torch.manual_seed(0)
     net = KafVGG(activation=ReLU, width=4, hidden=8, image_size=8, in_channels=1)
     module = AdversarialTraining(

@@ -25,7 +25,7 @@ def test_value_and_gradient_of_one_pixel_by_hand():
     keys = image_keys(torch.arange(1), 0)
     batch = Batch(torch.tensor([[x]]).double(), torch.tensor([0]), keys, 0.0, ThreatModel(eps=eps))
     terms = TRADES(beta=beta)(net, batch)
-    # the divergence grows with the distance, on the side on which the start lies
+    # the divergence grows with the distance, so the attack ends at the boundary on the side of its start
     z = x + math.copysign(eps, normal(image_keys(keys, 0), (1,)).item())
     assert terms.inputs.item() == pytest.approx(z, abs=1e-7)
     p, q = sigmoid(w * x), sigmoid(w * z)
@@ -60,7 +60,7 @@ def official(net, x, y, *, start, step_size, eps, steps, beta):
     return natural + beta * robust, x_adv
 
 
-def test_the_official_algorithm_with_the_official_constants(make_net, make_batch):
+def test_loss_and_gradients_equal_the_official_algorithm(make_net, make_batch):
     batch = make_batch(8, threat=ThreatModel(eps=0.031), dtype=torch.float64)
     start = START * normal(image_keys(batch.keys, 0), batch.x.shape[1:]).double()
     theirs, ours = make_net().double(), make_net().double()
@@ -74,7 +74,7 @@ def test_the_official_algorithm_with_the_official_constants(make_net, make_batch
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-10)
 
 
-def test_the_step_follows_eps():
+def test_the_step_size_is_proportional_to_eps():
     for eps in (0.031, 8 / 255, 0.5):
         attack = TRADES().attack.within(ThreatModel(eps=eps))
         assert attack.step_size == pytest.approx(STEP * eps)
@@ -82,7 +82,7 @@ def test_the_step_follows_eps():
     assert pytest.approx(0.007) == STEP * 0.031
 
 
-def test_the_divergence_survives_probabilities_of_zero():
+def test_the_divergence_is_finite_at_probabilities_of_zero():
     logits = torch.tensor([[0.0, 300.0], [300.0, 0.0]], requires_grad=True)
     reference = torch.tensor([[300.0, 0.0], [300.0, 0.0]], requires_grad=True)
     value = kl_divergence(logits, reference)
@@ -91,7 +91,7 @@ def test_the_divergence_survives_probabilities_of_zero():
         assert torch.isfinite(grad).all()
 
 
-def test_the_divergence_against_pytorch():
+def test_the_divergence_equals_pytorch_s():
     logits, reference = torch.randn(2, 20, 7, dtype=torch.float64)
     expected = F.kl_div(logits.log_softmax(1), reference.softmax(1), reduction="none").sum(1)
     torch.testing.assert_close(kl_divergence(logits, reference), expected)

@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from kafnets.threat import L1, L2, Linf, ThreatModel
+from kafnets.attacks import PGD, AutoAttack
+from kafnets.threat import L1, L2, Linf, ThreatModel, as_norm
 
 DIFFERENT = [
     ThreatModel(),
@@ -98,6 +99,22 @@ def test_texts(threat, text):
 def test_radii_that_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=lambda norm: type(norm).__name__)
+def test_a_norm_may_be_given_by_its_name(norm):
+    name = type(norm).__name__
+    assert as_norm(norm) is norm and as_norm(name) == norm
+    assert ThreatModel(name, 0.5) == ThreatModel(norm, 0.5)
+    assert PGD(norm=name, eps=0.5).threat == AutoAttack(norm=name, eps=0.5).threat == ThreatModel(norm, 0.5)
+    assert PGD(norm=name).within(ThreatModel(eps=0.25)).threat == ThreatModel(norm, 0.25)
+
+
+@pytest.mark.parametrize("norm", ["l3", "", 2, L2], ids=repr)
+@pytest.mark.parametrize("build", [ThreatModel, PGD, AutoAttack], ids=lambda build: build.__name__)
+def test_an_unknown_norm_is_refused_with_the_names(build, norm):
+    with pytest.raises(ValueError, match=r"norm must be one of 'Linf', 'L2', 'L1', or a Norm such as L2\(\), got"):
+        build(norm=norm)
 
 
 def test_a_radius_may_be_valid_for_one_norm_only():

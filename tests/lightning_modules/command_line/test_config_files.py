@@ -1,4 +1,4 @@
-"""Config files that can't mean what they say."""
+"""Config files with duplicate keys, anchors and aliases."""
 
 import pytest
 
@@ -10,14 +10,14 @@ from lightning_modules.command_line.config_files import ConfigError, load_layers
     [
         (
             "trainer: {max_epochs: 3}\ntrainer: {devices: 1}",
-            r"the key 'trainer' stands twice, in lines 1 and 2; keep one",
+            r"the key 'trainer' is given twice, in lines 1 and 2; keep one",
         ),
-        ("model:\n  net: {width: 3, width: 4}", "the key 'width' stands twice"),
+        ("model:\n  net: {width: 3, width: 4}", "the key 'width' is given twice"),
         ("a: &a {b: *a}", "the anchor &a holds an alias of itself"),
         ("a: &a [1, *a]", "the anchor &a holds an alias of itself"),
     ],
 )
-def test_is_refused(content, says, tmp_path):
+def test_duplicate_keys_and_recursive_aliases_are_refused(content, says, tmp_path):
     (tmp_path / "mistake.yaml").write_text(content)
     with pytest.raises(ConfigError, match=says):
         load_layers(str(tmp_path / "mistake.yaml"), [])

@@ -1,4 +1,4 @@
-"""A checkpoint is data: what its configuration may name."""
+"""The names that the configuration of a checkpoint may hold."""
 
 import pytest
 
@@ -19,7 +19,7 @@ GOOD = {
 }
 
 
-def test_what_a_run_of_this_project_says_is_accepted():
+def test_names_of_this_project_are_accepted():
     check_names(GOOD, "last.ckpt")
 
 
@@ -64,7 +64,7 @@ def test_what_the_user_names_is_trusted():
     assert packages_named(["--model.net.activation=mypackage.Wave", "--data.path=x.tar"]) == {"mypackage", "x"}
 
 
-def test_nothing_is_imported_to_refuse_it(monkeypatch, tmp_path):
+def test_a_refused_name_is_not_imported(monkeypatch, tmp_path):
     (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"names planted\.anything"):
