@@ -11,9 +11,10 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
+
+from kafnets.files import written_whole
 
 HEADERS = Path(__file__).parent  # sources in other folders may include these too
 # Of these flags only fused multiply-adds change results: infinities, NaN and the order of additions are kept.
@@ -85,21 +86,18 @@ def _processor() -> str:
 
 def _compile(command: list[str], file: Path) -> None:
     """Compile into a temporary file and move it: processes that build at once never see half a library."""
+    if not os.access(file.parent, os.W_OK):
+        raise BuildError(f"cannot write into {file.parent}; set XDG_CACHE_HOME to a folder of yours")
     try:
-        descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".so")
-        os.close(descriptor)
-    except OSError as error:
-        raise BuildError(f"cannot write into {file.parent} ({error})") from error
-    try:
-        done = subprocess.run([*command, "-o", name], capture_output=True, text=True, timeout=SECONDS, check=False)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
-            raise BuildError(f"{command[0]} failed: {lines[0].strip()}")
-        os.replace(name, file)
+        with written_whole(file) as part:
+            build = [*command, "-o", str(part)]
+            done = subprocess.run(build, capture_output=True, text=True, timeout=SECONDS, check=False)
+            if done.returncode:
+                lines = done.stderr.splitlines() or ["?"]
+                first = next((line for line in lines if "error" in line), lines[0])
+                raise BuildError(f"{command[0]} failed: {first.strip()}")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} failed: {error}") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 if sys.platform == "darwin":  # Apple's compiler has no OpenMP: one thread
