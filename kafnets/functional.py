@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -102,8 +103,8 @@ def _in_lengths(t: Tensor, bandwidth: float | Tensor) -> Tensor:
 
 
 def _size(u: Tensor) -> Tensor:
-    """``|u|`` with slope 1 at 0; torch.abs has slope 0 there, which would lose the curvature of a Matern kernel."""
-    return u * torch.copysign(u.new_ones(()), u.detach())
+    """``|u|`` with slope -1 at 0; torch.abs has slope 0 there, which would lose the curvature of a Matern kernel."""
+    return F.leaky_relu(u, -1.0)
 
 
 def kaf(
@@ -132,11 +133,13 @@ def kaf(
         >>> kaf(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0], [3.0]]), torch.tensor([0.0]), math.log(2.0))
         tensor([[2.0000, 1.5000]])
     """
-    bandwidth = torch.as_tensor(bandwidth, dtype=alpha.dtype, device=x.device)
+    # not torch.as_tensor, whose result torch.jit.trace stores as a constant
+    bandwidth = bandwidth.to(alpha) if isinstance(bandwidth, Tensor) else alpha.new_tensor(bandwidth)
     if bandwidth.dim() == 1:
         bandwidth = bandwidth.unsqueeze(-1)
     distances = x.movedim(1, -1).unsqueeze(-1) - dictionary
-    return (alpha * kernel(distances, bandwidth)).sum(-1).movedim(-1, 1)
+    # not movedim(-1, 1), which the ONNX exporter of torch.jit.trace gets wrong
+    return (alpha * kernel(distances, bandwidth)).sum(-1).movedim(x.dim() - 1, 1)
 
 
 def kwta(x: Tensor, ratio: float) -> Tensor:
@@ -164,9 +167,9 @@ def kwta(x: Tensor, ratio: float) -> Tensor:
     check_ratio(ratio)
     if x.numel() == 0:
         return x
-    rows = x.flatten(1)
-    smallest_kept = nan_to_inf(rows).topk(winner_count(ratio, rows.shape[1]), dim=1).values[:, -1:]
-    return torch.where(rows < smallest_kept, 0, rows).reshape(x.shape)
+    rows = nan_to_inf(x.flatten(1))
+    smallest_kept = rows.topk(winner_count(ratio, rows.shape[1]), dim=1).values[:, -1]
+    return torch.where(x < smallest_kept.reshape(-1, *[1] * (x.dim() - 1)), 0, x)
 
 
 def check_ratio(ratio: float) -> float:
@@ -218,7 +221,7 @@ def ridge(
         ``(..., D)`` in the dtype of ``dictionary``.
 
     Raises:
-        ValueError: if ``eps`` is not positive.
+        ValueError: if ``eps`` is not positive and finite.
 
     Example:
         >>> points = torch.linspace(-3, 3, 20)
@@ -227,8 +230,8 @@ def ridge(
         >>> bool((fit.squeeze(1) - points.relu()).abs().max() < 1e-4)
         True
     """
-    if not eps > 0:
-        raise ValueError(f"eps must be > 0, got {eps!r}; the default is 1e-6")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps must be > 0 and finite, got {eps!r}; the default is 1e-6")
     points = dictionary.double()
     gamma = torch.as_tensor(bandwidth, dtype=points.dtype, device=points.device)[..., None, None]
     gram = kernel(points.unsqueeze(-1) - points.unsqueeze(-2), gamma)

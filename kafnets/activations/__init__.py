@@ -2,6 +2,7 @@
 
 from kafnets.activations.apl import APL
 from kafnets.activations.base import Activation
+from kafnets.activations.from_module import FromModule, from_module
 from kafnets.activations.kaf import KAF
 from kafnets.activations.kaf_init import KAFInit, Normal, Ridge
 from kafnets.activations.kernels import (
@@ -32,6 +33,7 @@ __all__ = [
     "KAF",
     "KWTA",
     "Activation",
+    "FromModule",
     "Gaussian",
     "Identity",
     "KAFInit",
@@ -59,4 +61,5 @@ __all__ = [
     "Spline",
     "Swish",
     "Triangular",
+    "from_module",
 ]

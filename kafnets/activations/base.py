@@ -106,7 +106,8 @@ class Activation(nn.Module):
             TypeError: if the activation is not pointwise.
         """
         self._must_be_pointwise("lipschitz")
-        return certain(self.bounds().slope(*check_interval(interval)))
+        with torch.device("cpu"):
+            return certain(self.bounds().slope(*check_interval(interval)))
 
     @torch.no_grad()
     def curvature(self, interval: Interval = EVERYWHERE) -> Tensor:
@@ -127,7 +128,8 @@ class Activation(nn.Module):
             TypeError: if the activation is not pointwise.
         """
         self._must_be_pointwise("curvature")
-        return certain(self.bounds().curvature(*check_interval(interval)))
+        with torch.device("cpu"):
+            return certain(self.bounds().curvature(*check_interval(interval)))
 
     def gaussian_moments(self, mean: float = 0.0, std: float = 1.0) -> GaussianMoments:
         """``E f(Z)``, ``Var f(Z)`` and ``E f'(Z)^2`` for ``Z ~ N(mean, std^2)``, per channel.
@@ -148,7 +150,8 @@ class Activation(nn.Module):
             TypeError: if the activation is not pointwise.
         """
         self._must_be_pointwise("gaussian_moments")
-        return gaussian_moments(self, self.num_channels, mean, std)
+        with torch.device("cpu"):
+            return gaussian_moments(self, self.num_channels, mean, std)
 
     def plot(self, interval: Interval = (-4.0, 4.0), points: int = 401) -> Curve:
         """The data of a plot of ``f_c`` and its slope; draws nothing.
@@ -170,7 +173,8 @@ class Activation(nn.Module):
             raise ValueError(f"interval must be finite for a plot, got {interval!r}; the default is (-4, 4)")
         if not isinstance(points, int) or isinstance(points, bool) or points < 2:
             raise ValueError(f"points must be an integer >= 2, got {points!r}; the default is 401")
-        return curve(self, self.num_channels, torch.linspace(low, high, points, dtype=torch.float64))
+        with torch.device("cpu"):
+            return curve(self, self.num_channels, torch.linspace(low, high, points, dtype=torch.float64))
 
     def _must_be_pointwise(self, method: str) -> None:
         if not self.pointwise:

@@ -7,6 +7,9 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+# Within these, values and two orders of derivatives are finite in float32 (up to |x| = 1e9 at least).
+LEAST, MOST = 1e-6, 1e6
+
 
 def count(name: str, value: int, least: int, default: int) -> int:
     """Return an integer of at least ``least``.
@@ -19,25 +22,39 @@ def count(name: str, value: int, least: int, default: int) -> int:
     return value
 
 
-def positive(name: str, value: float, default: float) -> float:
-    """Return a finite number above zero as a float.
+def positive(name: str, value: float, default: float, *, least: float = LEAST, most: float = MOST) -> float:
+    """Return a number above zero, from ``least`` to ``most``, as a float.
 
     Raises:
         ValueError: if it is not.
     """
     if not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be > 0 and finite, got {value!r}; the default is {default:g}")
-    return float(value)
+    return within(name, value, default, least, most)
 
 
 def finite(name: str, value: float, default: float) -> float:
-    """Return a finite number as a float.
+    """Return a number from -1e6 to 1e6 as a float.
 
     Raises:
         ValueError: if it is not.
     """
     if not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value!r}; the default is {default:g}")
+    return within(name, value, default, -MOST, MOST)
+
+
+def within(name: str, value: float, default: float, least: float, most: float) -> float:
+    """Return a number from ``least`` to ``most`` as a float.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not least <= value <= most:
+        raise ValueError(
+            f"{name} must be from {least:g} to {most:g}, got {value!r}: the arithmetic in float32 would overflow or "
+            f"lose all digits; the default is {default:g}"
+        )
     return float(value)
 
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from kafnets import ops
-from kafnets.activations import checks
 from kafnets.activations.kaf_init import KAFInit, Normal, check_init
 from kafnets.activations.kernel_activation import KernelActivation
 from kafnets.activations.kernel_bounds import Part
@@ -25,8 +24,8 @@ class KAF(KernelActivation):
         num_channels: channels of the input.
         kernel: a :class:`~kafnets.activations.kernels.Kernel`; None for the Gaussian.
         num_dict: number of dictionary points D, >= 2.
-        boundary: the dictionary's half width, > 0, in units of x.
-        bandwidth: gamma > 0 in 1 / (units of x)^2; None for the kernel's default rule.
+        boundary: the dictionary's half width, from 1e-6 to 1e6, in units of x.
+        bandwidth: gamma, from 1e-18 to 1e18, in 1 / (units of x)^2; None for the kernel's default rule.
         init: gives the initial ``alpha``: :class:`Normal`, or :class:`Ridge` to start as a known activation.
         free: train dictionary and bandwidth too, both per parameter set. The bandwidth is an unconstrained parameter
             and must stay positive, or Gaussians overflow; only a moderate learning rate prevents that.
@@ -64,8 +63,7 @@ class KAF(KernelActivation):
     ) -> None:
         super().__init__(num_channels, num_dict=num_dict, boundary=boundary, groups=groups)
         self.kernel = check_kernel(Gaussian() if kernel is None else kernel)
-        rule = self.kernel.rule(self.step)
-        gamma = torch.tensor(rule if bandwidth is None else checks.positive("bandwidth", bandwidth, rule))
+        gamma = torch.tensor(self.bandwidth_of(self.kernel, bandwidth))
         dictionary = torch.linspace(-boundary, boundary, num_dict)
         self.free, self.init = free, check_init(Normal() if init is None else init)
         self.alpha = nn.Parameter(self.init(dictionary, gamma, self.groups, self.kernel))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kafnets import functional
-from kafnets.activations.checks import named, sampled
+from kafnets.activations.checks import MOST, named, positive, sampled, within
 from kafnets.activations.kernels import Kernel
 
 FIT_POINTS = 1001
@@ -72,10 +72,10 @@ class Normal(KAFInit):
     """``alpha ~ N(0, std^2)``, independently. Scardapane et al. 2019 (arXiv 1707.04035), section 3.
 
     Args:
-        std: standard deviation, >= 0. The authors' code uses 0.8; 0.05 is Keras's ``random_normal``.
+        std: standard deviation, from 0 to 1e6. The authors' code uses 0.8; 0.05 is Keras's ``random_normal``.
 
     Raises:
-        ValueError: if ``std`` is negative.
+        ValueError: if ``std`` is out of its range.
 
     Example:
         >>> from kafnets.activations.kernels import Gaussian
@@ -86,7 +86,7 @@ class Normal(KAFInit):
     def __init__(self, std: float = 0.05) -> None:
         if not 0 <= std < inf:
             raise ValueError(f"std must be >= 0 and finite, got {std!r}; the default is 0.05")
-        self.std = std
+        self.std = within("std", std, 0.05, 0, MOST)
 
     def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_sets: int, kernel: Kernel) -> Tensor:
         """Draw alpha ``(num_sets, D)`` from PyTorch's global generator."""
@@ -106,10 +106,10 @@ class Ridge(KAFInit):
 
     Args:
         target: the elementwise function to start as, e.g. ``torch.nn.functional.elu``.
-        eps: ridge, > 0.
+        eps: ridge, from 1e-15 to 1e6.
 
     Raises:
-        ValueError: if ``eps`` is not positive, or (when called) if the values of ``target`` are not finite or their
+        ValueError: if ``eps`` is out of its range, or (when called) if the values of ``target`` are not finite or their
             shape is wrong.
         TypeError: if ``target`` is not callable.
 
@@ -122,9 +122,7 @@ class Ridge(KAFInit):
     def __init__(self, target: Callable[[Tensor], Tensor], eps: float = 1e-6) -> None:
         if not callable(target):
             raise TypeError(f"target must be a function such as torch.nn.functional.elu, got {target!r}")
-        if not eps > 0:
-            raise ValueError(f"eps must be > 0, got {eps!r}; the default is 1e-6")
-        self.target, self.eps = target, eps
+        self.target, self.eps = target, positive("eps", eps, 1e-6, least=1e-15)
 
     @property
     def name(self) -> str:

@@ -7,6 +7,9 @@ from torch import Tensor
 from kafnets.activations import checks
 from kafnets.activations.base import Activation
 from kafnets.activations.kernel_bounds import KernelSums, Part
+from kafnets.activations.kernels import Kernel
+
+SMALLEST_BANDWIDTH, LARGEST_BANDWIDTH = 1e-18, 1e18
 
 
 class KernelActivation(Activation):
@@ -15,7 +18,7 @@ class KernelActivation(Activation):
     Args:
         num_channels: channels of the input.
         num_dict: number of dictionary points D, >= 2.
-        boundary: the dictionary's half width, > 0, in units of x.
+        boundary: the dictionary's half width, from 1e-6 to 1e6, in units of x.
         groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
             one per channel; 1 for one per layer.
 
@@ -34,6 +37,22 @@ class KernelActivation(Activation):
                 "leave it None for one per channel, or give 1 for one per layer"
             )
         self.step = 2 * boundary / (num_dict - 1)
+
+    def bandwidth_of(self, kernel: Kernel, given: float | None = None) -> float:
+        """The bandwidth of a kernel, in 1 / (units of x)^2: the given one, or that of its rule for this dictionary.
+
+        Raises:
+            ValueError: if it is not from 1e-18 to 1e18, so that its square is finite in float32 and not 0.
+        """
+        rule = kernel.rule(self.step)
+        if given is not None:
+            return checks.positive("bandwidth", given, rule, least=SMALLEST_BANDWIDTH, most=LARGEST_BANDWIDTH)
+        if not SMALLEST_BANDWIDTH <= rule <= LARGEST_BANDWIDTH:
+            raise ValueError(
+                f"the bandwidth must be from {SMALLEST_BANDWIDTH:g} to {LARGEST_BANDWIDTH:g}, got {rule:g} by the rule "
+                f"of {kernel!r} for dictionary points {self.step:g} apart; change num_dict or boundary"
+            )
+        return rule
 
     def unshared(self, sets: Tensor) -> Tensor:
         """Expand parameters ``(G, ...)`` of all sets to ``(C, ...)``, one row per channel."""

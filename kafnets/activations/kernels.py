@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kafnets import functional, ops
+from kafnets.activations import checks
 
 
 @dataclass(frozen=True)
@@ -222,10 +223,10 @@ class RationalQuadratic(Kernel):
     Rasmussen and Williams 2006, eq. 4.19.
 
     Args:
-        mixture: > 0; the tails fall like ``|t|^(-2 mixture)``, and infinity is the Gaussian.
+        mixture: from 1e-6 to 1e3; the tails fall like ``|t|^(-2 mixture)``, and infinity is the Gaussian.
 
     Raises:
-        ValueError: if ``mixture`` is not positive and finite.
+        ValueError: if ``mixture`` is out of its range.
 
     Example:
         >>> import torch
@@ -236,9 +237,7 @@ class RationalQuadratic(Kernel):
     steps = 3.0
 
     def __init__(self, mixture: float = 1.0) -> None:
-        if not 0 < mixture < math.inf:
-            raise ValueError(f"mixture must be > 0 and finite, got {mixture!r}; the default is 1.0")
-        self.mixture = mixture
+        self.mixture = checks.positive("mixture", mixture, 1.0, most=1e3)
 
     def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
         """:func:`kafnets.functional.rational_quadratic`."""
@@ -266,10 +265,11 @@ class Periodic(Kernel):
     this kernel is periodic instead of falling to 0. Infinitely differentiable.
 
     Args:
-        period: > 0, in units of x. The default is about one step longer than the default dictionary of a KAF.
+        period: from 1e-6 to 1e6, in units of x. The default is about one step longer than the default dictionary of a
+            KAF.
 
     Raises:
-        ValueError: if ``period`` is not positive and finite.
+        ValueError: if ``period`` is out of its range.
 
     Example:
         >>> import torch
@@ -278,9 +278,7 @@ class Periodic(Kernel):
     """
 
     def __init__(self, period: float = 2 * math.pi) -> None:
-        if not 0 < period < math.inf:
-            raise ValueError(f"period must be > 0 and finite, got {period!r}; the default is 2 pi")
-        self.period = period
+        self.period = checks.positive("period", period, 2 * math.pi)
 
     def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
         """:func:`kafnets.functional.periodic`."""

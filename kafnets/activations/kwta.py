@@ -61,11 +61,11 @@ class KWTA(Activation):
     def lipschitz(self, interval: Interval = EVERYWHERE) -> Tensor:
         """Infinite for every channel and interval: a value that drops out of the k largest jumps to 0."""
         check_interval(interval)
-        return torch.full((self.num_channels,), math.inf, dtype=torch.float64)
+        return torch.full((self.num_channels,), math.inf, dtype=torch.float64, device="cpu")
 
     def get_extra_state(self) -> Tensor:
         """The current ratio and the one the layer was built with, float64 ``(2,)``."""
-        return torch.tensor([self.ratio, self.built_ratio], dtype=torch.float64)
+        return torch.tensor([self.ratio, self.built_ratio], dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take the stored current ratio if both layers were built with the same ratio."""

@@ -27,7 +27,7 @@ class LipschitzSpline(Activation):
     Args:
         num_channels: channels of the input.
         num_knots: number of knots K, >= 2; an odd number puts a knot at 0.
-        boundary: the knots are evenly spaced from ``-boundary`` to ``boundary``, > 0, in units of x.
+        boundary: the knots are evenly spaced from ``-boundary`` to ``boundary``, from 1e-6 to 1e6, in units of x.
         init: the elementwise function that gives the initial values at the knots; steeper parts are projected.
         scaled: train the scaling factor s.
 

@@ -26,7 +26,7 @@ class MultiKAF(KernelActivation):
         num_channels: channels of the input.
         kernels: the M >= 1 kernels; None for Gaussian, Laplacian and RationalQuadratic.
         num_dict: number of dictionary points D, >= 2.
-        boundary: the dictionary's half width, > 0, in units of x.
+        boundary: the dictionary's half width, from 1e-6 to 1e6, in units of x.
         init: gives the initial ``alpha``, for the mean of all kernels.
         groups: number of parameter sets G, a divisor of ``num_channels``: neighbouring channels share a set. None for
             one per channel; 1 for one per layer.
@@ -68,7 +68,7 @@ class MultiKAF(KernelActivation):
         self.kernels = tuple(check_kernel(kernel) for kernel in given)
         self.init = check_init(Normal() if init is None else init)
         self.register_buffer("dictionary", torch.linspace(-boundary, boundary, num_dict))
-        self.register_buffer("bandwidth", torch.tensor([kernel.rule(self.step) for kernel in self.kernels]))
+        self.register_buffer("bandwidth", torch.tensor([self.bandwidth_of(kernel) for kernel in self.kernels]))
         mean = _MeanKernel(self.kernels)
         self.alpha = nn.Parameter(self.init(self.dictionary, self.bandwidth, self.groups, mean))
         self.mix = nn.Parameter(torch.full((self.groups, len(self.kernels)), 1 / len(self.kernels)))

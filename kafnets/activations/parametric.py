@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
-from kafnets.activations.checks import positive
+from kafnets.activations.checks import positive, within
 from kafnets.activations.derivative_bounds import Turning
 from kafnets.activations.pointwise import (
     SILU_FIRST_TURN,
@@ -27,14 +27,14 @@ class PSoftplus(Activation):
 
     Args:
         num_channels: channels of the input.
-        alpha: initial alpha, > 0, in 1 / (units of x).
+        alpha: initial alpha, from 1e-6 to 1e6, in 1 / (units of x).
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype, values >= 0; arithmetic in float32 at least. Parameter
         ``alpha`` ``(1,)``. NaN gives NaN; infinite x counts as 1e30.
 
     Raises:
-        ValueError: if ``alpha`` is not positive and finite.
+        ValueError: if ``alpha`` is out of its range.
 
     Example:
         >>> PSoftplus(2)(torch.tensor([[-1.0, 2.0]])).detach()
@@ -64,15 +64,15 @@ class PSSiLU(Activation):
 
     Args:
         num_channels: channels of the input.
-        alpha: initial alpha, > 0, in 1 / (units of x).
-        beta: initial beta, in (0, 1); not 0, where ``|beta|`` has no gradient. Training must keep it below 1.
+        alpha: initial alpha, from 1e-6 to 1e6, in 1 / (units of x).
+        beta: initial beta, from 1e-30 to 0.999; not 0, where ``|beta|`` has no gradient. Training must keep it below 1.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least. Parameters ``alpha`` and
         ``beta`` ``(1,)``. NaN gives NaN; infinite x counts as 1e30.
 
     Raises:
-        ValueError: if ``alpha`` is not positive and finite, or ``beta`` is outside (0, 1).
+        ValueError: if ``alpha`` or ``beta`` is out of its range.
 
     Example:
         >>> PSSiLU(2, beta=0.2)(torch.tensor([[-1.0, 2.0]])).detach()
@@ -83,6 +83,7 @@ class PSSiLU(Activation):
         super().__init__(num_channels)
         if not 0 < beta < 1:
             raise ValueError(f"beta must be in (0, 1), got {beta!r}; the default is 1e-8")
+        within("beta", beta, 1e-8, 1e-30, 0.999)
         self.alpha = nn.Parameter(torch.tensor([positive("alpha", alpha, 1.0)]))
         self.beta = nn.Parameter(torch.tensor([float(beta)]))
 

@@ -1,6 +1,7 @@
 """Piecewise polynomials on evenly spaced knots, evaluated by a look-up instead of a sum over all pieces."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -42,7 +43,8 @@ def _piecewise(
     position = (scaled - first) * (1 / step)
     with torch.no_grad():
         # the largest index is the last knot's; for NaN any piece will do, since u stays NaN
-        knot = position.floor().nan_to_num_(nan=0.0).clamp_(-1, size - 2)
+        # as clamp_, for which torch.func.vmap would use a slow loop
+        knot = F.hardtanh_(position.floor().nan_to_num_(nan=0.0), -1, size - 2)
         row = torch.arange(0, channels * size, size, dtype=torch.int32, device=x.device).view(column)
         index = (knot.int() + (row + 1)).reshape(-1)
         knot.clamp_min_(0)

@@ -46,13 +46,13 @@ class LeakyReLU(Activation):
 
     Args:
         num_channels: channels of the input.
-        negative_slope: the slope below zero.
+        negative_slope: the slope below zero, from -1e6 to 1e6.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype.
 
     Raises:
-        ValueError: if ``negative_slope`` is not finite.
+        ValueError: if ``negative_slope`` is out of its range.
 
     Example:
         >>> LeakyReLU(2, negative_slope=0.5)(torch.tensor([[-1.0, 2.0]]))
@@ -81,13 +81,13 @@ class PReLU(Activation):
 
     Args:
         num_channels: channels of the input.
-        init: the initial slope of every channel.
+        init: the initial slope of every channel, from -1e6 to 1e6.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype. Parameter ``weight`` ``(C,)``.
 
     Raises:
-        ValueError: if ``init`` is not finite.
+        ValueError: if ``init`` is out of its range.
 
     Example:
         >>> PReLU(2)(torch.tensor([[-1.0, 2.0]]))
@@ -117,13 +117,13 @@ class ELU(Activation):
 
     Args:
         num_channels: channels of the input.
-        alpha: minus the limit at minus infinity, > 0.
+        alpha: minus the limit at minus infinity, from 1e-6 to 1e6.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; values > -alpha.
 
     Raises:
-        ValueError: if ``alpha`` is not positive and finite.
+        ValueError: if ``alpha`` is out of its range.
 
     Example:
         >>> ELU(2)(torch.tensor([[-1.0, 2.0]]))
@@ -196,13 +196,13 @@ class Softplus(Activation):
 
     Args:
         num_channels: channels of the input.
-        beta: sharpness, > 0, in 1 / (units of x); ReLU is the limit at infinity.
+        beta: sharpness, from 1e-6 to 1e6, in 1 / (units of x); ReLU is the limit at infinity.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; values > 0.
 
     Raises:
-        ValueError: if ``beta`` is not positive and finite.
+        ValueError: if ``beta`` is out of its range.
 
     Example:
         >>> Softplus(2)(torch.tensor([[-1.0, 2.0]]))

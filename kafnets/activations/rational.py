@@ -27,14 +27,14 @@ class Rational(Activation):
         init: the elementwise function to start as, fitted by least squares on ``[-boundary, boundary]`` among the
             fractions with ``b_1 = b_3 = 0 <= b_2, b_4``, which are smooth. For the default, the paper's leaky ReLU of
             slope 0.01, the largest error is 0.04.
-        boundary: half width of the range of the fit, > 0, in units of x.
+        boundary: half width of the range of the fit, from 1e-4 to 1e4, in units of x.
 
     Shapes:
         ``(N, C, *spatial)`` to the same, any floating dtype; arithmetic in float32 at least. Parameters ``numerator``
         ``(6,)`` and ``denominator`` ``(4,)``, from the lowest power up. NaN gives NaN; infinite x counts as 1e30.
 
     Raises:
-        ValueError: if ``boundary`` is not positive and finite, or ``init`` is not finite on the range.
+        ValueError: if ``boundary`` is out of its range, or ``init`` is not finite on the range.
         TypeError: if ``init`` is not callable.
 
     Example:
@@ -46,7 +46,7 @@ class Rational(Activation):
         self, num_channels: int, *, init: Callable[[Tensor], Tensor] = F.leaky_relu, boundary: float = 3.0
     ) -> None:
         super().__init__(num_channels)
-        self.init, self.boundary = init, positive("boundary", boundary, 3.0)
+        self.init, self.boundary = init, positive("boundary", boundary, 3.0, least=1e-4, most=1e4)
         with torch.device("cpu"):
             numerator, denominator = fit(init, self.boundary)
         self.numerator, self.denominator = nn.Parameter(new(numerator)), nn.Parameter(new(denominator))

@@ -112,6 +112,6 @@ def _built(name: str, factory: Callable[[int], Built], num_channels: int, kind: 
     if not isinstance(found, kind):
         raise TypeError(
             f"{name} must be a factory that builds a {kind.__name__} when called with the number of channels, got "
-            f"{factory!r}; pass a class, or functools.partial(class, ...) with its settings"
+            f"{factory!r}; pass a class, functools.partial(class, ...) with its settings, or from_module(module)"
         )
     return found

@@ -28,7 +28,7 @@ class Spline(Activation):
     Args:
         num_channels: channels of the input.
         num_knots: number of control points K, one per knot, >= 2; the default equals a KAF's number of coefficients.
-        boundary: the knots are evenly spaced from ``-boundary`` to ``boundary``, > 0, in units of x.
+        boundary: the knots are evenly spaced from ``-boundary`` to ``boundary``, from 1e-6 to 1e6, in units of x.
         init: the elementwise function to start as; the spline interpolates it at the knots.
 
     Shapes:

@@ -32,7 +32,7 @@ class SReLU(Activation):
         infinite x counts as 1e30.
 
     Raises:
-        ValueError: if a setting is not finite, or the thresholds are not in order.
+        ValueError: if a setting is not from -1e6 to 1e6, or the thresholds are not in order.
 
     Example:
         >>> SReLU(1)(torch.tensor([[-1.0], [0.5], [3.0]])).detach().T

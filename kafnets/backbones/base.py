@@ -1,7 +1,7 @@
 """The base class of all backbones: images in [0, 1] in, logits out, normalisation inside."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ def build_activation(activation: ActivationFactory, num_channels: int) -> Activa
     """Call the factory for one place of a network, and check that it builds an :class:`Activation`.
 
     Raises:
-        TypeError: if ``activation`` is a module instead of a factory, or does not build an
-            :class:`Activation` (``torch.nn.ReLU`` would read the number of channels as its flag ``inplace``).
+        TypeError: if ``activation`` is a module instead of a factory, or does not build an :class:`Activation`
+            (``torch.nn.ReLU`` would read the number of channels as its flag ``inplace``); a module of PyTorch becomes
+            one by :func:`~kafnets.activations.from_module`.
 
     Example:
         >>> from kafnets.activations import ReLU
@@ -25,15 +26,23 @@ def build_activation(activation: ActivationFactory, num_channels: int) -> Activa
         16
     """
     if isinstance(activation, nn.Module):
+        advice = "pass its class, or functools.partial(class, ...) with its settings"
+        if not isinstance(activation, Activation):
+            advice = f"pass kafnets.activations.from_module({activation})"
         raise TypeError(
-            f"activation must be a factory called with the number of channels, got the module {activation}; "
-            "pass its class, or functools.partial(class, ...) with its settings"
+            f"activation must be a factory called with the number of channels, got the module {activation}; {advice}"
+        )
+    if isinstance(activation, type) and not issubclass(activation, Activation):
+        name = activation.__name__
+        raise TypeError(
+            f"activation must build a kafnets Activation from the number of channels, got the class {name}; "
+            f"pass kafnets.activations.from_module({name}())"
         )
     module = activation(num_channels)
     if not isinstance(module, Activation):
         raise TypeError(
-            f"activation must build a kafnets Activation, {activation!r} built {module!r}; "
-            "take one from kafnets.activations, or subclass Activation"
+            f"activation must build a kafnets Activation, {activation!r} built {module!r}; take one from "
+            "kafnets.activations, subclass Activation, or pass kafnets.activations.from_module(...)"
         )
     return module
 
@@ -74,13 +83,18 @@ class Normalize(nn.Module):
         owner: str = "Normalize",
     ) -> None:
         super().__init__()
+        self.values: dict[str, list[float]] = {}
         for name, value in (("mean", mean), ("std", std)):
-            values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            values = torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
             if len(values) not in (1, in_channels):
                 raise ValueError(f"{name} has {len(values)} values for {in_channels} channels; give 1 or {in_channels}")
-            if name == "std" and not bool((values > 0).all()):
+            if not values.isfinite().all():
+                raise ValueError(f"{name} must be finite, got {value}")
+            if name == "std" and not (values > 0).all():
                 raise ValueError(f"std must be > 0, got {value}")
-            self.register_buffer(name, values.expand(in_channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+            self.values[name] = values.expand(in_channels).tolist()
+            buffer = torch.tensor(self.values[name], dtype=torch.float32).reshape(1, -1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
         self.in_channels, self.image_size, self.owner = in_channels, image_size, owner
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,6 +109,14 @@ class Normalize(nn.Module):
         if not x.is_floating_point():
             raise TypeError(f"{self.owner} takes floating point images in [0, 1], got {x.dtype}; divide bytes by 255")
         return (x - self.mean) / self.std
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        # a network built on the meta device has lost them, and they are in no state dict
+        for name, values in self.values.items():
+            buffer: Tensor = getattr(self, name)
+            found = buffer.new_tensor(values, device="cpu" if buffer.is_meta else buffer.device)
+            setattr(self, name, found.reshape(1, -1, 1, 1))
 
 
 class PixelMean(nn.Module):

@@ -6,12 +6,15 @@ engine     what it is                                            what it needs
 native     C++, compiled for this machine's processor            a CPU; g++, clang++ or ``$CXX``
 triton     Triton kernels                                        a CUDA device
 eager      PyTorch, in pieces that stay in the cache             nothing
+reference  the formulas of :mod:`kafnets.functional`             memory for ``D`` tensors like the input
 =========  ====================================================  ==================================
 
 A CPU uses native and CUDA uses triton; where that does not work, and on all other devices, it is eager. The choice is
 made and logged once per process; a warning says why native or triton does not work. To force an engine, set
 ``KAFNETS_ENGINE`` in the environment or use :func:`force`. All engines give the same values within the tolerances of
 their tests, and state dicts do not depend on the engine.
+
+Whatever is forced, the reference computes wherever :func:`is_looked_into` is true.
 """
 
 import logging
@@ -22,6 +25,7 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
+from torch.autograd import forward_ad
 
 from kafnets.ops import triton_engine
 from kafnets.ops.eager import EagerSweep
@@ -30,7 +34,8 @@ from kafnets.ops.native import KWTA_SOURCE, BuildError, NativeSweep, load
 from kafnets.ops.uniform_recurrence import Grid
 
 SETTING = "KAFNETS_ENGINE"
-ENGINES = ("native", "triton", "eager")
+ENGINES = ("native", "triton", "eager", "reference")
+RECORDERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 _log = logging.getLogger("kafnets")
 _forced: list[str] = []
 
@@ -46,7 +51,9 @@ def engine_for(device: torch.device) -> str:
         ...     engine_for(torch.device("cpu"))
         'eager'
     """
-    name = _forced[-1] if _forced else os.environ.get(SETTING)
+    if is_looked_into():
+        return "reference"
+    name = _forced_name()
     if not name:
         return _best(device.type, device.index)
     if name not in ENGINES:
@@ -64,6 +71,39 @@ def force(name: str) -> Iterator[None]:
         yield
     finally:
         _forced.pop()
+
+
+def must_be_plain() -> bool:
+    """Whether a call must consist of PyTorch's own operations: :func:`is_looked_into`, or the reference is forced.
+
+    In ``torch.compile`` a forced reference computes within an operator instead.
+    """
+    return is_looked_into() or (not torch.compiler.is_compiling() and _forced_name() == "reference")
+
+
+def is_looked_into() -> bool:
+    """Whether PyTorch follows the current call operation by operation, which it cannot do inside an engine.
+
+    It does so in the transforms of ``torch.func`` (vmap, grad, jvp, ...) and in forward-mode differentiation, while
+    ``torch.export``, ``torch.onnx.export``, ``torch.jit.trace`` or ``make_fx`` record a network, and in a
+    ``FakeTensorMode``.
+
+    Example:
+        >>> is_looked_into(), torch.func.vmap(lambda x: x * is_looked_into())(torch.ones(1)).item()
+        (False, 1.0)
+    """
+    if torch._C._are_functorch_transforms_active():  # as torch.autograd.Function asks before it refuses
+        return True
+    if torch.compiler.is_compiling():
+        # not torch.compiler.is_exporting(), which torch.compile of PyTorch 2.11 takes for true
+        return torch.compiler._is_exporting_flag
+    if torch.jit.is_tracing() or forward_ad._current_level >= 0:
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 and any(map(torch._C._get_dispatch_mode, RECORDERS))
+
+
+def _forced_name() -> str | None:
+    return _forced[-1] if _forced else os.environ.get(SETTING)
 
 
 @cache
@@ -99,8 +139,9 @@ def _no_native() -> str:
 
 def _agrees(engine: type[Engine]) -> bool:
     """Whether an engine has the values of the eager one: compilers make mistakes."""
-    points, x = torch.linspace(-3, 3, 8), torch.linspace(-5, 5, 40).view(2, 1, 20)
-    bandwidth, weights = torch.tensor(0.9), torch.arange(-3.0, 5.0).view(1, 1, 8)
+    with torch.device("cpu"):
+        points, x = torch.linspace(-3, 3, 8), torch.linspace(-5, 5, 40).view(2, 1, 20)
+        bandwidth, weights = torch.tensor(0.9), torch.arange(-3.0, 5.0).view(1, 1, 8)
     for grid in (None, Grid.of(points, bandwidth)):
         found, expected = (
             form(points, bandwidth, grid).sweep(x, x.cos(), None, weights, 1, want=(True, True, True))

@@ -25,11 +25,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kafnets.ops.dispatch import engine_for
+from kafnets.ops.dispatch import engine_for, is_looked_into
 from kafnets.ops.eager import EagerSweep
 from kafnets.ops.engine import Engine, Found, Wanted, slope_weights
 from kafnets.ops.native import NativeSweep
 from kafnets.ops.needs_grad import will_run
+from kafnets.ops.reference import ReferenceSweep
 from kafnets.ops.triton_engine import TritonSweep
 from kafnets.ops.uniform_recurrence import Grid
 
@@ -37,6 +38,7 @@ ENGINES: dict[str, type[Engine]] = {
     "native": NativeSweep,
     "triton": TritonSweep,
     "eager": EagerSweep,
+    "reference": ReferenceSweep,
 }
 Small = tuple[Tensor, Tensor, Grid | None]  # dictionary, bandwidth, grid
 
@@ -107,11 +109,12 @@ def _derivatives(
 ) -> tuple[Tensor | None, ...]:
     """The derivatives of Phi(a v, x, W) with respect to v, x, W, d and gamma, where needed.
 
-    Only a double backward differentiates them: each is one of the two blocks then, and all are one sweep otherwise.
+    Only a double backward differentiates them: each is one of the two blocks then, and all are one sweep otherwise, as
+    in the reference, which PyTorch differentiates by itself.
     """
     need_v, need_x, *need_small = need[:5]
     powers = weights.shape[0] + (2 if need_small[2] else 1 if need_small[1] else 0)
-    blocks = _as_blocks if torch.is_grad_enabled() else sweep
+    blocks = _as_blocks if torch.is_grad_enabled() and not is_looked_into() else sweep
     v_grad, x_grad, moments = blocks(x, a, v, weights, powers, small, (need_v, need_x, any(need_small)))
     if v is not None and v_grad is not None:
         v_grad = v_grad.to(v.dtype)

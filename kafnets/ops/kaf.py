@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from kafnets.ops import reference
 from kafnets.ops.compile_ops import traced_kaf
+from kafnets.ops.dispatch import must_be_plain
 from kafnets.ops.gaussian_sum import Weighted
 from kafnets.ops.uniform_recurrence import Grid
 
@@ -38,6 +40,8 @@ def kaf(x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, *, grid
     """
     if grid is not None and (dictionary.requires_grad or bandwidth.requires_grad):
         raise ValueError("grid is for a fixed dictionary and bandwidth, but one requires gradients; pass grid=None")
+    if must_be_plain():
+        return reference.kaf(x, alpha, dictionary, bandwidth)
     if torch.compiler.is_compiling():
         return traced_kaf(x, alpha, dictionary, bandwidth, grid)
     return Weighted.apply(None, x, alpha.unsqueeze(0), dictionary, bandwidth, grid)

@@ -9,21 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kafnets.ops import reference
+from kafnets.ops.dispatch import is_looked_into, must_be_plain
 from kafnets.ops.engine import arithmetic_dtype
 from kafnets.ops.needs_grad import will_run
+from kafnets.ops.reference import FAR
 from kafnets.ops.tiling import ChannelRows, empty_dense, has_channels_last
 
 # values of one tile, dictionary axis included: they stay in a processor's cache, and fill a GPU
 CPU_TILE = 1 << 17
 GPU_TILE = 1 << 24
 
-# in units of x: further out a kernel counts as 0; the square is still finite in float32
-FAR = 1e15
-
 Tile = tuple[slice, slice, slice]
 
 
-@torch.compiler.disable  # the tiles' own autograd can't be traced; a compiled network breaks its graph here
 def terms(
     x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
@@ -51,6 +50,15 @@ def terms(
         tensor([[2.3679],
                 [1.7358]])
     """
+    if must_be_plain():
+        return reference.kaf(x, alpha, dictionary, bandwidth, kernel)
+    return _tiled(x, alpha, dictionary, bandwidth, kernel)
+
+
+@torch.compiler.disable  # the tiles' own autograd can't be traced; a compiled network breaks its graph here
+def _tiled(
+    x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     points, gamma = dictionary.reshape(-1, dictionary.shape[-1]), bandwidth.reshape(-1, 1)
     (value,) = Tiled.apply(Fold(_Sum(kernel), (True, False, False, False), (0,)), x, alpha, points, gamma)
     return value
@@ -78,6 +86,9 @@ class _Gradients:
     wanted: tuple[int, ...]
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if is_looked_into():
+            given, cotangents = tensors[: self.num_inputs], tensors[self.num_inputs :]
+            return reference.gradients(self.function, given, cotangents, self.wanted)
         inner = torch.is_grad_enabled()  # inside a product of higher order, which differentiates this one
         inputs = [t if inner and t.requires_grad else t.detach().requires_grad_() for t in tensors[: self.num_inputs]]
         wanted = [inputs[i] for i in self.wanted]
@@ -127,6 +138,18 @@ class Fold:
                 _add(target, tile, value)
         return tuple(t.to(tensors[i].dtype) for t, i in zip(found, self.like, strict=True))
 
+    def at_once(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The same in a single tile, by operations that PyTorch can differentiate and transform."""
+        n, c, *spatial = tensors[0].shape
+        dtype = arithmetic_dtype(*tensors)
+        inputs = [t.transpose(0, 1).flatten(1) if w else t for t, w in zip(tensors, self.wide, strict=True)]
+        found = self.function(*[t.to(dtype) for t in inputs])
+        whole = [
+            t.reshape(c, n, *spatial).transpose(0, 1) if self.wide[i] else t
+            for t, i in zip(found, self.like, strict=True)
+        ]
+        return tuple(t.to(tensors[i].dtype) for t, i in zip(whole, self.like, strict=True))
+
 
 class Tiled(torch.autograd.Function):
     """Applies a :class:`Fold` and saves nothing but its inputs; its backward applies a Fold again."""
@@ -146,7 +169,8 @@ class Tiled(torch.autograd.Function):
         wanted = tuple(i for i, (need, (node, _)) in enumerate(inputs) if need and will_run(node))
         if not wanted:
             return (None,) * len(ctx.needs_input_grad)
-        found = Tiled.apply(ctx.fold.derivative(wanted), *ctx.saved_tensors, *cotangents)
+        tensors, fold = (*ctx.saved_tensors, *cotangents), ctx.fold.derivative(wanted)
+        found = fold.at_once(*tensors) if is_looked_into() else Tiled.apply(fold, *tensors)
         grads = dict(zip(wanted, found, strict=True))
         return None, *(grads.get(i) for i in range(len(ctx.saved_tensors)))
 

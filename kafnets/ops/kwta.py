@@ -6,6 +6,8 @@ chooses what to save for backward:
     :class:`Native`    C++ on a CPU, the engine native: radix selection; saves one bit per value
     :class:`Compiled`  torch.compile on CUDA, the engine triton: bisection of the thresholds' bits; saves the input
     :class:`Eager`     torch.topk on any device, the engine eager; saves one byte per value
+
+The engine reference is :func:`kafnets.functional.kwta`.
 """
 
 from ctypes import c_int, c_int64, c_void_p
@@ -16,8 +18,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kafnets import functional
 from kafnets.functional import check_ratio, nan_to_inf, winner_count
-from kafnets.ops.dispatch import engine_for
+from kafnets.ops.dispatch import engine_for, is_looked_into, must_be_plain
 from kafnets.ops.native import KWTA_SOURCE, load
 
 Saved = tuple[Tensor, ...]
@@ -181,7 +184,12 @@ class Native:
         function(*(c_void_p(t.data_ptr()) for t in tensors), *sizes, c_int(torch.get_num_threads()))
 
 
-_PATHS: dict[str, SelectionPath] = {"native": Native(), "triton": Compiled(), "eager": Eager()}
+_PATHS: dict[str, SelectionPath] = {
+    "native": Native(),
+    "triton": Compiled(),
+    "eager": Eager(),
+    "reference": Eager(),  # only within the operator of a compiled network
+}
 
 
 def path_for(x: Tensor) -> SelectionPath:
@@ -222,7 +230,7 @@ class _Selected(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Drop the same values of the cotangent."""
-        return _Masked.apply(cotangent, ctx.rows, ctx.path, *ctx.saved_tensors), None, None
+        return _masked(cotangent, ctx.rows, ctx.path, *ctx.saved_tensors), None, None
 
 
 class _Masked(torch.autograd.Function):
@@ -239,7 +247,15 @@ class _Masked(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Drop the same values of the cotangent."""
         saved = ctx.saved_tensors
-        return _Masked.apply(cotangent, ctx.rows, ctx.path, *saved), None, None, *[None] * len(saved)
+        return _masked(cotangent, ctx.rows, ctx.path, *saved), None, None, *[None] * len(saved)
+
+
+def _masked(v: Tensor, rows: _SampleRows, path: SelectionPath, *saved: Tensor) -> Tensor:
+    if not is_looked_into():
+        return _Masked.apply(v, rows, path, *saved)
+    # the mask itself, because a path cannot mask what PyTorch transforms
+    ones = torch.ones(rows.shape, dtype=v.dtype, device=v.device).flatten(1)
+    return torch.where(rows.restored(path.masked(ones, *saved)) == 0, 0, v)
 
 
 @torch.library.custom_op("kafnets::kwta_thresholds", mutates_args=())
@@ -260,7 +276,7 @@ def _(x: Tensor, ratio: Tensor) -> Tensor:
 def _traced(x: Tensor, ratio: float) -> Tensor:
     """k-WTA in the graph of a compiled network, which can fuse the selection with its neighbours."""
     # a computed tensor: a plain number would be part of the graph, compiled again for each ratio of a schedule
-    number = torch.ones((), dtype=torch.float64) * ratio
+    number = torch.ones((), dtype=torch.float64, device="cpu") * ratio
     thresholds = torch.ops.kafnets.kwta_thresholds(x.detach(), number)
     return torch.where(x < thresholds.view(-1, *[1] * (x.dim() - 1)), 0, x)
 
@@ -286,6 +302,8 @@ def kwta(x: Tensor, ratio: float) -> Tensor:
         >>> kwta(torch.tensor([[3.0, -1.0, 2.0, 0.5]]), 0.5)
         tensor([[3., 0., 2., 0.]])
     """
+    if must_be_plain():
+        return functional.kwta(x, ratio)
     if torch.compiler.is_compiling():
         return _traced(x, ratio)
     return kwta_along(path_for(x), x, ratio)

@@ -1,13 +1,16 @@
 """Elementwise functions that keep their inputs for backward and nothing else."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kafnets.ops.dispatch import is_looked_into, must_be_plain
 from kafnets.ops.needs_grad import will_run
+from kafnets.ops.reference import gradients
 from kafnets.ops.tiling import CPU_CHUNK
 
 Elementwise = Callable[..., Tensor]
@@ -37,8 +40,8 @@ def lean(function: Elementwise, x: Tensor, *parameters: Tensor) -> Tensor:
         >>> torch.autograd.grad(lean(lambda x, a: a * x**2, x, torch.tensor(2.0)).sum(), x)
         (tensor([[12.]]),)
     """
-    if torch.compiler.is_compiling():  # the compiler fuses and recomputes by itself
-        return function(_prepared(x), *parameters).to(x.dtype)
+    if torch.compiler.is_compiling() or must_be_plain():  # the compiler fuses and recomputes by itself
+        return _plain(function, x, *parameters)
     return _Lean.apply(function, x, *parameters)
 
 
@@ -58,8 +61,20 @@ class _Lean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Differentiate in pieces, or at once with a graph of the derivative where one is needed."""
-        differentiate = _with_graph if torch.is_grad_enabled() else _in_pieces
+        differentiate = _plainly if is_looked_into() else _with_graph if torch.is_grad_enabled() else _in_pieces
         return None, *differentiate(ctx.function, ctx.saved_tensors, cotangent, _needed(ctx))
+
+
+def _plain(function: Elementwise, x: Tensor, *parameters: Tensor) -> Tensor:
+    return function(_prepared(x), *parameters).to(x.dtype)
+
+
+def _plainly(
+    function: Elementwise, inputs: tuple[Tensor, ...], cotangent: Tensor, need: list[bool]
+) -> list[Tensor | None]:
+    wanted = [i for i, needed in enumerate(need) if needed]
+    found = iter(gradients(partial(_plain, function), inputs, cotangent, wanted))
+    return [next(found) if needed else None for needed in need]
 
 
 def _with_graph(

@@ -160,7 +160,8 @@ def _fixed(grid: Grid, plan: RecurrencePlan, dtype: torch.dtype, device: torch.d
     first, so that all factors belong to the same points.
     """
     s = grid.bandwidth * grid.step**2
-    scale, g = torch.tensor([math.sqrt(grid.bandwidth / LN2), math.sqrt(s / LN2)], dtype=dtype).tolist()
+    factors = [math.sqrt(grid.bandwidth / LN2), math.sqrt(s / LN2)]
+    scale, g = torch.tensor(factors, dtype=dtype, device="cpu").tolist()
     falls = [2 ** -(((j + 0.5) * g) ** 2) for j in range(plan.half)]
     centre = grid.first + grid.step * (plan.half - 0.5)
     return torch.tensor([scale, plan.clamp * g, g, *falls, centre], dtype=dtype, device=device)

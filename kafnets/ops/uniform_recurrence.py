@@ -42,7 +42,7 @@ class Grid:
             return None
         points, gamma = dictionary.double().cpu(), float(bandwidth)
         first, last, size = float(points[0]), float(points[-1]), len(points)
-        even = torch.linspace(first, last, size, dtype=points.dtype)
+        even = torch.linspace(first, last, size, dtype=points.dtype, device="cpu")
         rounding = 4 * torch.finfo(dictionary.dtype).eps * float(points.abs().max())
         if not (first < last and 0 < gamma < math.inf and (points - even).abs().max() <= rounding):
             return None
@@ -106,7 +106,7 @@ class Recurrence:
         self.grid, self.plan, self.dtype = grid, plan, dtype
         self.s = grid.bandwidth * grid.step**2
         self.centre = grid.first + grid.step * (plan.half - 0.5)
-        steps = torch.arange(plan.half, dtype=torch.float64) + 0.5
+        steps = torch.arange(plan.half, dtype=torch.float64, device="cpu") + 0.5
         self.steps = torch.stack([steps, -steps])
         self.falls = torch.exp(-self.s * steps**2)
 

@@ -74,7 +74,7 @@ class NativeSweep:
         value, slope = (empty_dense(x, x.dtype) if wanted else None for wanted in want[:2])
         weight_powers = 1 if weights is None else weights.shape[0]
         computed = MOMENTS[weight_powers][powers if want[2] else 0]
-        moments = torch.zeros(max(computed, 1), channels, size, dtype=torch.float64)
+        moments = torch.zeros(max(computed, 1), channels, size, dtype=torch.float64, device=x.device)
         call = _Sweep(channels=channels, size=size, storage=STORAGE[x.dtype], threads=torch.get_num_threads())
         call.powers, call.moment_powers = weight_powers, computed
         # the memory that the pointers point to has to live until the call is over

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.activations import KAF, ReLU
-from kafnets.backbones import KafVGG, LightNet, Normalize, PreActResNet18
+from kafnets.activations import KAF, FromModule, ReLU, from_module
+from kafnets.backbones import KafResNet, KafVGG, LightNet, Normalize, PreActResNet18, ResNet
 from kafnets.backbones.base import PixelMean, build_activation
 from kafnets.backbones.depth import blocks_per_stage
 from kafnets.backbones.init import glorot_uniform, he_normal, he_uniform, initialise
@@ -26,6 +26,8 @@ def test_normalisation_is_per_channel_and_inside_the_network():
     [
         ({"mean": (0.1, 0.2)}, "mean has 2 values for 3 channels"),
         ({"std": 0.0}, "std must be > 0"),
+        ({"std": float("inf")}, "std must be finite, got inf"),
+        ({"mean": float("nan")}, "mean must be finite, got nan"),
         ({"num_classes": 1}, "num_classes >= 2, got 1"),
         ({"in_channels": 0}, "in_channels >= 1, got 0"),
         ({"image_size": 30}, "multiple of 8, got 30; resize the images to 32"),
@@ -76,14 +78,43 @@ def test_bytes_are_refused():
         LightNet(image_size=8)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
-def test_a_torch_module_class_is_refused():
-    with pytest.raises(TypeError, match=r"built ReLU\(inplace=True\).*kafnets.activations"):
-        KafVGG(activation=nn.ReLU)
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (nn.ReLU, r"got the class ReLU; pass kafnets\.activations\.from_module\(ReLU\(\)\)$"),
+        (nn.Tanh, r"got the class Tanh; pass kafnets\.activations\.from_module\(Tanh\(\)\)$"),
+        (nn.ELU(2.0), r"the module ELU\(alpha=2\.0\); pass kafnets\.activations\.from_module\(ELU\(alpha=2\.0\)\)$"),
+        (lambda c: nn.ReLU(c), r"built ReLU\(inplace=True\).*kafnets\.activations.*from_module"),
+        (KAF(16), r"pass its class, or functools\.partial\(class, \.\.\.\) with its settings$"),
+    ],
+    ids=["class", "class without arguments", "module", "function", "activation"],
+)
+def test_what_is_no_factory_of_activations_is_refused_with_advice(activation, message):
+    with pytest.raises(TypeError, match=message):
+        KafVGG(activation=activation, image_size=8)
 
 
-def test_an_activation_instance_is_refused():
-    with pytest.raises(TypeError, match="pass its class"):
-        KafVGG(activation=KAF(16))
+@pytest.mark.parametrize("module", [nn.Mish(), lambda channels: nn.PReLU(channels)], ids=["module", "function"])
+def test_a_module_of_pytorch_is_an_activation_by_one_line(module):
+    net = KafVGG(activation=from_module(module), image_size=8)
+    places = [m.module for m in net.modules() if isinstance(m, FromModule)]
+    assert len({id(place) for place in places}) == 7
+    assert net.activation_label == {"Mish": "Mish", "PReLU": "PReLU(num_parameters=32)"}[type(places[0]).__name__]
+    loss = torch.nn.functional.cross_entropy(net(torch.rand(2, 3, 8, 8)), torch.arange(2))
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("build", [KafVGG, KafResNet, LightNet, ResNet])
+def test_built_on_the_meta_device_and_loaded(build):
+    settings = {"image_size": 8, "activation": KAF, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    trained, images = build(**settings).eval(), torch.rand(2, 3, 8, 8)
+    with torch.device("meta"):
+        empty, assigned = build(**settings).eval(), build(**settings).eval()
+        assert empty(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+    empty.to_empty(device="cpu").load_state_dict(trained.state_dict())
+    assigned.load_state_dict(trained.state_dict(), assign=True)
+    assert torch.equal(empty(images), trained(images)) and torch.equal(assigned(images), trained(images))
 
 
 def test_each_place_has_its_own_activation():

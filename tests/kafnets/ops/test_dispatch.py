@@ -75,7 +75,7 @@ def test_forcing(monkeypatch):
     ):
         ops.engine_for(CPU)
     monkeypatch.setenv(dispatch.SETTING, "fast")
-    with pytest.raises(ValueError, match="KAFNETS_ENGINE must be one of native, triton, eager, got 'fast'"):
+    with pytest.raises(ValueError, match="KAFNETS_ENGINE must be one of native, triton, eager, reference, got 'fast'"):
         KAF(1)(torch.zeros(1, 1))
 
 

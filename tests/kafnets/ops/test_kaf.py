@@ -10,7 +10,7 @@ from kafnets.ops import gaussian_sum, tiling
 from kafnets.ops.uniform_recurrence import plan_recurrence
 
 
-@pytest.fixture(params=["native", "eager"], autouse=True)
+@pytest.fixture(params=["native", "eager", "reference"], autouse=True)
 def engine(request):
     """Every test runs on every engine of a CPU."""
     try:
@@ -44,6 +44,13 @@ def error(found, expected):
     return ((found.double() - expected).abs().amax(0) / expected.abs().amax(0)).max().item()
 
 
+@pytest.fixture
+def lean_engine(engine):
+    """For promises about memory and work, which the reference does not make."""
+    if engine == "reference":
+        pytest.skip("the reference leaves differentiation to PyTorch")
+
+
 @pytest.fixture(params=[True, False], ids=["grid", "no grid"])
 def on_grid(request):
     return request.param
@@ -70,7 +77,7 @@ def test_agrees_with_the_reference(size, dtype, scale, on_grid):
 
 
 @pytest.mark.parametrize("name", ["elu", "silu", "relu"])
-def test_large_ridge_coefficients(name, on_grid):
+def test_large_ridge_coefficients(name, on_grid, engine):
     dictionary, bandwidth = fixed()
     target = getattr(torch.nn.functional, name)
     alpha = functional.ridge(dictionary, bandwidth, target(dictionary)).float().unsqueeze(0)
@@ -81,7 +88,7 @@ def test_large_ridge_coefficients(name, on_grid):
     # float32 rounds a dictionary by up to 1.2e-7, which coefficients of 70 amplify; this error is not measured here
     small = (dictionary, bandwidth) if on_grid else (dictionary.float().double(), bandwidth.float().double())
     expected = functional.kaf(x.double(), alpha.double(), *small)
-    assert error(found, expected) < 5e-6
+    assert error(found, expected) < (1e-5 if engine == "reference" else 5e-6)
 
 
 @pytest.mark.parametrize("bandwidth", [1e-3, 0.05, 3.0, 100.0, 1e3])
@@ -229,7 +236,7 @@ def test_half_precision_is_storage_only(dtype, on_grid):
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_saves_no_large_tensor_but_x(free):
+def test_saves_no_large_tensor_but_x(free, lean_engine):
     dictionary, bandwidth = fixed(dtype=torch.float32)
     x, alpha = torch.randn(16, 4, 16, 16, requires_grad=True), torch.randn(4, 20, requires_grad=True)
     grid = None if free else ops.Grid.of(dictionary, bandwidth)
@@ -242,7 +249,7 @@ def test_saves_no_large_tensor_but_x(free):
     assert [t.data_ptr() for t in saved if t.numel() > 100] == [x.data_ptr()]
 
 
-def test_an_attack_computes_gradients_of_its_images_only(monkeypatch):
+def test_an_attack_computes_gradients_of_its_images_only(monkeypatch, lean_engine):
     wanted, original = [], gaussian_sum.sweep
     monkeypatch.setattr(gaussian_sum, "sweep", lambda *a: (wanted.append(a[-1]), original(*a))[1])
     dictionary, bandwidth = fixed(dtype=torch.float32)
