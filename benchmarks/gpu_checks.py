@@ -41,7 +41,7 @@ def every_activation() -> dict[str, Callable[[int], Activation]]:
     return {name: kind for name, kind in plain.items() if name not in NOT_PLAIN} | more | kernels
 
 
-KERNELS = ("Laplacian", "Matern32", "Matern52", "Periodic", "RationalQuadratic", "Triangular")
+KERNELS = ("Laplacian", "Matern32", "Matern52", "Periodic", "RationalQuadratic", "TriangularKernel")
 
 
 def on(device: torch.device, layer: nn.Module, x: Tensor) -> list[Tensor]:

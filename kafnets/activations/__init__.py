@@ -13,7 +13,7 @@ from kafnets.activations.kernels import (
     Matern52,
     Periodic,
     RationalQuadratic,
-    Triangular,
+    TriangularKernel,
 )
 from kafnets.activations.kwta import KWTA
 from kafnets.activations.lipschitz_spline import LipschitzSpline
@@ -60,6 +60,6 @@ __all__ = [
     "Softplus",
     "Spline",
     "Swish",
-    "Triangular",
+    "TriangularKernel",
     "from_module",
 ]

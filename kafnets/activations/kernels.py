@@ -298,7 +298,7 @@ class Periodic(Kernel):
         return f"Periodic(period={self.period:g})"
 
 
-class Triangular(Kernel):
+class TriangularKernel(Kernel):
     """``max(0, 1 - |t| / l)``, the linear B-spline: with ``l = step``, f interpolates its coefficients linearly.
 
     Rasmussen and Williams 2006, eq. 4.21 (D = 1, q = 0). The derivative at a knot is the mean of both sides.
@@ -308,7 +308,7 @@ class Triangular(Kernel):
 
     Example:
         >>> import torch
-        >>> Triangular()(torch.tensor([0.0, 0.5, 2.0]), torch.tensor(0.5))
+        >>> TriangularKernel()(torch.tensor([0.0, 0.5, 2.0]), torch.tensor(0.5))
         tensor([1.0000, 0.5000, 0.0000])
     """
 

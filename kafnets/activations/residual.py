@@ -87,11 +87,11 @@ class ResidualKAF(Activation):
         """Joint bounds for the identity; for another base the sum of both, which may be far above the truth."""
         if isinstance(self.base, Identity):
             return self.kaf.bounds(offset=1.0)
-        return _Sum(self.base.bounds(), self.kaf.bounds())
+        return _SummedBounds(self.base.bounds(), self.kaf.bounds())
 
 
 @dataclass(frozen=True)
-class _Sum:
+class _SummedBounds:
     """The bounds of a sum by the triangle inequality."""
 
     first: Bounds

@@ -60,12 +60,12 @@ def _tiled(
     x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     points, gamma = dictionary.reshape(-1, dictionary.shape[-1]), bandwidth.reshape(-1, 1)
-    (value,) = Tiled.apply(Fold(_Sum(kernel), (True, False, False, False), (0,)), x, alpha, points, gamma)
+    (value,) = Tiled.apply(Fold(_TiledKernelSum(kernel), (True, False, False, False), (0,)), x, alpha, points, gamma)
     return value
 
 
 @dataclass(frozen=True)
-class _Sum:
+class _TiledKernelSum:
     """The formula on one tile: from x ``(c, n)``, alpha and d ``(c or 1, D)``, gamma ``(c or 1, 1)`` to ``(c, n)``."""
 
     kernel: Callable[[Tensor, Tensor], Tensor]

@@ -7,7 +7,7 @@ import torch
 
 from kafnets import activations as act
 
-KERNELS = [act.Laplacian, act.Matern52, act.Periodic, act.Triangular]
+KERNELS = [act.Laplacian, act.Matern52, act.Periodic, act.TriangularKernel]
 CLASSES = {name: getattr(act, name) for name in act.__all__ if isinstance(getattr(act, name), type)}
 BUILDERS = {
     **{name: c for name, c in CLASSES.items() if issubclass(c, act.Activation)},

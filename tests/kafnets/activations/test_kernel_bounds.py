@@ -18,12 +18,12 @@ from kafnets.activations import (
     RationalQuadratic,
     ResidualKAF,
     Ridge,
-    Triangular,
+    TriangularKernel,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Ridge")
 SMOOTH = [Gaussian(), Matern32(), Matern52(), RationalQuadratic(), RationalQuadratic(0.1), Periodic()]
-EVERY = [*SMOOTH, Laplacian(), Triangular()]
+EVERY = [*SMOOTH, Laplacian(), TriangularKernel()]
 EVERYWHERE = (-math.inf, math.inf)
 
 
@@ -81,11 +81,11 @@ def test_bounds_are_small_far_from_the_dictionary():
     assert layer.lipschitz((1e6, math.inf)).max() < 1e-13
 
 
-@pytest.mark.parametrize("kernel", [Laplacian(), Triangular()], ids=repr)
+@pytest.mark.parametrize("kernel", [Laplacian(), TriangularKernel()], ids=repr)
 def test_kinks(kernel):
     torch.manual_seed(0)
     # spacing and length are powers of two: knots coincide
-    bandwidth = 2.0 if isinstance(kernel, Triangular) else 0.7
+    bandwidth = 2.0 if isinstance(kernel, TriangularKernel) else 0.7
     layer = KAF(3, kernel=kernel, num_dict=9, boundary=2.0, bandwidth=bandwidth)
     found = layer.lipschitz()
     truth = reached(layer, 1, count=400_000)
@@ -104,7 +104,7 @@ def test_kinks(kernel):
 
 def test_knots_an_ulp_apart_stay_sound():
     torch.manual_seed(0)
-    layer = KAF(5, kernel=Triangular())
+    layer = KAF(5, kernel=TriangularKernel())
     found = layer.lipschitz()
     x = (layer.dictionary.double()[:, None] + torch.linspace(-1e-7, 1e-7, 2001)).flatten()
     x = x.unsqueeze(1).repeat(1, 5).requires_grad_()

@@ -15,7 +15,7 @@ from kafnets.activations import (
     Periodic,
     RationalQuadratic,
     Ridge,
-    Triangular,
+    TriangularKernel,
 )
 
 EVERY = [
@@ -26,7 +26,7 @@ EVERY = [
     RationalQuadratic(),
     RationalQuadratic(0.3),
     Periodic(),
-    Triangular(),
+    TriangularKernel(),
 ]
 
 
@@ -109,7 +109,7 @@ def test_falls_to_zero_or_is_periodic(kernel):
 @pytest.mark.parametrize("target", [F.elu, F.silu], ids=["elu", "silu"])
 @pytest.mark.parametrize(
     "kernel",
-    [Gaussian(), Laplacian(), Matern32(), Matern52(), RationalQuadratic(), Triangular()],
+    [Gaussian(), Laplacian(), Matern32(), Matern52(), RationalQuadratic(), TriangularKernel()],
     ids=repr,
 )
 def test_the_default_bandwidth_fits_smooth_targets(kernel, target):
@@ -129,7 +129,7 @@ def test_a_kaf_with_this_kernel_is_the_formula(kernel, free):
 
 
 def test_triangular_interpolates_its_coefficients_linearly():
-    layer = KAF(1, kernel=Triangular(), num_dict=5, boundary=2.0)
+    layer = KAF(1, kernel=TriangularKernel(), num_dict=5, boundary=2.0)
     torch.testing.assert_close(layer(torch.arange(-2.0, 3.0)[:, None]), layer.alpha.T)
     half = layer(torch.tensor([[0.5]]))
     torch.testing.assert_close(half, layer.alpha[:, 2:4].mean().reshape(1, 1))
