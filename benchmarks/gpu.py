@@ -12,7 +12,6 @@ It needs torch, torchvision, pytorch-lightning, torchmetrics, scipy, scikit-lear
 
 import argparse
 import json
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ from kafnets.logits import is_correct
 from kafnets.metrics import wilson_interval
 from kafnets.objectives import Adversarial, Batch
 from kafnets.threat import ThreatModel
+from lightning_modules.provenance import code_version
 
 Build = Callable[[Callable[[int], Activation]], Backbone]
 
@@ -116,17 +116,6 @@ class Session:
         if not self.dry:
             nets |= {"PreActResNet18, ReLU": (resnet, ReLU), "PreActResNet18, KAF": (resnet, elu_kaf)}
         return nets
-
-
-def code_version() -> str:
-    """The commit, and whether files differ from it; 'unknown' outside a checkout."""
-    output = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
-        done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
-        if done.returncode:
-            return "unknown"
-        output.append(done.stdout.strip())
-    return output[0] + ("-dirty" if output[1] else "")
 
 
 def checks(session: Session, report: Report) -> None:
