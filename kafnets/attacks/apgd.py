@@ -105,7 +105,7 @@ class APGD(Attack):
         ``first`` is the number of the first estimate, from which a random estimator draws its numbers.
         """
         grad, logits, value = self.estimate(net, loss, start, labels, keys, first)
-        climb = self._climb.begin(self.norm, phase.eps, x, keys, start, grad, value)
+        climb = self._climb(self.norm, phase.eps, x, keys, start, grad, value)
         worst, reconsider = WorstCase(start, is_correct(logits, labels[0]), value), self._climb.checkpoints(phase.steps)
         for step in range(1, phase.steps + 1):
             if early_stop and is_sync_due(step - 1, x.device):

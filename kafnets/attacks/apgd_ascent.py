@@ -1,9 +1,9 @@
 """The two ascents of Auto-PGD: with momentum and halved steps, or along few pixels at a time."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import singledispatch
-from typing import Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,27 +47,33 @@ class Climb(ABC):
 
     Attributes:
         norm, eps: the ball.
-        index: int64 ``(n,)``, the numbers of the images in the batch.
         x: the images ``(n, ...)``.
         keys: int64 ``(n,)``.
         at, grad: the present point and its gradient.
         best, best_grad, best_loss: the point of the largest loss, its gradient and that loss ``(n,)``.
+        index: int64 ``(n,)``, the numbers of the images in the batch.
         step_size: ``(n,)``.
     """
 
+    first_step: ClassVar[float]
+    """The step size at the beginning, in units of eps."""
+
     norm: Norm
     eps: float
-    index: Tensor
     x: Tensor
     keys: Tensor
     at: Tensor
     grad: Tensor
-    best: Tensor
-    best_grad: Tensor
     best_loss: Tensor
-    step_size: Tensor
+    best: Tensor = field(init=False)
+    best_grad: Tensor = field(init=False)
+    index: Tensor = field(init=False)
+    step_size: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        self.best, self.best_grad = self.at, self.grad
+        self.index = torch.arange(len(self.x), device=self.x.device)
+        self.step_size = torch.full_like(self.best_loss, self.first_step * self.eps, dtype=self.x.dtype)
         self._project = self.norm.projection(self.x, self.eps)
 
     @classmethod
@@ -84,11 +90,6 @@ class Climb(ABC):
     @abstractmethod
     def checkpoints(steps: int) -> set[int]:
         """After which steps of a phase to call :meth:`reconsider`."""
-
-    @classmethod
-    @abstractmethod
-    def begin(cls, norm: Norm, eps: float, x: Tensor, keys: Tensor, at: Tensor, grad: Tensor, loss: Tensor) -> Self:
-        """A phase that begins at ``at``, with the gradient and the loss there."""
 
     @abstractmethod
     def move(self) -> None:
@@ -107,11 +108,11 @@ class Climb(ABC):
 
     def keep(self, chosen: Tensor) -> None:
         """Drop all images except those of these numbers, int64."""
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
             if isinstance(value, Tensor):
-                setattr(self, field.name, value[chosen])
-        self.__post_init__()
+                setattr(self, name, value[chosen])
+        self._project = self.norm.projection(self.x, self.eps)
 
     def _back_to_the_best(self, which: Tensor) -> None:
         self.at = torch.where(per_image(which, self.x), self.best, self.at)
@@ -122,13 +123,21 @@ class Climb(ABC):
 class MomentumClimb(Climb):
     """Steps of ``norm.step`` with momentum, halved where they stop helping (Croce and Hein 2020, algorithm 1)."""
 
-    before: Tensor
-    loss: Tensor
-    momentum: float
-    since: int
-    rises: Tensor
-    checked_loss: Tensor
-    halved: Tensor
+    first_step = 2.0
+
+    before: Tensor = field(init=False)
+    loss: Tensor = field(init=False)
+    momentum: float = field(init=False, default=1.0)  # none in the first step
+    since: int = field(init=False, default=0)
+    rises: Tensor = field(init=False)
+    checked_loss: Tensor = field(init=False)
+    halved: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.before, self.loss, self.checked_loss = self.at, self.best_loss, self.best_loss
+        self.rises = torch.zeros_like(self.best_loss, dtype=torch.int64)
+        self.halved = torch.ones_like(self.best_loss, dtype=torch.bool)
 
     @classmethod
     def phases(cls, eps: float, steps: int) -> list[Phase]:
@@ -144,30 +153,6 @@ class MomentumClimb(Climb):
     def checkpoints(steps: int) -> set[int]:
         """At shrinking distances, see :func:`checkpoints`."""
         return set(checkpoints(steps))
-
-    @classmethod
-    def begin(cls, norm: Norm, eps: float, x: Tensor, keys: Tensor, at: Tensor, grad: Tensor, loss: Tensor) -> Self:
-        """Steps of 2 eps at first; no momentum in the first step."""
-        return cls(
-            norm=norm,
-            eps=eps,
-            index=torch.arange(len(x), device=x.device),
-            x=x,
-            keys=keys,
-            at=at,
-            grad=grad,
-            best=at,
-            best_grad=grad,
-            best_loss=loss,
-            step_size=torch.full_like(loss, 2 * eps, dtype=x.dtype),
-            before=at,
-            loss=loss,
-            momentum=1.0,
-            since=0,
-            rises=torch.zeros_like(loss, dtype=torch.int64),
-            checked_loss=loss,
-            halved=torch.ones_like(loss, dtype=torch.bool),
-        )
 
     def move(self) -> None:
         """``project(x_t + a (z - x_t) + (1 - a) (x_t - x_{t-1}))`` with ``z`` the plain step, projected."""
@@ -207,7 +192,13 @@ class SparseClimb(Climb):
         changed: int64 ``(n,)``, in how many entries the best point differed from the image at the last checkpoint.
     """
 
-    changed: Tensor
+    first_step = 1.0
+
+    changed: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.changed = _changed(self.at, self.x)
 
     @classmethod
     def phases(cls, eps: float, steps: int) -> list[Phase]:
@@ -231,24 +222,6 @@ class SparseClimb(Climb):
         """Every 4 % of the steps."""
         every = max(4 * steps // 100, 1)
         return set(range(every, steps + 1, every))
-
-    @classmethod
-    def begin(cls, norm: Norm, eps: float, x: Tensor, keys: Tensor, at: Tensor, grad: Tensor, loss: Tensor) -> Self:
-        """Steps of eps at first."""
-        return cls(
-            norm=norm,
-            eps=eps,
-            index=torch.arange(len(x), device=x.device),
-            x=x,
-            keys=keys,
-            at=at,
-            grad=grad,
-            best=at,
-            best_grad=grad,
-            best_loss=loss,
-            step_size=torch.full_like(loss, eps, dtype=x.dtype),
-            changed=_changed(at, x),
-        )
 
     def move(self) -> None:
         """``project(x_t + step_size steepest(grad, 2/3 changed))``."""

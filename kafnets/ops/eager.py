@@ -3,22 +3,14 @@
 import torch
 from torch import Tensor
 
-from kafnets.ops.engine import Found, Wanted, arithmetic_dtype, slope_weights
+from kafnets.ops.engine import Engine, Found, Wanted, arithmetic_dtype, slope_weights
 from kafnets.ops.exponential_sum import ExponentialSum
 from kafnets.ops.tiling import ChannelRows, empty_dense, has_channels_last
-from kafnets.ops.uniform_recurrence import Grid, Recurrence, plan_recurrence
+from kafnets.ops.uniform_recurrence import Recurrence, plan_recurrence
 
 
-class EagerSweep:
-    """:class:`~kafnets.ops.engine.Engine` that cuts the input into pieces which stay in the cache."""
-
-    def __init__(self, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None = None) -> None:
-        self.dictionary, self.bandwidth, self.grid = dictionary, bandwidth, grid
-
-    @staticmethod
-    def can(dtype: torch.dtype, weight_powers: int, moment_powers: int) -> bool:
-        """Everything."""
-        return True
+class EagerSweep(Engine):
+    """Cuts the input into pieces which stay in the cache."""
 
     def sweep(
         self, x: Tensor, a: Tensor | None, v: Tensor | None, weights: Tensor | None, powers: int, *, want: Wanted

@@ -1,6 +1,6 @@
 """The interface of an engine: sums over Gaussians, their slope and their moments in one pass over the input."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ Wanted = tuple[bool, bool, bool]  # value, slope, moments
 Found = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """One way to compute the blocks of :mod:`kafnets.ops.gaussian_sum`, without gradients.
 
     Args:
@@ -20,12 +20,15 @@ class Engine(Protocol):
         grid: the same dictionary and bandwidth, if they are fixed and evenly spaced; that they agree is not checked.
     """
 
-    def __init__(self, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None = None) -> None: ...
+    def __init__(self, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None = None) -> None:
+        self.dictionary, self.bandwidth, self.grid = dictionary, bandwidth, grid
 
     @staticmethod
     def can(dtype: torch.dtype, weight_powers: int, moment_powers: int) -> bool:
         """Whether :meth:`sweep` supports these; the eager engine computes what another one does not support."""
+        return True
 
+    @abstractmethod
     def sweep(
         self, x: Tensor, a: Tensor | None, v: Tensor | None, weights: Tensor | None, powers: int, *, want: Wanted
     ) -> Found:

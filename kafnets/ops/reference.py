@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from kafnets import functional
-from kafnets.ops.engine import Found, Wanted, arithmetic_dtype, slope_weights
+from kafnets.ops.engine import Engine, Found, Wanted, arithmetic_dtype, slope_weights
 from kafnets.ops.tiling import has_channels_last
-from kafnets.ops.uniform_recurrence import Grid
 
 # in units of x: further out a kernel counts as 0; the square is still finite in float32
 FAR = 1e15
@@ -62,16 +61,8 @@ def gradients(
     return torch.func.vjp(of_wanted, *[inputs[i] for i in wanted])[1](cotangents)
 
 
-class ReferenceSweep:
-    """:class:`~kafnets.ops.engine.Engine` by broadcasting."""
-
-    def __init__(self, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None = None) -> None:
-        self.dictionary, self.bandwidth = dictionary, bandwidth
-
-    @staticmethod
-    def can(dtype: torch.dtype, weight_powers: int, moment_powers: int) -> bool:
-        """Everything."""
-        return True
+class ReferenceSweep(Engine):
+    """By broadcasting, in memory for ``D`` tensors like x."""
 
     def sweep(
         self, x: Tensor, a: Tensor | None, v: Tensor | None, weights: Tensor | None, powers: int, *, want: Wanted

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kafnets.ops.engine import Found, Wanted, arithmetic_dtype
+from kafnets.ops.engine import Engine, Found, Wanted, arithmetic_dtype
 from kafnets.ops.tiling import empty_dense
 from kafnets.ops.triton_kernels import exponential_sweep, recurrence_sweep, triton
 from kafnets.ops.triton_launch import Tensors, Tiles
@@ -67,31 +67,18 @@ def _probe(device: torch.device) -> tuple[bool, str]:
     return True, ""
 
 
-class TritonSweep:
-    """:class:`~kafnets.ops.engine.Engine` in Triton.
+class TritonSweep(Engine):
+    """Triton kernels.
 
     For a :class:`Grid` that has a :func:`plan_recurrence` and up to three powers it takes the recurrence, otherwise one
     exponential per value and dictionary point (with a second launch for moments of more than 64 numbers per channel).
     It never waits for the device.
-
-    Args:
-        dictionary: ``(D,)`` or ``(C, D)``.
-        bandwidth: gamma > 0, ``()`` or ``(C,)``, in 1 / (units of x)^2.
-        grid: the same dictionary and bandwidth, if they are fixed and evenly spaced; that they agree is not checked.
 
     Example:
         >>> engine = TritonSweep(torch.tensor([0.0, 1.0]), torch.tensor(1.0))
         >>> engine.can(torch.bfloat16, 1, 1)
         True
     """
-
-    def __init__(self, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None = None) -> None:
-        self.dictionary, self.bandwidth, self.grid = dictionary, bandwidth, grid
-
-    @staticmethod
-    def can(dtype: torch.dtype, weight_powers: int, moment_powers: int) -> bool:
-        """Everything."""
-        return True
 
     def sweep(
         self, x: Tensor, a: Tensor | None, v: Tensor | None, weights: Tensor | None, powers: int, *, want: Wanted

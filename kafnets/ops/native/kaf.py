@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kafnets.ops.engine import Found, Wanted, arithmetic_dtype
+from kafnets.ops.engine import Engine, Found, Wanted, arithmetic_dtype
 from kafnets.ops.native.build import BuildError, load
 from kafnets.ops.tiling import empty_dense, has_channels_last
-from kafnets.ops.uniform_recurrence import Grid, plan_recurrence
+from kafnets.ops.uniform_recurrence import plan_recurrence
 
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # What is built in: by the powers of the weights, how many powers of the moments are computed for how many wanted.
@@ -43,13 +43,10 @@ def library(march: str = "native") -> ctypes.CDLL:
     return found
 
 
-class NativeSweep:
-    """:class:`~kafnets.ops.engine.Engine` in C++: a recurrence on a grid, exponentials otherwise. CPU only."""
+class NativeSweep(Engine):
+    """C++: a recurrence on a grid, exponentials otherwise. CPU only."""
 
     march = "native"
-
-    def __init__(self, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None = None) -> None:
-        self.dictionary, self.bandwidth, self.grid = dictionary, bandwidth, grid
 
     @classmethod
     def describe(cls) -> str:

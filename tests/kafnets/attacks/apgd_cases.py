@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from kafnets.attacks import APGD
+
 
 class AlikeLinear(nn.Linear):
     """Rounds the same in every batch, unlike matrix products, so that long ascents do not diverge."""
@@ -35,3 +37,21 @@ def pad_with_a_winner(logits):
 
 def ignoring_the_winner(loss):
     return lambda logits, winner, y: loss(logits[:, :-1], y)
+
+
+def watched_ascent(net, x, y, keys, *, climb, before_move, **settings):
+    """The points of largest loss of an ascent in which every image counts as correct.
+
+    ``before_move`` is called with the :class:`climb` before each step.
+    """
+
+    class Watched(climb):
+        def move(self):
+            before_move(self)
+            super().move()
+
+    attack = APGD(**settings)
+    attack._climb = Watched
+    labels = (torch.full_like(y, net(x).shape[1]), y)
+    loss = ignoring_the_winner(attack.loss)
+    return attack.climb(lambda x: pad_with_a_winner(net(x)), loss, x, labels, keys, early_stop=False)

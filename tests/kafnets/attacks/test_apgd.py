@@ -11,7 +11,7 @@ from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy, dlr, margin
 
-from .apgd_cases import ignoring_the_winner, linear, pad_with_a_winner, wavy_net
+from .apgd_cases import linear, watched_ascent, wavy_net
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,17 @@ def test_every_image_follows_the_algorithm(norm, loss):
     x, keys = torch.rand(n, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(n)
     y = net(x).argmax(1)
     etas = []
-
-    class Watched(MomentumClimb):
-        def move(self):
-            etas.append(self.step_size.clone())
-            super().move()
-
-    attack = APGD(eps=eps, steps=steps, norm=norm, loss=loss)
-    attack._climb = Watched
-    # all images count as correct, so that the point of the largest loss is returned
-    found = attack.climb(
-        lambda x: pad_with_a_winner(net(x)),
-        ignoring_the_winner(loss),
+    found = watched_ascent(
+        net,
         x,
-        (torch.full((n,), 5), y),
+        y,
         keys,
-        early_stop=False,
+        climb=MomentumClimb,
+        before_move=lambda climb: etas.append(climb.step_size.clone()),
+        eps=eps,
+        steps=steps,
+        norm=norm,
+        loss=loss,
     )
     starts = norm.random_start(x, eps, keys)
     for i in range(n):

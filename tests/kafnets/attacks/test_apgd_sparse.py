@@ -11,7 +11,7 @@ from kafnets.keyed_random import normal
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy, dlr, margin
 
-from .apgd_cases import ignoring_the_winner, linear, pad_with_a_winner, wavy_net
+from .apgd_cases import linear, watched_ascent, wavy_net
 
 
 def sparse_by_hand(net, loss, eps, steps, x, y, start):
@@ -56,21 +56,17 @@ def test_in_l1_every_image_follows_the_algorithm_of_its_own(loss, steps):
     net, n, eps = wavy_net(), 12, 1.0
     x, keys = torch.rand(n, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(n)
     y, record = net(x).argmax(1), []
-
-    class Watched(SparseClimb):
-        def move(self):
-            record.append((self.step_size.clone(), (2 * self.changed / 3).ceil().clamp_min(1)))
-            super().move()
-
-    attack = APGD(eps=eps, steps=steps, norm=L1(), loss=loss)
-    attack._climb = Watched
-    found = attack.climb(
-        lambda x: pad_with_a_winner(net(x)),
-        ignoring_the_winner(loss),
+    found = watched_ascent(
+        net,
         x,
-        (torch.full((n,), 5), y),
+        y,
         keys,
-        early_stop=False,
+        climb=SparseClimb,
+        before_move=lambda climb: record.append((climb.step_size.clone(), (2 * climb.changed / 3).ceil().clamp_min(1))),
+        eps=eps,
+        steps=steps,
+        norm=L1(),
+        loss=loss,
     )
     starts = L1().project(x + normal(keys, (8,)).double(), x, 3 * eps)
     for i in range(n):

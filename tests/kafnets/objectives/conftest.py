@@ -44,3 +44,18 @@ def make_net():
 @pytest.fixture
 def make_batch():
     return build_batch
+
+
+def check_official(ours, terms, theirs, loss, inputs, *, rtol, atol):
+    """That an objective has the inputs, loss and gradients of the authors' algorithm on the same network."""
+    torch.testing.assert_close(terms.inputs, inputs, rtol=0, atol=10 * atol)
+    torch.testing.assert_close(terms.loss, loss, rtol=rtol / 100, atol=0)
+    loss.backward()
+    terms.loss.backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=rtol, atol=atol)
+
+
+@pytest.fixture
+def assert_official():
+    return check_official

@@ -60,18 +60,13 @@ def official(net, x, y, *, start, step_size, eps, steps, beta):
     return natural + beta * robust, x_adv
 
 
-def test_loss_and_gradients_equal_the_official_algorithm(make_net, make_batch):
+def test_loss_and_gradients_equal_the_official_algorithm(make_net, make_batch, assert_official):
     batch = make_batch(8, threat=ThreatModel(eps=0.031), dtype=torch.float64)
     start = START * normal(image_keys(batch.keys, 0), batch.x.shape[1:]).double()
     theirs, ours = make_net().double(), make_net().double()
     expected, x_adv = official(theirs, batch.x, batch.y, start=start, step_size=0.007, eps=0.031, steps=10, beta=6.0)
     terms = TRADES()(ours, batch)
-    torch.testing.assert_close(terms.inputs, x_adv, rtol=0, atol=1e-8)
-    torch.testing.assert_close(terms.loss, expected, rtol=1e-8, atol=0)
-    expected.backward()
-    terms.loss.backward()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-10)
+    assert_official(ours, terms, theirs, expected, x_adv, rtol=1e-6, atol=1e-10)
 
 
 def test_the_step_size_is_proportional_to_eps():

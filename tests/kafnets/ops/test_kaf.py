@@ -9,6 +9,8 @@ from kafnets.activations import KAF, Normal
 from kafnets.ops import gaussian_sum, tiling
 from kafnets.ops.uniform_recurrence import plan_recurrence
 
+from .layouts import LAYOUTS, randn
+
 
 @pytest.fixture(params=["native", "eager", "reference"], autouse=True)
 def engine(request):
@@ -193,18 +195,12 @@ SHAPES += [(70, 37), (3, 20, 18, 19), (2, 16, 3, 3)]  # more than whole tiles an
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "transposed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_shapes_and_layouts(shape, layout, on_grid, monkeypatch):
     monkeypatch.setattr(tiling, "CPU_CHUNK", 100)
     if math.prod(shape) > 10_000:
         monkeypatch.setattr(tiling, "CPU_CHUNK", 5000)
-    x = torch.randn(shape, dtype=torch.float64)
-    if layout == "channels_last":
-        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-    elif layout == "sliced":
-        x = torch.randn(*shape[:-1], 2 * shape[-1], dtype=torch.float64)[..., ::2]
-    elif layout == "transposed":
-        x = torch.randn(shape[1], shape[0], *shape[2:], dtype=torch.float64).transpose(0, 1)
+    x = randn(shape, layout)
     dictionary, bandwidth = fixed(6)
     alpha, v = torch.randn(shape[1], 6, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
     grid = ops.Grid.of(dictionary, bandwidth) if on_grid else None

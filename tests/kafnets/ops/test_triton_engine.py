@@ -15,6 +15,8 @@ from kafnets.ops.eager import EagerSweep
 from kafnets.ops.triton_engine import TritonSweep, available
 from kafnets.ops.uniform_recurrence import Grid
 
+from .layouts import LAYOUTS, randn
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 ALL = (True, True, True)
@@ -90,17 +92,11 @@ SHAPES = [(7, 3), (2, 3, 5), (2, 3, 4, 4), (2, 3, 2, 1, 3), (40, 1)]
 
 @on_device
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "transposed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_shapes_and_layouts(shape, layout):
     torch.manual_seed(0)
     points, gamma, grid = dictionaries("grid", 2)
-    x = torch.randn(shape, dtype=torch.float64)
-    if layout == "channels_last":
-        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-    elif layout == "sliced":
-        x = torch.randn(*shape[:-1], 2 * shape[-1], dtype=torch.float64)[..., ::2]
-    elif layout == "transposed":
-        x = torch.randn(shape[1], shape[0], *shape[2:], dtype=torch.float64).transpose(0, 1)
+    x = randn(shape, layout)
     a, v = torch.randn(shape, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64).expand(shape[:2])
     v = v.reshape(*shape[:2], *(1 for _ in shape[2:])).expand(shape)
     weights = torch.randn(1, shape[1], 2, dtype=torch.float64)
