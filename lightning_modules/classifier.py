@@ -11,15 +11,17 @@ from torchmetrics import MeanMetric
 
 from kafnets import objectives
 from kafnets.attacks import PGD, Attack
+from kafnets.attacks.base import Loss
 from kafnets.backbones import Backbone
+from kafnets.described import in_words
 from kafnets.keyed_random import image_keys
 from kafnets.logits import check_logits, is_correct
-from kafnets.losses import cross_entropy
+from kafnets.losses import LabelSmoothing, cross_entropy
 from kafnets.metrics import RobustAccuracy
 from kafnets.objectives import Objective, Terms
+from kafnets.parameter_filters import all_parameters
 from kafnets.schedules import Constant, Schedule
 from kafnets.threat import ThreatModel
-from lightning_modules.decay_filters import all_parameters
 from lightning_modules.measuring import in_float32
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -67,6 +69,10 @@ class Classifier(LightningModule):
         optimizer: builds the optimizer from parameter groups; the schedule multiplies its ``lr``, and its
             ``weight_decay`` applies only to the parameters that ``decay_filter`` returns.
         schedule: maps the fractional epoch to a multiplier of the learning rate.
+        loss: the classification loss that the objective minimises, ``(logits (N, classes), y (N,)) -> (N,)``; the
+            cross-entropy by default. Evaluations always report the cross-entropy.
+        eps_schedule: maps the fractional epoch to a multiplier of the threat model's eps in training steps, such as
+            :class:`~kafnets.schedules.WarmUp`. Attacks that state their own eps do not follow it.
         decay_filter: a function of the network that returns the parameters to decay.
         val_attack: the attack of ``val/robust_accuracy``; it runs every epoch, so it should be cheap.
         val_images: number of validation images attacked, >= 1.
@@ -90,6 +96,8 @@ class Classifier(LightningModule):
         threat: ThreatModel | None = None,
         optimizer: OptimizerCallable = torch.optim.SGD,
         schedule: Schedule | None = None,
+        loss: Loss | LabelSmoothing = cross_entropy,
+        eps_schedule: Schedule | None = None,
         decay_filter: Callable[[nn.Module], Iterable[Tensor]] = all_parameters,
         val_attack: Attack | None = None,
         val_images: int = 500,
@@ -107,6 +115,8 @@ class Classifier(LightningModule):
         self.threat = threat or ThreatModel()
         self.optimizer = optimizer
         self.schedule = schedule or Constant()
+        self.loss = loss
+        self.eps_schedule = eps_schedule or Constant()
         self.decay_filter = decay_filter
         self.val_attack = self._measuring("val_attack", val_attack or PGD(steps=10))
         self.val_images = val_images
@@ -134,10 +144,15 @@ class Classifier(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def labels(self) -> dict[str, Any]:
-        """Return the scalars by which runs are compared: activation, backbone, objective, norm, eps, seed."""
+        """Return the scalars by which runs are compared: activation, backbone, objective, loss, norm, eps, seed."""
         net, threat = self.net, self.threat
         names = {"activation": net.activation_label, "backbone": net.label, "objective": self.objective.label}
-        return names | {"norm": type(threat.norm).__name__, "eps": threat.eps, "seed": self.seed}
+        return names | {
+            "loss": in_words(self.loss),
+            "norm": type(threat.norm).__name__,
+            "eps": threat.eps,
+            "seed": self.seed,
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it."""
@@ -145,7 +160,8 @@ class Classifier(LightningModule):
         keys = image_keys(index, self.seed, TRAIN, self.current_epoch)
         if self._replay:
             keys = image_keys(keys, self._replay)
-        known = objectives.Batch(x, y, keys, self._fractional_epoch(batch_idx), self.threat)
+        epoch = self._fractional_epoch(batch_idx)
+        known = objectives.Batch(x, y, keys, epoch, self._threat_at(epoch), self.loss)
         terms = self.objective(self.net, known)
         check_logits(terms.logits, y)
         self.inputs = terms.inputs  # FiniteLoss needs them if the loss is not finite
@@ -155,6 +171,9 @@ class Classifier(LightningModule):
         values = {f"train/{name}": value for name, value in values.items()}
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
         return terms.loss
+
+    def _threat_at(self, epoch: float) -> ThreatModel:
+        return ThreatModel(self.threat.norm, self.threat.eps * self.eps_schedule(epoch, self.trainer.max_epochs or 1))
 
     def on_after_backward(self) -> None:
         """Call the objective's ``after_backward``."""

@@ -196,7 +196,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(flags: list[str], answer: str,
         ("model.net.activation=Silu", f"'Silu' {UNKNOWN}; did you mean SiLU?"),
         ("model.net.activation.kernel=laplacian", f"'laplacian' {UNKNOWN}; did you mean Laplacian?"),
         ("model.optimizer=sgd", f"'sgd' {UNKNOWN}; did you mean SGD?"),
-        ("model.decay_filter=kernels", "did you mean lightning_modules.decay_filters.kernels?"),
+        ("model.decay_filter=kernels", "did you mean kafnets.parameter_filters.kernels?"),
         ("model.test_attack.loss=kafnets.losses.margn", "did you mean kafnets.losses.margin?"),
     ],
 )

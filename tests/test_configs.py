@@ -19,7 +19,7 @@ NETWORKS = [
     *("kafvgg", "kafvgg_elu", "kafvgg_swish", "kafvgg_free", "vgg_relu", "vgg_elu", "vgg_swish", "vgg_kwta"),
     *("kafresnet20", "resnet20_relu", "resnet20_swish", "preactresnet18", "lightnet"),
 ]
-TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align"]
+TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align", "n_fgsm", "free_at", "mart", "awp"]
 SHORTCUTS = [
     *("kafvgg_fast_at", "kafresnet20_fast_at", "vgg_relu_fast_at", "resnet20_relu_fast_at", "preactresnet18_fast_at"),
     *("kafvgg_short_fast_at", "vgg_relu_short_fast_at"),
@@ -40,6 +40,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
         "model.init_args.net.init_args.image_size": 8,
     },
     "cifar10_jpeg": {"data.class_path": "ImageFolder", "data.init_args.batch_size": 128},
+    "label_smoothing": {"model.init_args.loss.class_path": "LabelSmoothing"},
     "cpu": {"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.precision": "32-true"},
     "gpu": {"trainer.accelerator": "gpu", "trainer.devices": 1, "trainer.precision": "bf16-mixed"},
     "ddp": {"trainer.strategy": "ddp", "trainer.devices": 2},
@@ -115,7 +116,9 @@ def test_an_overlay_has_its_effect_on_every_recipe(overlay: str):
 
 
 # overlays that go together, so that every one of them is parsed over every network
-@pytest.mark.parametrize("overlays", [["short", "cifar10_jpeg", "ddp", "wandb"], ["eval_full", "gpu"]], ids="+".join)
+@pytest.mark.parametrize(
+    "overlays", [["short", "cifar10_jpeg", "label_smoothing", "ddp", "wandb"], ["eval_full", "gpu"]], ids="+".join
+)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_overlays_are_valid_over_every_network(network: str, overlays: list[str]):
     config = parsed(network, "fast_at", *overlays)

@@ -70,7 +70,8 @@ class Attack(Described, ABC):
       all restarts: a misclassified one if there was any, otherwise the one of the largest loss. An image leaves the
       search once it is misclassified; one that is misclassified without a perturbation is returned as it is. More
       restarts never find fewer errors.
-    - ``attack.craft(net, x, y)`` makes images to train on: one start per image, and every image takes every step.
+    - ``attack.craft(net, x, y)`` makes images to train on: one start per image, and by default every image takes every
+      step.
 
     Both return images in the eps-ball around ``x`` and in [0, 1] exactly, in the dtype of ``x``; ``y`` are the true
     classes; the network is unchanged afterwards: modes, buffers, ``.grad`` and ``requires_grad``.
@@ -170,9 +171,16 @@ class Attack(Described, ABC):
             return self._worst_of_restarts(EvaluatedNet(net, y, str(self)), x, y, keys)
 
     def craft(
-        self, net: Net, x: Tensor, target: Tensor, *, keys: Tensor | None = None, eval_mode: bool = False
+        self,
+        net: Net,
+        x: Tensor,
+        target: Tensor,
+        *,
+        keys: Tensor | None = None,
+        eval_mode: bool = False,
+        stop_when_fooled: bool = False,
     ) -> Tensor:
-        """Perturb a batch to train on it: one start per image, and every image takes every step.
+        """Perturb a batch to train on it: one start per image, and by default every image takes every step.
 
         Args:
             net, x, keys: as when called.
@@ -181,6 +189,8 @@ class Attack(Described, ABC):
             eval_mode: True attacks the network in evaluation mode. False leaves every module in the mode it is in: in
                 a training step, batch norm uses the statistics of the batch and dropout is active. Running statistics
                 are restored afterwards in either case.
+            stop_when_fooled: True leaves an image at the first iterate that is misclassified. ``target`` must be
+                classes.
 
         Returns:
             Images of the shape, dtype and device of ``x``.
@@ -192,14 +202,14 @@ class Attack(Described, ABC):
             raise ValueError(f"{self}: training takes one start per image, got restarts={self.restarts}; leave it out")
         check_images(x)
         soft = target.is_floating_point() and target.dim() == 2 and len(target) == len(x)
-        if not (soft and self.soft_targets):
+        if not (soft and self.soft_targets) or stop_when_fooled:
             check_classes(x, target)
         keys = keys_for(x, keys)
         if len(x) == 0:
             return x.clone()
         with preserve_state(net, eval_mode=eval_mode):
             x, target, keys = x.detach().clone(), target.detach().clone(), keys.clone()
-            return self.run(TrainedNet(net, target), x, target, image_keys(keys, 0), early_stop=False)
+            return self.run(TrainedNet(net, target), x, target, image_keys(keys, 0), early_stop=stop_when_fooled)
 
     @abstractmethod
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:

@@ -88,11 +88,18 @@ class BPDA(Attack):
             return self.attack(net, x, y, keys=keys)
 
     def craft(
-        self, net: Net, x: Tensor, target: Tensor, *, keys: Tensor | None = None, eval_mode: bool = False
+        self,
+        net: Net,
+        x: Tensor,
+        target: Tensor,
+        *,
+        keys: Tensor | None = None,
+        eval_mode: bool = False,
+        stop_when_fooled: bool = False,
     ) -> Tensor:
         """Craft with the attack."""
         with self._replaced(net):
-            return self.attack.craft(net, x, target, keys=keys, eval_mode=eval_mode)
+            return self.attack.craft(net, x, target, keys=keys, eval_mode=eval_mode, stop_when_fooled=stop_when_fooled)
 
     @contextmanager
     def _replaced(self, net: Net) -> Iterator[None]:

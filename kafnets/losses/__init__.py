@@ -3,6 +3,7 @@
 from kafnets.losses.cross_entropy import cross_entropy
 from kafnets.losses.dlr import dlr, targeted_dlr
 from kafnets.losses.kl_divergence import kl_divergence
+from kafnets.losses.label_smoothing import LabelSmoothing
 from kafnets.losses.margin import margin
 
-__all__ = ["cross_entropy", "dlr", "kl_divergence", "margin", "targeted_dlr"]
+__all__ = ["LabelSmoothing", "cross_entropy", "dlr", "kl_divergence", "margin", "targeted_dlr"]

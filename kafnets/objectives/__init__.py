@@ -1,9 +1,25 @@
 """Objectives: what one training step minimises; one paper per file."""
 
 from kafnets.objectives.adversarial import Adversarial
+from kafnets.objectives.awp import AWP
 from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.objectives.clean import Clean
+from kafnets.objectives.free import Free
 from kafnets.objectives.grad_align import GradAlign
+from kafnets.objectives.mart import MART
+from kafnets.objectives.n_fgsm import NFGSM
 from kafnets.objectives.trades import TRADES
 
-__all__ = ["TRADES", "Adversarial", "Batch", "Clean", "GradAlign", "Objective", "Terms"]
+__all__ = [
+    "AWP",
+    "MART",
+    "NFGSM",
+    "TRADES",
+    "Adversarial",
+    "Batch",
+    "Clean",
+    "Free",
+    "GradAlign",
+    "Objective",
+    "Terms",
+]

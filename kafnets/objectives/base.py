@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from kafnets.attacks.base import Net
+from kafnets.attacks.base import Loss, Net
 from kafnets.described import Described
+from kafnets.losses import cross_entropy
 from kafnets.threat import ThreatModel
 
 
@@ -19,6 +20,7 @@ class Batch(NamedTuple):
         keys: int64 ``(N,)``, from which the random numbers of each image are drawn; other ones in every epoch.
         epoch: progress of training in epochs, fractional.
         threat: the threat model of this step.
+        loss: the classification loss of the run, ``(logits (N, classes), y (N,)) -> (N,)``.
     """
 
     x: Tensor
@@ -26,6 +28,7 @@ class Batch(NamedTuple):
     keys: Tensor
     epoch: float
     threat: ThreatModel
+    loss: Loss = cross_entropy
 
 
 class Terms(NamedTuple):

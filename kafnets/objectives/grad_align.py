@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from kafnets.attacks.base import Loss, Net, positive_and_finite
+from kafnets.attacks.base import Net, positive_and_finite
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.keyed_random import image_keys
-from kafnets.losses import cross_entropy
 from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.threat import per_image
 
@@ -27,7 +26,6 @@ class GradAlign(Objective):
     Args:
         weight: weight of the misalignment, > 0.
         alpha: length of FGSM's step as a multiple of eps, > 0.
-        loss: ``(logits (N, classes), y (N,)) -> (N,)``; the cross-entropy by default.
 
     Raises:
         ValueError: if a setting is out of its range, or (when called) if the network was compiled.
@@ -37,23 +35,22 @@ class GradAlign(Objective):
         GradAlign GradAlign(weight=2)
     """
 
-    def __init__(self, *, weight: float = 0.2, alpha: float = 1.0, loss: Loss = cross_entropy) -> None:
+    def __init__(self, *, weight: float = 0.2, alpha: float = 1.0) -> None:
         super().__init__()
         self.weight = positive_and_finite("weight", weight, "; the authors use 0.2 at eps 8/255")
         self.alpha = positive_and_finite("alpha", alpha)
-        self.image_loss = loss
 
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return FGSM's images."""
-        return self._step(batch, self._gradient(net, batch.x, batch.y))
+        return self._step(batch, self._gradient(net, batch, batch.x))
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the mean loss on ``inputs`` plus the weighted misalignment."""
-        return self._terms(net, batch, inputs, self._gradient(net, batch.x, batch.y))
+        return self._terms(net, batch, inputs, self._gradient(net, batch, batch.x))
 
     def forward(self, net: Net, batch: Batch) -> Terms:
         """Run both stages; they share the gradient at the clean images."""
-        here = self._gradient(net, batch.x, batch.y)
+        here = self._gradient(net, batch, batch.x)
         return self._terms(net, batch, self._step(batch, here), here)
 
     def _step(self, batch: Batch, gradient: Tensor) -> Tensor:
@@ -63,18 +60,18 @@ class GradAlign(Objective):
     def _terms(self, net: Net, batch: Batch, inputs: Tensor, here: Tensor) -> Terms:
         ball = batch.threat
         near = ball.norm.random_start(batch.x.detach(), ball.eps, image_keys(batch.keys, 1))
-        cosine, usable = _cosine(here, self._gradient(net, near, batch.y, create_graph=True))
+        cosine, usable = _cosine(here, self._gradient(net, batch, near, create_graph=True))
         alignment = (cosine * usable).sum() / usable.sum().clamp_min(1)
         logits = net(inputs)
-        loss = self.image_loss(logits, batch.y).mean() + self.weight * (1 - alignment)
+        loss = batch.loss(logits, batch.y).mean() + self.weight * (1 - alignment)
         return Terms(loss, logits, inputs, {"gradient_alignment": alignment.detach()})
 
-    def _gradient(self, net: Net, x: Tensor, y: Tensor, *, create_graph: bool = False) -> Tensor:
+    def _gradient(self, net: Net, batch: Batch, x: Tensor, *, create_graph: bool = False) -> Tensor:
         """Return the gradient of the summed loss, in training-step mode; running statistics do not change."""
         _refuse_compiled(net)
         with preserve_state(net, eval_mode=False):
             x = x.detach().clone().requires_grad_(True)
-            value = self.image_loss(net(x), y).sum()
+            value = batch.loss(net(x), batch.y).sum()
             return torch.autograd.grad(value, x, create_graph=create_graph)[0]
 
 

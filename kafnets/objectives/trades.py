@@ -3,15 +3,11 @@
 import torch
 from torch import Tensor
 
-from kafnets.attacks import PGD
 from kafnets.attacks.base import Net, at_least_one, positive_and_finite
 from kafnets.attacks.preserve_state import preserve_state
-from kafnets.keyed_random import normal
-from kafnets.losses import cross_entropy, kl_divergence
+from kafnets.losses import kl_divergence
 from kafnets.objectives.base import Batch, Objective, Terms
-
-START = 0.001  # standard deviation of the noise that the attack starts from, in input units
-STEP = 0.007 / 0.031  # length of a step, times eps: the official 0.007 at the official eps of 0.031
+from kafnets.objectives.nearby_start import NearbyStart
 
 
 class TRADES(Objective):
@@ -47,7 +43,7 @@ class TRADES(Objective):
     ) -> None:
         super().__init__()
         self.beta = positive_and_finite("beta", beta, "; the official value is 6")
-        self.attack = _FromNearby(step_size=step_size, steps=at_least_one("steps", steps), loss=kl_divergence)
+        self.attack = NearbyStart(step_size=step_size, steps=at_least_one("steps", steps), loss=kl_divergence)
         self.eval_mode = eval_mode
 
     def craft(self, net: Net, batch: Batch) -> Tensor:
@@ -58,20 +54,9 @@ class TRADES(Objective):
         return attack.craft(net, batch.x, clean, keys=batch.keys, eval_mode=self.eval_mode)
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
-        """Return the clean cross-entropy plus the weighted divergence; the logits are those of ``inputs``."""
+        """Return the clean loss plus the weighted divergence; the logits are those of ``inputs``."""
         clean, attacked = net(batch.x), net(inputs)
-        natural = cross_entropy(clean, batch.y).mean()
+        natural = batch.loss(clean, batch.y).mean()
         divergence = kl_divergence(attacked, clean).mean()
         log = {"natural_loss": natural.detach(), "kl_divergence": divergence.detach()}
         return Terms(natural + self.beta * divergence, attacked, inputs, log)
-
-
-class _FromNearby(PGD):
-    """PGD that starts next to the image: at the image itself, the gradient of the divergence is zero."""
-
-    @property
-    def step_size(self) -> float:
-        return STEP * self.eps if self._own_step is None else self._own_step
-
-    def start(self, x: Tensor, keys: Tensor) -> Tensor:
-        return x + START * normal(keys, x.shape[1:]).to(x.dtype)

@@ -18,7 +18,7 @@ _PACKAGES = (
     "datamodules",
     "lightning_modules",
     "lightning_modules.callbacks",
-    "lightning_modules.decay_filters",
+    "kafnets.parameter_filters",
     "torch.optim",
 )
 # arguments that the caller supplies: channels of an activation, parameters of an optimizer

@@ -8,9 +8,9 @@ from torch import nn
 from kafnets.activations import KAF
 from kafnets.attacks import FGSM, L2, PGD
 from kafnets.objectives import TRADES, Adversarial, Clean, GradAlign
+from kafnets.parameter_filters import all_parameters, dense_kernels, kernels
 from kafnets.schedules import Triangular
 from kafnets.threat import ThreatModel
-from lightning_modules.decay_filters import all_parameters, dense_kernels, kernels
 
 
 class Steps(Callback):

@@ -8,7 +8,7 @@ from torch import nn
 
 from kafnets.attacks import PGD
 from kafnets.losses import margin
-from kafnets.objectives import TRADES, Adversarial, Clean, GradAlign
+from kafnets.objectives import AWP, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
 from kafnets.threat import L2, ThreatModel
 
 OBJECTIVES = {
@@ -19,7 +19,13 @@ OBJECTIVES = {
     "trades": lambda: TRADES(steps=3),
     "trades_train": lambda: TRADES(steps=3, eval_mode=False),
     "grad_align": GradAlign,
+    "n_fgsm": NFGSM,
+    "mart": lambda: MART(steps=3),
+    "awp": lambda: AWP(objective=Adversarial(attack=PGD(steps=3))),
+    "free": Free,
 }
+# the first step of Free is clean
+UNPERTURBED = (Clean, Free)
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
@@ -44,17 +50,18 @@ def test_a_step_reaches_every_parameter_and_changes_nothing_else(objective, acti
     assert terms.loss.dim() == 0 and torch.isfinite(terms.loss)
     assert terms.logits.shape == (6, 5)
     size = threat.norm.size(terms.inputs - batch.x)
-    assert size.max() <= threat.eps and terms.inputs.min() >= 0 and terms.inputs.max() <= 1
-    assert (size.min() > 0.1 * threat.eps) == (not isinstance(objective, Clean))
-    assert not terms.inputs.requires_grad and all(not value.requires_grad for value in terms.log.values())
+    reach = 3 if isinstance(objective, NFGSM) else 1
+    assert size.max() <= reach * threat.eps * (1 + 1e-6) and terms.inputs.min() >= 0 and terms.inputs.max() <= 1
+    assert (size.min() > 0.1 * threat.eps) == (not isinstance(objective, UNPERTURBED))
+    assert terms.inputs.is_leaf and all(not value.requires_grad for value in terms.log.values())
     terms.loss.backward()
     for name, parameter in parameters.items():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0 or name == "0.bias", name  # batch norm cancels this bias
 
 
-# GradAlign's first gradient is a constant by definition: see test_grad_align
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "grad_align"])
+# GradAlign's first gradient and AWP's shift are constants by definition: see test_grad_align and test_awp
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name not in ("grad_align", "awp")])
 def test_the_gradient_is_that_of_the_loss_in_double_precision(objective, make_net, make_batch):
     net, batch, objective = make_net("kaf").double(), make_batch(dtype=torch.float64), OBJECTIVES[objective]()
     inputs = objective.craft(net, batch)
@@ -84,7 +91,7 @@ def test_the_noise_depends_on_the_keys_only(objective, make_net, make_batch):
         torch.manual_seed(seed)
         found.append(objective(make_net(), batch._replace(keys=keys)))
     assert torch.equal(found[0].loss, found[1].loss) and torch.equal(found[0].inputs, found[1].inputs)
-    if not isinstance(objective, Clean):
+    if not isinstance(objective, UNPERTURBED):
         assert not torch.equal(found[0].loss, found[2].loss)
 
 
@@ -103,7 +110,7 @@ def test_craft_then_loss_equals_forward(objective, make_net, make_batch):
 def test_only_training_passes_update_running_statistics(objective, make_net, make_batch):
     net, batch = make_net(), make_batch()
     OBJECTIVES[objective]()(net, batch)
-    assert net[1].num_batches_tracked == (2 if objective.startswith("trades") else 1)
+    assert net[1].num_batches_tracked == (2 if objective.startswith(("trades", "mart")) else 1)
 
 
 @every_objective
@@ -117,7 +124,7 @@ def test_under_bf16_autocast(objective, activation, make_net, make_batch):
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("objective", ["clean", "fast_at", "trades", "grad_align"])
+@pytest.mark.parametrize("objective", ["clean", "fast_at", "trades", "grad_align", "n_fgsm", "mart", "awp", "free"])
 def test_descent_lowers_the_loss(objective, make_net, make_batch):
     net, batch, objective = make_net(), make_batch(32), OBJECTIVES[objective]()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
@@ -131,9 +138,9 @@ def test_descent_lowers_the_loss(objective, make_net, make_batch):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_the_loss_argument_is_minimised(make_net, make_batch):
-    batch = make_batch()
-    for objective in (Clean(loss=margin), Adversarial(loss=margin), GradAlign(loss=margin, weight=1e-9)):
+def test_the_loss_of_the_run_is_minimised(make_net, make_batch):
+    batch = make_batch()._replace(loss=margin)
+    for objective in (Clean(), Adversarial(), NFGSM(), Free(), GradAlign(weight=1e-9)):
         terms = objective(make_net(), batch)
         assert terms.loss.item() == pytest.approx(margin(terms.logits, batch.y).mean().item(), rel=1e-5)
 
@@ -157,6 +164,19 @@ def test_already_misclassified_images_are_attacked_in_training_too(make_net, mak
     assert (inputs != batch.x).flatten(1).any(1).all()
 
 
+def test_friendly_images_are_those_of_the_first_error(make_net, make_batch):
+    net, batch = make_net(), make_batch(32, threat=ThreatModel(eps=0.3))
+    friendly = Adversarial(attack=PGD(steps=10), eval_mode=True, stop_when_fooled=True)
+    nearest, furthest = (one.craft(net, batch) for one in (friendly, Adversarial(attack=PGD(steps=10), eval_mode=True)))
+    with torch.no_grad():
+        wrong = [net.eval()(images).argmax(1) != batch.y for images in (nearest, furthest)]
+    assert torch.equal(*wrong) and wrong[0].any()
+    size = [(images - batch.x).abs().mean((1, 2, 3))[wrong[0]] for images in (nearest, furthest)]
+    assert (size[0] <= size[1] + 1e-6).all() and size[0].mean() < 0.8 * size[1].mean()
+    with pytest.raises(ValueError, match="stop_when_fooled=True needs eval_mode=True"):
+        Adversarial(stop_when_fooled=True)
+
+
 def test_an_attack_for_evaluation_is_refused():
     with pytest.raises(ValueError, match="training takes one start per image, got restarts=10"):
         Adversarial(attack=PGD(restarts=10))
@@ -176,6 +196,8 @@ def test_a_training_attack_may_have_an_eps_of_its_own(make_net, make_batch):
         (lambda: TRADES(step_size="x"), "step_size must be a number or a fraction"),
         (lambda: GradAlign(weight=-1), "weight must be > 0 and finite, got -1"),
         (lambda: GradAlign(alpha=0), "alpha must be > 0 and finite, got 0"),
+        (lambda: NFGSM(noise=0), "noise must be > 0 and finite, got 0; the authors use 2"),
+        (lambda: MART(beta=-1), "beta must be > 0 and finite, got -1; the official value is 5"),
     ],
 )
 def test_settings_out_of_range_are_refused(build, says):

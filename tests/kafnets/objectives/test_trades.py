@@ -10,7 +10,7 @@ from torch import nn
 from kafnets.keyed_random import image_keys, normal
 from kafnets.losses import kl_divergence
 from kafnets.objectives import TRADES, Batch
-from kafnets.objectives.trades import START, STEP
+from kafnets.objectives.nearby_start import START, STEP
 from kafnets.threat import ThreatModel
 
 

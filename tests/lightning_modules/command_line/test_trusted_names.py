@@ -12,7 +12,7 @@ GOOD = {
             "activation": {"class_path": "KAF", "init": {"class_path": "Ridge", "target": "torch.nn.functional.elu"}},
         },
         "optimizer": {"class_path": "torch.optim.SGD", "lr": 0.1},
-        "decay_filter": "lightning_modules.decay_filters.kernels",
+        "decay_filter": "kafnets.parameter_filters.kernels",
         "val_attack": {"class_path": "PGD", "eps": "8/255", "loss": "kafnets.losses.margin.margin"},
     },
     "data": {"class_path": "datamodules.ImageFolder", "path": "../data/os.system", "root": "os.system"},
