@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
-from kafnets.attacks.suite_state import digest, network_digest
+from kafnets.attacks.identity import digest, network_digest
 from lightning_modules.files import sha256
 
 ROOT = Path(__file__).resolve().parents[1]

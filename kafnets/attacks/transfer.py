@@ -6,7 +6,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from kafnets.attacks.base import Attack, Net
-from kafnets.attacks.suite_state import network_digest
+from kafnets.attacks.identity import network_digest
 from kafnets.threat import ThreatModel
 
 
