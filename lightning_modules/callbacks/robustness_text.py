@@ -69,6 +69,8 @@ def screen(record: Record, folder: str) -> str:
     for check in record["checks"]:
         if check["status"] in ("warn", "fail"):
             lines += [f"{check['status'].upper()}: {check['name']}: {check['numbers']}", f"      {check['advice']}"]
+        elif check["images"]:
+            lines.append(f"NOTE: {check['name']}: {check['numbers']}")
     rule = "-" * min(120, max(map(len, lines)))
     return "\n".join([rule, *lines, rule])
 
