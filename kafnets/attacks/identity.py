@@ -29,20 +29,21 @@ def digest(values: Tensor) -> str:
     return hashlib.sha256(described + raw.tobytes()).hexdigest()
 
 
-def network_digest(net: nn.Module) -> str:
-    """SHA-256 of the identity of a network.
-
-    Raises:
-        ValueError: as :func:`identity`.
+def identity_digest(value: Any) -> str | None:
+    """SHA-256 of the identity of a network or an attack; None if it has none.
 
     Example:
         >>> net = nn.Linear(2, 2)
-        >>> before = network_digest(net)
+        >>> before = identity_digest(net)
         >>> _ = net.weight.data.add_(1)
-        >>> before == network_digest(net)
+        >>> before == identity_digest(net)
         False
     """
-    return hashlib.sha256(json.dumps(identity("network", net), sort_keys=True).encode()).hexdigest()
+    try:
+        parts = identity("it", value)
+    except ValueError:
+        return None
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def identity(name: str, value: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from kafnets.activations import KAF
 from kafnets.attacks import APGD, EOT, FGSM, PGD, AutoAttack, Transfer
-from kafnets.attacks.identity import identity, network_digest
+from kafnets.attacks.identity import identity, identity_digest
 from kafnets.backbones import KafVGG
 from kafnets.fused import Fused
 from kafnets.losses import cross_entropy, dlr
@@ -101,25 +101,25 @@ def test_globals_and_code_that_a_network_uses_belong_to_it(monkeypatch):
         def forward(self, x):
             return FACTOR * LINEAR(x)
 
-    before = network_digest(Net())
+    before = identity_digest(Net())
     monkeypatch.setitem(globals(), "FACTOR", 2.0)
-    other = network_digest(Net())
+    other = identity_digest(Net())
     monkeypatch.undo()
-    assert network_digest(Net()) == before != other
+    assert identity_digest(Net()) == before != other
     with torch.no_grad():
         LINEAR.weight.add_(1)
-    assert network_digest(Net()) != before
+    assert identity_digest(Net()) != before
     LINEAR.weight.data.sub_(1)
     Net.forward = lambda self, x: LINEAR(x)
-    assert network_digest(Net()) != before
+    assert identity_digest(Net()) != before
 
 
 def test_use_and_mode_and_copies_do_not_change_it():
     net = KafVGG(activation=KAF, width=4, hidden=8, image_size=8)
-    before = network_digest(net)
+    before = identity_digest(net)
     net.eval()(torch.rand(2, 3, 8, 8, requires_grad=True)).sum().backward()
-    assert network_digest(net) == before == network_digest(copy.deepcopy(net)) == network_digest(torch.compile(net))
-    assert before != network_digest(net.double())
+    assert identity_digest(net) == before == identity_digest(copy.deepcopy(net)) == identity_digest(torch.compile(net))
+    assert before != identity_digest(net.double())
 
 
 def test_an_object_may_contain_itself():
@@ -131,3 +131,4 @@ def test_an_object_may_contain_itself():
 def test_what_cannot_be_told_apart_is_refused_by_name():
     with pytest.raises(ValueError, match=r"network.lock is a _thread.lock, which can't be told from another one"):
         identity("network", Wrapped(linear(), lock=threading.Lock()))
+    assert identity_digest(Wrapped(linear(), lock=threading.Lock())) is None
