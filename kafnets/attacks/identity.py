@@ -5,6 +5,7 @@ import dis
 import hashlib
 import json
 import sys
+import weakref
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -108,6 +109,8 @@ def _split(value: Any) -> tuple[str, Children]:
         return digest(value), ()
     if isinstance(value, ModuleType):
         return f"module {value.__name__}", ()
+    if isinstance(value, weakref.ref):
+        return "reference", [("to", value())]
     if isinstance(value, type):
         return f"class {value.__module__}.{value.__qualname__}", _members(value)
     if isinstance(value, FunctionType):

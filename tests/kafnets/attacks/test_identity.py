@@ -3,6 +3,7 @@
 import copy
 import functools
 import threading
+import weakref
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ PAIRS = {
         lambda: nn.Sequential(linear(), nn.ReLU()),
         lambda: nn.Sequential(linear(), nn.SiLU()),
     ),
+    "references": (lambda: Wrapped(None, it=weakref.ref(LINEAR)), lambda: Wrapped(None, it=weakref.ref(PGD))),
     "fused networks": (lambda: Fused(linear()), lambda: Fused(nn.Linear(3, 2))),
 }
 
