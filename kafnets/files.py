@@ -1,9 +1,13 @@
-"""Writing files so that they are always either whole or absent."""
+"""Files that are always either whole or absent, and that are checked when they are read."""
 
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 @contextmanager
@@ -31,3 +35,20 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read what ``torch.save`` wrote: tensors and plain containers only, with the checksums that it has written.
+
+    Raises:
+        OSError: with the reason, if there is no such file, or it is damaged or of another format.
+    """
+    try:
+        if zipfile.is_zipfile(path):  # torch.load does not compare the checksums
+            with zipfile.ZipFile(path) as archive:
+                if name := archive.testzip():
+                    raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # both raise many types of errors for damaged files
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise OSError(reason[:160] or type(error).__name__) from error

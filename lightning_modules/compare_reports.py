@@ -3,40 +3,24 @@
 A and B are ``robustness.json`` files, or the run folders that hold them.
 """
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from kafnets.analysis.comparison import Comparison, compare
 from kafnets.analysis.per_image_results import PerImageResults
+from lightning_modules.read_report import read_report
 
 BALL = ("norm", "eps")
 DATA = ("data", "data_sha256")
-
-
-def read_report(path: str | Path) -> dict[str, Any]:
-    """Read a ``robustness.json``, or the one in a run folder.
-
-    Raises:
-        ValueError: if there is none, or it is of another format.
-    """
-    file = Path(path) / "robustness.json" if Path(path).is_dir() else Path(path)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        record["outcomes"]["index"], record["attacks"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no robustness.json of this project: {error}") from None
-    return record
 
 
 def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Comparison]:
     """Compare clean accuracy, the worst case and every shared attack, image by image, on the shared images.
 
     Args:
-        first, second: records as :func:`read_report` returns them.
+        first, second: records as :func:`~lightning_modules.read_report.read_report` returns them.
 
     Returns:
         The comparisons by name. The worst case is taken over the attacks that both reports have.

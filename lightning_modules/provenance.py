@@ -1,6 +1,7 @@
 """The provenance of a figure, part of every record of a test."""
 
 import hashlib
+import json
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
-from kafnets.attacks.suite_state import digest, network_digest
+from kafnets.attacks.identity import digest, identity_digest
 from lightning_modules.files import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,29 +20,43 @@ ROOT = Path(__file__).resolve().parents[1]
 def provenance(trainer: Trainer, module: Any) -> dict[str, Any]:
     """Return ``checkpoint`` and its SHA-256, ``run`` (network, activation, training), ``data``, ``seed`` and ``dtype``.
 
-    ``code`` is the version of the code, see :func:`code_version`. Two more hashes cover what the checkpoint's hash does
-    not: ``network_sha256`` is that of the network as built (normalisation, ratios), ``data_sha256`` that of the first
-    hundred test images with their labels.
+    ``code`` is the version of the code, see :func:`code_version`. ``network_sha256`` covers what the checkpoint's hash
+    does not: the network as built (normalisation, ratios); None if it has no
+    :func:`~kafnets.attacks.identity.identity`. For ``data_images``, ``data_classes`` and ``data_sha256``, see
+    :func:`data_identity`.
 
     Args:
         trainer: the trainer, during a test.
         module: the :class:`~lightning_modules.classifier.Classifier` it tests.
     """
     checkpoint = trainer.ckpt_path
-    images: Any = trainer.test_dataloaders.dataset  # type: ignore[union-attr]
-    x, y, _ = images[torch.arange(min(len(images), 100))]
+    data = data_identity(trainer, trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
     return {
         "checkpoint": str(checkpoint) if checkpoint else None,
         "checkpoint_sha256": sha256(Path(checkpoint)) if checkpoint else None,
-        "network_sha256": network_digest(module.net),
+        "network_sha256": identity_digest(module.net),
         "run": module.labels(),
-        "data": type(trainer.datamodule).__name__,  # type: ignore[attr-defined]
-        "data_sha256": hashlib.sha256((digest(x) + digest(y)).encode()).hexdigest(),
+        **data,
         "seed": module.seed,
         "dtype": str(next(module.net.parameters()).dtype).removeprefix("torch."),
         "tf32": False,  # see lightning_modules.measuring
         "code": code_version(),
     }
+
+
+def data_identity(trainer: Trainer, dataset: Any) -> dict[str, Any]:
+    """Return what tells a set of images from another, wherever its files lie.
+
+    ``data`` is the class of the data module, ``data_images`` and ``data_classes`` are numbers of images and classes,
+    and ``data_sha256`` covers all images in their order, their labels, and the names of the classes.
+    """
+    names = list(dataset.class_names)
+    found = hashlib.sha256(json.dumps(names).encode())
+    for rows in torch.arange(len(dataset)).split(1000):
+        x, y, _ = dataset[rows]
+        found.update((digest(x) + digest(y)).encode())
+    about = {"data": type(trainer.datamodule).__name__}  # type: ignore[attr-defined]
+    return about | {"data_images": len(dataset), "data_classes": len(names), "data_sha256": found.hexdigest()}
 
 
 @cache

@@ -187,7 +187,7 @@ def test_two_ranks_report_the_same_as_one(cheap: Path, tiny_run: Path, report: t
         (lambda report: report["white_box"][0].update(steps=0), "steps must be >= 1, got 0"),
         (lambda report: report["white_box"][0].update(stepz=3), "did you mean steps, step_size?"),
         (lambda report: report["black_box"][0].update(eps=0.5), "all attacks must share one norm and one eps"),
-        (lambda report: report.update(resume="nowhere.json"), "nowhere.json is no robustness.json that can be resumed"),
+        (lambda report: report.update(resume="nowhere.json"), "nowhere.json is no robustness.json of this project"),
         (lambda report: report.update(surrogate="nowhere.ckpt"), "surrogate and transfer go together"),
     ],
 )

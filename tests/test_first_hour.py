@@ -125,6 +125,14 @@ def test_records_and_checkpoints_say_which_code(tiny_run: Path):
     assert record["tf32"] is False
 
 
+def test_records_and_checkpoints_say_which_images(tiny_run: Path):
+    record = json.loads((tiny_run / "results.json").read_text())
+    trained_on = torch.load(tiny_run / "checkpoints" / "last.ckpt", weights_only=True)["trained_on"]
+    assert (record["data"], record["data_images"], record["data_classes"]) == ("Digits", 359, 10)
+    assert (trained_on["data"], trained_on["data_images"], trained_on["data_classes"]) == ("Digits", 1294, 10)
+    assert record["data_sha256"] != trained_on["data_sha256"]
+
+
 def test_evaluations_use_no_tf32_and_restore_the_setting(monkeypatch: pytest.MonkeyPatch, fit):
     seen, forward = [], torch.nn.Conv2d.forward
 

@@ -43,6 +43,14 @@ def test_a_checkpoint_runs_no_code(name, last, tmp_path, refused):
     assert not marker.exists() and not (tmp_path / "runs").exists()
 
 
+def test_bits_of_a_checkpoint_that_flip_in_storage_are_found(last, tmp_path, refused):
+    whole, weights = last.read_bytes(), torch.load(last, weights_only=True)["state_dict"]["net.fc.weight"]
+    position = whole.index(weights.numpy().tobytes())
+    (tmp_path / "flipped.ckpt").write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+    line = refused([*command("test", tmp_path), f"--ckpt_path={tmp_path / 'flipped.ckpt'}"])
+    assert "flipped.ckpt is not a readable checkpoint: the checksum of" in line
+
+
 @pytest.mark.parametrize(
     ("parts", "says"),
     [

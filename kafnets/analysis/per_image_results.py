@@ -1,6 +1,7 @@
 """Measurements per image, which can be joined, stored and read again."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -69,8 +70,15 @@ class PerImageResults:
 
     @classmethod
     def decode(cls, columns: Mapping[str, Any]) -> "PerImageResults":
-        """What :meth:`encode` wrote."""
-        return cls({name: _decoded(values) for name, values in columns.items()})
+        """What :meth:`encode` wrote.
+
+        Raises:
+            ValueError: if :meth:`encode` can't have written it.
+        """
+        index = columns.get("index") if isinstance(columns, Mapping) else None
+        if not isinstance(index, list) or any(type(value) is not int or value < 0 for value in index):
+            raise ValueError("per-image results need a column 'index' of integers >= 0")
+        return cls({name: _decoded(name, values) for name, values in columns.items()})
 
 
 def _column(part: PerImageResults, name: str) -> Tensor:
@@ -85,6 +93,18 @@ def _encoded(name: str, values: Tensor) -> Any:
     return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
-def _decoded(values: Any) -> Tensor:
-    marks = {"0": 0.0, "1": 1.0, "-": math.nan, None: math.nan}
-    return torch.tensor([marks[value] if value in marks else float(value) for value in values], dtype=torch.float64)
+def _decoded(name: str, values: Any) -> Tensor:
+    marks = {"0": 0.0, "1": 1.0, "-": math.nan}
+    if isinstance(values, str) and marks.keys() >= set(values):
+        decoded = [marks[value] for value in values]
+    elif isinstance(values, list) and all(value is None or _is_number(value) for value in values):
+        decoded = [math.nan if value is None else value for value in values]
+    else:
+        raise ValueError(
+            f"column {name} must be a text of 0, 1 and -, or a list of numbers and null, got {values!r:.40}"
+        )
+    return torch.tensor(decoded, dtype=torch.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

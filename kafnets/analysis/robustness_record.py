@@ -12,6 +12,7 @@ from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_study import ROLES
 from kafnets.analysis.sanity_checks import sanity_checks
 from kafnets.attacks import Attack
+from kafnets.described import in_words
 from kafnets.metrics import wilson_interval
 
 Record: TypeAlias = dict[str, Any]
@@ -87,19 +88,21 @@ def _attack(name: str, attack: Attack, results: PerImageResults, seconds: Mappin
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can store it: other objects by their name or their text.
+    """``value`` as JSON can store it: sets in order, other objects by their name or their text, without addresses.
 
     Example:
-        >>> plain({"norm": ("Linf", 0.5), "loss": max})
-        {'norm': ['Linf', 0.5], 'loss': 'max'}
+        >>> plain({"norm": ("Linf", 0.5), "loss": max, "object": object(), "names": {"b", "a"}})
+        {'norm': ['Linf', 0.5], 'loss': 'max', 'object': 'object', 'names': ['a', 'b']}
     """
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(plain, value), key=str)
+    if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return getattr(value, "__name__", str(value))
+    return in_words(value)
 
 
 def _classes(results: PerImageResults, worst: Tensor, class_names: Sequence[str]) -> list[Record]:

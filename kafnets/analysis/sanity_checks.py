@@ -2,7 +2,8 @@
 
 Most are from Athalye, Carlini, Wagner (2018, section 3.1) and Carlini et al. (2019, sections 3 to 5). Shares are judged
 by exact binomial tests, and pairs of attacks by the images that only one of them broke, so that few images give few
-false alarms: a check complains when the data exclude its tolerance, not when the estimate exceeds it.
+false alarms: a check complains when the data exclude its tolerance, not when the estimate exceeds it. Images that fall
+to an attack without gradients alone are named in any case.
 """
 
 from collections.abc import Mapping
@@ -44,12 +45,14 @@ class Check:
         status: ``pass``; ``warn`` if the robust accuracy may be too high; ``fail`` if something is broken; ``not run``.
         numbers: the counts that decided, as text.
         advice: what to do; empty if nothing needs to be done.
+        images: the numbers of images that should be looked at, whatever the status.
     """
 
     name: str
     status: Status
     numbers: str
     advice: str = ""
+    images: tuple[int, ...] = ()
 
 
 def sanity_checks(results: PerImageResults, facts: Facts) -> list[Check]:
@@ -60,7 +63,8 @@ def sanity_checks(results: PerImageResults, facts: Facts) -> list[Check]:
         facts: its names of modules in training mode, operations in half precision, and changed state.
 
     Returns:
-        Every check, in a fixed order; one whose columns are missing is ``not run``.
+        Every check, in a fixed order; one whose columns are missing is ``not run``. If the network answers at random,
+        so are those that compare two answers for the same image.
 
     Example:
         >>> import torch
@@ -69,7 +73,8 @@ def sanity_checks(results: PerImageResults, facts: Facts) -> list[Check]:
         >>> [check.name for check in sanity_checks(results, {}) if check.status == "fail"]
         ['outputs are logits']
     """
-    return [
+    random = _every("the same input gives the same output", results, "probe/repeatable", RANDOM)
+    comparing = [
         _unbounded(results),
         _not_stronger("black box is not stronger than white box", results, "black", MASKED),
         _not_stronger("a single step is not stronger than many", results, "single", SINGLE),
@@ -79,20 +84,26 @@ def sanity_checks(results: PerImageResults, facts: Facts) -> list[Check]:
         _converged("more steps find nothing new", results, "steps"),
         _converged("more restarts find nothing new", results, "restarts"),
         _noise(results),
-        _gradients_there(results),
         _gradients_useful(results),
         _loss_rises(results),
-        _every("the same input gives the same output", results, "probe/repeatable", RANDOM),
         _every("an output does not depend on the rest of the batch", results, "probe/batch_independent", BATCH),
+        _no_image("robust accuracy does not exceed clean", results, "repaired", REPAIRED),
+    ]
+    if random.status == "fail":
+        comparing = [Check(check.name, "not run", NOT_REPEATABLE) for check in comparing]
+    return [
+        random,
+        *comparing,
+        _gradients_there(results),
         _none_of("no module is in training mode", facts, "training", "fail", "call net.eval() before measuring"),
         _none_of("the evaluation changed nothing in the network", facts, "changed", "fail", CHANGED),
-        _no_image("robust accuracy does not exceed clean", results, "repaired", REPAIRED),
         _no_image("adversarial images lie in the ball and in [0, 1]", results, "outside", OUTSIDE),
         _logits(results),
         _none_of("no half precision on the attacked path", facts, "half", "warn", HALF),
     ]
 
 
+NOT_REPEATABLE = "the network answers at random, and this check compares answers for the same image"
 STUCK = (
     "gradients are masked, or the attack stops too early: use more steps, more restarts, another loss, or finite "
     "differences"
@@ -112,8 +123,8 @@ TRANSFER = (
     "gradients are masked: a surrogate's break images that the network's own do not; use BPDA or attack a surrogate"
 )
 RANDOM = (
-    "the network draws random numbers: average gradients over them (EOT, AutoAttack 'rand'), and judge images without "
-    "randomness"
+    "the network draws random numbers (dropout in training mode?): switch them off, or average over them (EOT, "
+    "AutoAttack 'rand')"
 )
 BATCH = "outputs depend on batch statistics or rounding: put batch norm into evaluation mode; use float32 or float64"
 CHANGED = "measure on a copy, and find what writes to the network: these figures mix different networks"
@@ -135,20 +146,26 @@ def _unbounded(results: PerImageResults) -> Check:
 
 
 def _not_stronger(name: str, results: PerImageResults, role: str, advice: str) -> Check:
-    """Compare the attacks of a role with the white-box ones, image by image."""
+    """Compare the attacks of a role with the white-box ones, image by image.
+
+    An attack that breaks images alone and misses none is suspect however few they are.
+    """
     if not (results.named(role) and results.named("white")):
         return _not_run(name)
     white, other = results.worst("white") == 1, results.worst(role) == 1
-    alone, missed = int((white & ~other).sum()), int((other & ~white).sum())
+    named = results["index"][white & ~other].long().tolist()
+    alone, missed = len(named), int((other & ~white).sum())
     chance = _at_least(alone, alone + missed, 0.5)
-    stronger = alone > missed and chance < SIGNIFICANT
-    beyond = _exceeds(alone, len(results), BEYOND)
-    bad = stronger or beyond
+    stronger = alone > missed and (chance < SIGNIFICANT or missed == 0)
+    bad = stronger or _exceeds(alone, len(results), BEYOND)
     numbers = (
         f"broke {_of(alone, len(results))} images that white-box attacks did not, they {missed} that it did not "
         f"(one-sided exact p = {chance:.2g})"
     )
-    return Check(name, "warn" if bad else "pass", numbers, advice if bad else "")
+    if named:
+        more = f" and {alone - 10} more" if alone > 10 else ""
+        numbers += f": {'image' if alone == 1 else 'images'} {', '.join(map(str, named[:10]))}{more}"
+    return Check(name, "warn" if bad else "pass", numbers, advice if bad else "", tuple(named))
 
 
 def _not_weaker(name: str, results: PerImageResults, kind: str) -> Check:

@@ -135,12 +135,13 @@ class Suite(Attack):
         Args:
             net, x, y: as when called.
             keys: int64 ``(N,)``; by default those of images number 0, 1, ... with seed 0.
-            state_file: written after each batch; if it exists, the run continues from it. ``net`` must be a module,
-                whose parameters identify the run.
+            state_file: written after each batch; if it exists, the run continues from it. ``net`` must be a module;
+                it, the attacks and the images identify the run (:func:`~kafnets.attacks.identity.identity`).
             progress: called after each batch.
 
         Raises:
-            ValueError: as when called, or if ``state_file`` is not a state of this run; it is left as it was.
+            ValueError: as when called; if ``state_file`` is not a state of this run or damaged (it is left as it was);
+                or if the network or an attack can't be identified.
             FileNotFoundError: if its folder does not exist.
         """
         check_images(x)
@@ -157,7 +158,7 @@ class Suite(Attack):
 
         with preserve_state(net, eval_mode=True):
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()  # inference tensors can't be differentiated
-            state = (kept.load(x.device) if kept else None) or self._begin(net, x, y)
+            state = (kept.load(x, self.threat, len(self.attacks)) if kept else None) or self._begin(net, x, y)
             self._search(net, x, y, keys, state, watch)
         counts = dict(zip(["clean", *self.attacks], state.counts, strict=True))
         return SuiteResult(state.worst.images, state.worst.correct, counts)
@@ -186,7 +187,7 @@ class Suite(Attack):
         if not isinstance(net, nn.Module):
             name = getattr(net, "__name__", type(net).__name__)
             raise ValueError(f"a state file needs a torch.nn.Module, whose parameters tell runs apart, got {name}")
-        return fingerprint(net, x, y, keys, self.settings())
+        return fingerprint(net, x, y, keys, self.attacks)
 
     def _begin(self, net: Net, x: Tensor, y: Tensor) -> SuiteState:
         if len(x) == 0:

@@ -3,10 +3,10 @@
 import copy
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kafnets.attacks.base import Attack, Net
-from kafnets.attacks.suite_state import network_digest
+from kafnets.attacks.identity import identity_digest
 from kafnets.threat import ThreatModel
 
 
@@ -54,6 +54,9 @@ class Transfer(Attack):
     def settings(self) -> dict[str, Any]:
         """Those of the attack, under ``attack_on_surrogate``, and the name and digest of the surrogate."""
         surrogate = getattr(self.surrogate, "__name__", type(self.surrogate).__name__)
-        weights = network_digest(self.surrogate) if isinstance(self.surrogate, nn.Module) else None
-        rest = {"surrogate": surrogate, "surrogate_sha256": weights, "attack_on_surrogate": self.attack.settings()}
+        rest = {
+            "surrogate": surrogate,
+            "surrogate_sha256": identity_digest(self.surrogate),
+            "attack_on_surrogate": self.attack.settings(),
+        }
         return {**super().settings(), "attack": type(self).__name__, **rest}

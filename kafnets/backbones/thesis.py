@@ -64,7 +64,8 @@ def load_thesis(path: str | Path) -> KafResNet:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such archive, or a tensor is missing, unknown, of a wrong shape or not finite.
+        ValueError: if it is no such archive, or a tensor is missing, unknown, of a wrong shape, not finite, or out of
+            its range (variances, dictionaries, bandwidths).
 
     Paper:
         F. Peconi (2020), thesis on trainable activations and adversarial robustness, chapter 4.
@@ -77,7 +78,10 @@ def load_thesis(path: str | Path) -> KafResNet:
     state = net.state_dict()
     for key, (name, axes) in places.items():
         state[name] = _tensor(path, key, arrays[key], axes, state[name])
-    net.load_state_dict(state)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:  # a dictionary or a bandwidth that no KAF has
+        raise ValueError(f"{path} holds no thesis ResNet20: {' '.join(str(error).split())}") from None
     return net.eval()
 
 
@@ -104,7 +108,7 @@ def _is_free(arrays: Arrays) -> bool:
 
 def _check_eps(path: str | Path, arrays: Arrays) -> None:
     eps = arrays.get("__bn_eps__", np.array(np.nan))
-    if eps.shape != () or not np.isclose(eps, 1e-3):
+    if eps.shape != () or not np.issubdtype(eps.dtype, np.floating) or not np.isclose(eps, 1e-3):
         raise ValueError(f"{path} needs __bn_eps__ 1e-3, the value of KafResNet, got {eps}")
 
 
@@ -126,8 +130,11 @@ def _check_keys(path: str | Path, expected: set[str], given: set[str]) -> None:
 def _tensor(
     path: str | Path, key: str, array: np.ndarray, axes: Callable[[np.ndarray], np.ndarray], like: Tensor
 ) -> Tensor:
-    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+    largest = np.finfo(np.float32).max
+    if not np.issubdtype(array.dtype, np.floating) or not (np.abs(array) <= largest).all():  # false for NaN
         raise ValueError(f"{path}: {key} must hold finite floating point numbers; fetch the file again")
+    if key.endswith(".var") and (array < 0).any():
+        raise ValueError(f"{path}: {key} must hold variances >= 0, got {array.min():g}; fetch the file again")
     value = axes(array) if array.ndim == like.ndim or axes is _without_leading_one else array
     if value.shape != like.shape:
         raise ValueError(f"{path}: {key} has shape {array.shape}, which does not fit {tuple(like.shape)} in PyTorch")

@@ -12,6 +12,7 @@ from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_record import plain, robustness_record
 from kafnets.analysis.robustness_study import Measured, RobustnessStudy
 from kafnets.attacks import Attack
+from kafnets.attacks.identity import identity_digest
 from kafnets.attacks.transfer import Transfer
 from kafnets.keyed_random import image_keys
 from kafnets.plots import Sheet, plot_robustness
@@ -111,13 +112,15 @@ class RobustnessReport(Callback):
         if self._surrogate_net is not None:
             self._surrogate_net.to(pl_module.device)
         self._identity = self._identify(trainer, pl_module)
-        self._outcomes, self._facts, self._seconds = read_resumable(self.resume, self._identity)
-        if len(self._outcomes) > self._images_wanted(trainer):
+        kept, self._facts, self._seconds = read_resumable(self.resume, self._identity)
+        beyond, wanted = 1 + int(max(kept["index"].tolist(), default=-1)), self._images_wanted(trainer)
+        if beyond > wanted:
             raise ValueError(
-                f"{self.resume} has {len(self._outcomes)} images, this test wants {self._images_wanted(trainer)}; "
-                f"pass --model.test_images={len(self._outcomes)} or more, or leave resume out"
+                f"{self.resume} has image number {beyond - 1}, this test wants the first {wanted}; "
+                f"pass --model.test_images={beyond} or more, or leave resume out"
             )
-        self._done = {int(index) for index in self._outcomes["index"]}
+        self._outcomes = kept
+        self._done = {int(index) for index in kept["index"]}
         self._sheet: Sheet = []
         self._begun, self._images_before = time.monotonic(), len(self._outcomes)
 
@@ -200,6 +203,7 @@ class RobustnessReport(Callback):
             "surrogate_sha256": sha256(Path(self.surrogate)) if self.surrogate else None,
             "curve_images": self.curve_images,
             "settings": plain(self.study.settings()),
+            "attacks_sha256": identity_digest(self.study.attacks),
         }
 
     def _write(self, trainer: Trainer, *, complete: bool) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def screen(record: Record, folder: str) -> str:
     for check in record["checks"]:
         if check["status"] in ("warn", "fail"):
             lines += [f"{check['status'].upper()}: {check['name']}: {check['numbers']}", f"      {check['advice']}"]
+        elif check["images"]:
+            lines.append(f"NOTE: {check['name']}: {check['numbers']}")
     rule = "-" * min(120, max(map(len, lines)))
     return "\n".join([rule, *lines, rule])
 
@@ -109,7 +111,8 @@ def _curve(name: str, points: Sequence[Record]) -> list[str]:
 
 
 def _provenance_rows(record: Record) -> list[tuple[str, ...]]:
-    names = ("data", "images", "seed", "dtype", "device", "processes", "torch", "checkpoint", "checkpoint_sha256")
+    names = ["data", "data_images", "data_classes", "data_sha256", "images", "seed", "dtype", "device", "processes"]
+    names += ["torch", "code", "checkpoint", "checkpoint_sha256"]
     return [*((name, str(record[name])) for name in names), ("seconds", f"{sum(record['seconds'].values()):.1f}")]
 
 

@@ -6,7 +6,7 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
-from lightning_modules.provenance import code_version
+from lightning_modules.provenance import code_version, data_identity
 
 
 class RunConfig(SaveConfigCallback):
@@ -17,6 +17,8 @@ class RunConfig(SaveConfigCallback):
     YAML text under ``config``, so that ``test --ckpt_path FILE`` rebuilds the network without the original files.
     """
 
+    _trained_on: dict[str, Any] | None = None
+
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Pass the labels and the configuration to the loggers; called on rank 0."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))  # plain data, functions by name
@@ -24,6 +26,9 @@ class RunConfig(SaveConfigCallback):
             logger.log_hyperparams({**pl_module.labels(), "config": config})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration and the version of the code."""
+        """Add the configuration, the version of the code, and what identifies the training images."""
         checkpoint["config"] = self.parser.dump(self.config, skip_none=False)
         checkpoint["code"] = code_version()
+        if self._trained_on is None:
+            self._trained_on = data_identity(trainer, trainer.train_dataloader.dataset)  # type: ignore[union-attr]
+        checkpoint["trained_on"] = self._trained_on

@@ -1,7 +1,5 @@
 """Reads checkpoints and checks them before they are used."""
 
-import pickle
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from kafnets.files import load_tensors
 from lightning_modules.command_line.config_files import flatten
 from lightning_modules.command_line.trusted_names import check_names
 
@@ -21,10 +20,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: if the file is no checkpoint, is cut short, or holds anything but tensors and plain data.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        raise ValueError(f"{path} is not a readable checkpoint: {reason[:160] or type(error).__name__}") from None
+        checkpoint = load_tensors(path)
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of this project: it has no state_dict")
     state = checkpoint["state_dict"]

@@ -9,12 +9,12 @@ import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from kafnets.analysis.per_image_results import PerImageResults
-from kafnets.attacks import FGSM, PGD, Square
+from kafnets.attacks import FGSM, PGD, AutoAttack, Square
 from kafnets.attacks.random_noise import UniformNoise
 from kafnets.metrics import wilson_interval
 from kafnets.threat import ThreatModel
 from lightning_modules.callbacks import RobustnessReport
-from lightning_modules.callbacks.robustness_files import read_resumable
+from lightning_modules.callbacks.robustness_files import read_resumable, robustbench
 
 FILES = {"robustness.json", "robustness.md", "robustness.png", "robustbench.json"}
 
@@ -73,7 +73,15 @@ def test_a_report_is_complete_and_its_parts_agree(tested, capsys):
     assert (record["seed"], record["dtype"], record["device"], record["processes"]) == (0, "float32", "cpu", 1)
     assert record["curves"]["eps"][-1]["at"] == 1.0 and record["curves"]["eps"][0]["images"] == 2
     text, printed = (folder / "robustness.md").read_text(), capsys.readouterr().out
-    for words in ("worst case", "Square-3-1 Linf", "noise is not an attack", "checkpoint_sha256", '"queries": 3'):
+    assert (record["data"], record["data_images"], record["data_classes"]) == ("Digits", 359, 10)
+    for words in (
+        "worst case",
+        "Square-3-1 Linf",
+        record["data_sha256"],
+        "noise is not an attack",
+        "checkpoint_sha256",
+        '"queries": 3',
+    ):
         assert words in text
     assert "robustness: 15 of 40 images, about" in printed and "robustness: 40 of 40 images, done" in printed
     assert re.search(r"worst case +\d", printed) and "Checks: " in printed
@@ -92,12 +100,25 @@ def test_the_batch_size_does_not_change_the_figures(tested):
     assert figures(read(tested(name="a", eval_batch_size=7))) == figures(read(tested(name="b", eval_batch_size=300)))
 
 
-def test_the_file_in_robustbench_s_format(tested, make_module):
+FIELDS = "link name authors additional_data number_forward_passes dataset venue architecture eps clean_acc reported"
+
+
+def test_the_file_has_robustbench_s_fields(tested, make_module):
     module = make_module()
-    claim = json.loads((tested(module=module) / "robustbench.json").read_text())
-    assert claim["eps"] == "0.1" and claim["norm"] == "Linf" and claim["dataset"] == "Digits"
+    folder = tested(module=module)
+    claim, record = json.loads((folder / "robustbench.json").read_text()), read(folder)
+    assert list(claim) == [*FIELDS.split(), "autoattack_acc", "external", "footnote", "unreliable"]
+    assert (claim["eps"], claim["dataset"], claim["number_forward_passes"]) == ("0.1", "digits", 1)
+    assert claim["footnote"].startswith("Linf, 40 images, 5 attacks; checkpoint sha256 ")
     assert float(claim["reported"]) == pytest.approx(100 * module.test_results["robust_accuracy"], abs=0.01)
-    assert float(claim["measured"]) <= float(claim["reported"]) <= float(claim["clean_acc"])
+    assert float(claim["external"]) <= float(claim["reported"]) <= float(claim["clean_acc"])
+    assert claim["autoattack_acc"] is None, "AutoAttack was not run"
+    ball, attacks = PGD(eps=0.1), AutoAttack("standard", eps=0.1).attacks
+    record["attacks"] |= {name: {"settings": attack.settings()} for name, attack in attacks.items()}
+    record["outcomes"] |= dict.fromkeys(attacks, "1" * 30 + "0" * 10) | {"Square": "0" * 5 + "1" * 35}
+    assert robustbench(record, ball, None)["autoattack_acc"] == "62.50"
+    record["attacks"]["Square"]["settings"]["queries"] = 100
+    assert robustbench(record, ball, None)["autoattack_acc"] is None
 
 
 class Stops(RobustnessReport):
@@ -138,15 +159,16 @@ def test_nothing_is_measured_twice_after_a_stop(tested, tmp_path, capsys):
 def test_resuming_from_another_test_is_refused(tested, make_module, tmp_path):
     stopped(tested)
     resume = str(tmp_path / "stopped" / "version_0" / "robustness.json")
-    with pytest.raises(ValueError, match="differs in settings; leave resume out"):
+    with pytest.raises(ValueError, match="differs in settings, attacks_sha256; leave resume out"):
         tested(quick_report(resume=resume, black_box=[]), name="a")
     with pytest.raises(ValueError, match="differs in run, seed"):
         tested(quick_report(resume=resume), name="b", module=make_module(seed=3))
     assert not list(tmp_path.glob("[ab]/version_0/robustness*"))
-    (tmp_path / "torn.json").write_text('{"outcomes": {"ind')
-    for path in (tmp_path / "torn.json", tmp_path / "absent.json"):
-        with pytest.raises(ValueError, match=r"no robustness\.json that can be resumed"):
-            read_resumable(str(path), {})
+    with pytest.raises(ValueError, match=r"has image number 29, this test wants the first 20; pass .*test_images=30"):
+        tested(quick_report(resume=resume), name="a", module=make_module(test_images=20))
+    identity = {"network_sha256": None}
+    with pytest.raises(ValueError, match="the network or an attack holds what can't be told from another"):
+        read_resumable(resume, identity)
 
 
 def test_a_report_is_never_overwritten(tested, make_module, make_data, make_trainer, tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import yaml
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from cli import main
+from datamodules.base import ImageDataModule
+from datamodules.image_tensors import ImageTensors
 from kafnets.activations import KAF, KWTA
 from kafnets.metrics import wilson_interval
 from lightning_modules.callbacks import (
@@ -23,6 +26,7 @@ from lightning_modules.callbacks import (
     Results,
     Throughput,
 )
+from lightning_modules.provenance import data_identity
 
 LOGGED = {"train/loss", "train/accuracy", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"}
 LOGGED |= {"images_per_second", "epoch_seconds", "peak_memory_mb"}
@@ -111,6 +115,37 @@ def test_the_record_of_a_test_is_complete(make_module, make_data, make_trainer, 
     assert record["checkpoint"] == best
     with open(best, "rb") as file:
         assert record["checkpoint_sha256"] == hashlib.sha256(file.read()).hexdigest()
+
+
+class Somewhere(ImageDataModule):
+    """Two classes of images, as they are given."""
+
+    num_classes, in_channels, image_size = 2, 1, 8
+
+    def __init__(self, images, labels, names=("cat", "dog")):
+        super().__init__()
+        self.sets = (ImageTensors(images, labels, names),) * 2
+
+    def load(self):
+        return self.sets
+
+
+def test_images_are_identified_by_their_values_labels_and_names():
+    images = torch.randint(256, (1200, 1, 8, 8), dtype=torch.uint8)
+    labels, changed = torch.arange(1200) % 2, images.clone()
+    changed[1100, 0, 3, 3] ^= 1
+    found = []
+    for data in (
+        Somewhere(images, labels),
+        Somewhere(images.clone(), labels),
+        Somewhere(changed, labels),
+        Somewhere(images, 1 - labels),
+        Somewhere(images, labels, ("dog", "cat")),
+    ):
+        data.setup()
+        found.append(data_identity(SimpleNamespace(datamodule=data), data.test_set))
+    assert found[0] == found[1] and (found[0]["data_images"], found[0]["data_classes"]) == (1200, 2)
+    assert len({each["data_sha256"] for each in found}) == 4
 
 
 def test_results_are_never_overwritten(make_module, make_data, make_trainer, tmp_path):

@@ -34,8 +34,10 @@ BLACK = "black box is not stronger than white box"
     ("only_black", "only_white", "status"),
     [
         (0, 0, "pass"),
-        (4, 0, "pass"),
-        (5, 0, "warn"),
+        (1, 0, "warn"),
+        (4, 0, "warn"),
+        (0, 4, "pass"),
+        (4, 1, "pass"),
         (5, 5, "pass"),
         (12, 3, "warn"),
         (28, 99, "pass"),
@@ -54,6 +56,30 @@ def test_black_box_against_white_box(only_black, only_white, status):
         found = check(name, white__a=white, **{f"{role}__b": black})
         assert found.status == status
         assert found.numbers.startswith(f"broke {only_black} of 1000") and f"they {only_white} that" in found.numbers
+        assert found.images == tuple(range(500, 500 + only_black))
+
+
+def test_images_that_fall_to_a_black_box_alone_are_named_whatever_the_status():
+    for only_white, status in ((0, "warn"), (4, "pass")):
+        white, black = 1 - ((torch.arange(50) < only_white).double()), ones(50)
+        black[[7, 30, 41]] = 0
+        found = check(BLACK, total=50, white__a=white, black__b=black)
+        assert found.status == status and found.numbers.endswith(": images 7, 30, 41")
+    many = check(BLACK, white__a=ones(1000), black__b=ones(1000, 12))
+    assert many.numbers.endswith(": images 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more") and len(many.images) == 12
+
+
+def test_randomness_is_named_first_and_checks_that_need_repeatable_answers_are_not_run():
+    columns = {"probe/repeatable": ones(9, 1), "repaired/white/PGD": ones(9), "outside/white/PGD": ones(9)}
+    columns |= {"probe/zero_gradient": ones(9), "probe/nonfinite_gradient": first(0, 9)}
+    results = PerImageResults({"index": torch.arange(9), "clean": ones(9)} | columns)
+    checks = sanity_checks(results, FACTS)
+    assert (checks[0].name, checks[0].status) == ("the same input gives the same output", "fail")
+    found = {each.name: each for each in checks}
+    repaired = found["robust accuracy does not exceed clean"]
+    assert repaired.status == "not run" and repaired.numbers.startswith("the network answers at random")
+    assert found["adversarial images lie in the ball and in [0, 1]"].status == "fail"
+    assert found["gradients are neither zero nor non-finite"].status == "fail"
 
 
 def test_white_box_attacks_are_judged_by_their_worst_case():
@@ -76,7 +102,8 @@ def test_unbounded(left, total, status):
 def test_unbounded_counts_images_that_were_right_and_measured():
     clean, right = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, torch.nan])
     results = PerImageResults({"index": torch.arange(3), "clean": clean, "eps/1.0": right})
-    assert sanity_checks(results, FACTS)[0].numbers.startswith("0 of 1 ")
+    (found,) = (each for each in sanity_checks(results, FACTS) if each.name == "an unbounded attack reaches 0 %")
+    assert found.numbers.startswith("0 of 1 ")
 
 
 @pytest.mark.parametrize("kind", ["steps", "restarts"])
