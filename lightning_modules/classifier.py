@@ -13,7 +13,7 @@ from kafnets import objectives
 from kafnets.attacks import PGD, Attack
 from kafnets.backbones import Backbone
 from kafnets.keyed_random import image_keys
-from kafnets.logits import check_logits, is_correct
+from kafnets.logits import LabelRange, check_logits, check_shape, is_correct
 from kafnets.losses import cross_entropy
 from kafnets.metrics import RobustAccuracy
 from kafnets.objectives import Objective, Terms
@@ -116,7 +116,7 @@ class Classifier(LightningModule):
         self.seed = seed
         self.val, self.test = Evaluation(), Evaluation()
         self.inputs: Tensor | None = None
-        self._step: tuple[objectives.Batch, Terms] | None = None
+        self._step: tuple[objectives.Batch, Terms, LabelRange] | None = None
         self._replay = 0
         self.test_results: dict[str, float] = {}
         self._peak_lrs: list[float] = []
@@ -146,10 +146,11 @@ class Classifier(LightningModule):
         if self._replay:
             keys = image_keys(keys, self._replay)
         known = objectives.Batch(x, y, keys, self._fractional_epoch(batch_idx), self.threat)
+        labels = LabelRange(y)
         terms = self.objective(self.net, known)
-        check_logits(terms.logits, y)
+        check_shape(terms.logits, len(y))
         self.inputs = terms.inputs  # FiniteLoss needs them if the loss is not finite
-        self._step = known, terms
+        self._step = known, terms, labels
         accuracy = is_correct(terms.logits.detach(), y).float().mean()
         values = {"loss": terms.loss.detach(), "accuracy": accuracy} | terms.log
         values = {f"train/{name}": value for name, value in values.items()}
@@ -157,9 +158,11 @@ class Classifier(LightningModule):
         return terms.loss
 
     def on_after_backward(self) -> None:
-        """Call the objective's ``after_backward``."""
+        """Check the labels, which a device has read by now, and call the objective's ``after_backward``."""
         if self._step is not None:
-            self.objective.after_backward(*self._step)
+            batch, terms, labels = self._step
+            labels.check(terms.logits.shape[1])
+            self.objective.after_backward(batch, terms)
             self._step = None  # frees the graph
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -10,6 +10,7 @@ from kafnets.attacks import FGSM, L2, PGD
 from kafnets.objectives import TRADES, Adversarial, Clean, GradAlign
 from kafnets.schedules import Triangular
 from kafnets.threat import ThreatModel
+from lightning_modules.callbacks import FiniteLoss
 from lightning_modules.decay_filters import all_parameters, dense_kernels, kernels
 
 
@@ -243,6 +244,40 @@ def test_bf16_trains_and_measures_in_float32(make_module, make_data, make_traine
 def test_half_precision_weights_are_refused(make_module, make_data, make_trainer, precision):
     with pytest.raises(ValueError, match=f"precision={precision}.*bf16-mixed"):
         make_trainer(precision=precision).fit(make_module(), make_data())
+
+
+def test_a_training_step_does_not_wait_for_the_device(make_module, make_data, make_trainer, waits):
+    counts = []
+    for objective in (Adversarial(), TRADES(steps=2), GradAlign(), Clean()):
+        module = make_module(objective=objective)
+        step = module.optimizer_step  # runs forward pass, callbacks and backward pass too
+
+        def watched(*args, step=step, **kwargs):
+            before = waits.count
+            with waits:
+                step(*args, **kwargs)
+            counts.append(waits.count - before)
+
+        module.optimizer_step = watched
+        make_trainer(FiniteLoss(), max_epochs=1, name=objective.label).fit(module, make_data())
+    assert counts[1:] == [0] * 15, "constants of the threat model may be computed in the first step"
+
+
+@pytest.mark.parametrize("objective", [Clean(), Adversarial()])
+def test_labels_outside_the_classes_stop_a_run_before_the_weights_change(
+    make_module, make_data, make_trainer, objective
+):
+    class Mislabel(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 2:
+                self.before = weights(pl_module)
+                batch[1][0] = -100  # which PyTorch's cross-entropy ignores
+
+    module, mislabel = make_module(objective=objective), Mislabel()
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 9\] for 10 classes, got -100"):
+        make_trainer(mislabel, max_epochs=1).fit(module, make_data())
+    parameters = dict(module.net.named_parameters())
+    assert all(torch.equal(value, mislabel.before[name]) for name, value in parameters.items())
 
 
 def test_unlimited_epochs_are_refused(make_module, make_data, make_trainer):

@@ -43,7 +43,7 @@ def test_the_same_images_are_fooled(name, digits, monkeypatch):
         torch.testing.assert_close(found[1][0], found[8][0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"deepfool"}))  # which needs few steps
 def test_a_device_is_waited_for_at_every_eighth_step(name, digits, monkeypatch, waits):
     net, x, _ = digits
     x = x[:20]
@@ -57,7 +57,7 @@ def test_a_device_is_waited_for_at_every_eighth_step(name, digits, monkeypatch, 
             attack(net, x, net(x).argmax(1))
         counts.append(waits.count - before)
     searches = {"pgd": 2, "apgd_targeted": 3, "fab": 3, "cw": 2}.get(name, 1)
-    per_sync = {"deepfool": 10}.get(name, 2)  # gradients that are not finite, and images that are misclassified
+    per_sync = 2  # gradients that are not finite, and images that are misclassified
     assert counts[1] - counts[0] <= 4 * searches * per_sync
 
 
