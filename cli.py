@@ -218,7 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
         if os.environ.get("KAFNETS_TRACEBACK"):
             raise
-        print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
+        if is_first() or not isinstance(error, NonFiniteLossError):  # which all ranks raise together
+            print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(2) from None
     # otherwise the process group sometimes aborts at exit; after an error, this call could wait for other ranks
     if distributed.is_available() and distributed.is_initialized():

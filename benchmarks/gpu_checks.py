@@ -223,6 +223,23 @@ def check_net(name: str, device: torch.device) -> None:
             assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=2e-3)
 
 
+def check_nothing_waits(device: torch.device) -> None:
+    """After the first, a training step queues its work on the device without waiting for it."""
+    torch.manual_seed(0)
+    net = KafVGG(activation=ReLU).to(device).train()
+    x, y = torch.rand(8, 3, 32, 32, device=device), torch.randint(10, (8,), device=device)
+    batch = Batch(x, y, image_keys(torch.arange(8, device=device), 0), 0.0, ThreatModel())
+    for objective in (Adversarial(), TRADES(steps=2)):
+        objective(net, batch).loss.backward()
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            objective(net, batch).loss.backward()
+        finally:
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+
+
 def check_half_precision(dtype: torch.dtype, device: torch.device) -> None:
     """A fast-AT step under autocast: finite, and most signs of the input gradient equal those of float32."""
     torch.manual_seed(0)
@@ -280,6 +297,7 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield "metric", check_metric
     for name in NETS:
         yield f"net {name}", functools.partial(check_net, name)
+    yield "nothing waits", check_nothing_waits
     for dtype in (torch.bfloat16, torch.float16):
         yield f"autocast {dtype}", functools.partial(check_half_precision, dtype)
     yield "torch.compile", functools.partial(check_compile, "KafVGG")

@@ -2,8 +2,9 @@
 
 Every random number of an attack is a function of (key of the image, position in the image), computed with the
 SplitMix64 generator in 64-bit integer arithmetic. The same image under the same key gets the same noise whatever the
-batch size, the number of processes and the device, so a two-rank evaluation equals a one-rank one and a resumed run
-equals an uninterrupted one.
+batch size and the number of processes, after a resume too; on every device the same uniform numbers, and the same
+normal ones up to the rounding of logarithm and cosine. What a network computes from them is rounded differently in
+batches of other sizes, and on a GPU perhaps in every run.
 """
 
 import math

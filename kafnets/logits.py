@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kafnets.device_reads import Later
+
 
 def is_correct(logits: Tensor, y: Tensor) -> Tensor:
     """Whether the true class has the largest logit; False for rows with a non-finite logit.
@@ -30,15 +32,20 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         ValueError: labels must lie in [0, 9] for 10 classes, got 10 to 10
     """
     check_shape(logits, len(y))
-    check_labels(y, logits.shape[1])
+    LabelRange(y).check(logits.shape[1])
 
 
-def check_labels(y: Tensor, classes: int) -> None:
-    """Raise ``ValueError`` unless every label is one of ``classes`` classes."""
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
-        raise ValueError(
-            f"labels must lie in [0, {classes - 1}] for {classes} classes, got {int(y.min())} to {int(y.max())}"
-        )
+class LabelRange:
+    """The smallest and the largest of some labels, int64 ``(N,)``, read from the device when they are checked."""
+
+    def __init__(self, y: Tensor) -> None:
+        self._ends = Later(*torch.aminmax(y)) if len(y) else None
+
+    def check(self, classes: int) -> None:
+        """Raise ``ValueError`` unless every label is one of ``classes`` classes."""
+        low, high = self._ends.read() if self._ends else (0, 0)
+        if not 0 <= low <= high < classes:
+            raise ValueError(f"labels must lie in [0, {classes - 1}] for {classes} classes, got {low} to {high}")
 
 
 def check_shape(logits: Tensor, images: int) -> None:

@@ -15,7 +15,7 @@ from kafnets.attacks.base import Loss
 from kafnets.backbones import Backbone
 from kafnets.described import in_words
 from kafnets.keyed_random import image_keys
-from kafnets.logits import check_logits, is_correct
+from kafnets.logits import LabelRange, check_logits, check_shape, is_correct
 from kafnets.losses import LabelSmoothing, cross_entropy
 from kafnets.metrics import RobustAccuracy
 from kafnets.objectives import Objective, Terms
@@ -56,7 +56,9 @@ class Classifier(LightningModule):
 
     Batches are ``(x, y, index)``: images float32 ``(N, C, H, W)`` in [0, 1], true classes int64 ``(N,)``, and the
     number of each image within its split, int64 ``(N,)``. Random numbers of an attack are drawn from (seed, epoch,
-    image), those of dropout from (seed, epoch, batch, rank), so a resumed run equals an uninterrupted one.
+    image), those of dropout from (seed, epoch, batch, rank), so a resumed run equals an uninterrupted one: bit for bit
+    on a CPU; on a GPU up to rounding, because cuDNN may add gradients in any order unless ``trainer.deterministic`` is
+    set.
 
     Validation and test measure in float32, whatever the precision of training: clean accuracy on every image, robust
     accuracy on the images whose index is below ``val_images`` or ``test_images`` (data modules order evaluation sets
@@ -80,6 +82,10 @@ class Classifier(LightningModule):
         test_images: number of test images attacked, >= 1; None for all.
         attack_view: builds a faster form of the network, equal up to rounding, such as :class:`kafnets.fused.Fused`.
             Evaluations attack that form; the network itself classifies the images found. None: they attack the network.
+        channels_last: hold the weights, and thereby all activations, in channels_last memory, which the tensor cores of
+            GPUs prefer.
+        compile_backend: train the network through ``torch.compile`` with this backend, such as ``inductor``; None does
+            not compile. Evaluations never do: an attack's batches shrink, and each size would be compiled anew.
         seed: the seed of all random numbers.
 
     Raises:
@@ -104,6 +110,8 @@ class Classifier(LightningModule):
         test_attack: Attack | None = None,
         test_images: int | None = None,
         attack_view: Callable[[nn.Module], nn.Module] | None = None,
+        channels_last: bool = False,
+        compile_backend: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -123,10 +131,15 @@ class Classifier(LightningModule):
         self.test_attack = self._measuring("test_attack", test_attack or PGD(steps=50))
         self.test_images = test_images
         self.attack_view = attack_view
+        self.channels_last = channels_last
+        self.compile_backend = compile_backend
+        if compile_backend is not None and compile_backend not in (known := torch.compiler.list_backends(())):
+            raise ValueError(f"compile_backend must be one of {', '.join(known)}, got {compile_backend!r}")
+        self._compiled: tuple[nn.Module, ...] = ()  # a tuple, so that it is not registered and saved
         self.seed = seed
         self.val, self.test = Evaluation(), Evaluation()
         self.inputs: Tensor | None = None
-        self._step: tuple[objectives.Batch, Terms] | None = None
+        self._step: tuple[objectives.Batch, Terms, LabelRange] | None = None
         self._replay = 0
         self.test_results: dict[str, float] = {}
         self._peak_lrs: list[float] = []
@@ -162,10 +175,11 @@ class Classifier(LightningModule):
             keys = image_keys(keys, self._replay)
         epoch = self._fractional_epoch(batch_idx)
         known = objectives.Batch(x, y, keys, epoch, self._threat_at(epoch), self.loss)
-        terms = self.objective(self.net, known)
-        check_logits(terms.logits, y)
+        labels = LabelRange(y)
+        terms = self.objective(self._compiled[0] if self._compiled else self.net, known)
+        check_shape(terms.logits, len(y))
         self.inputs = terms.inputs  # FiniteLoss needs them if the loss is not finite
-        self._step = known, terms
+        self._step = known, terms, labels
         accuracy = is_correct(terms.logits.detach(), y).float().mean()
         values = {"loss": terms.loss.detach(), "accuracy": accuracy} | terms.log
         values = {f"train/{name}": value for name, value in values.items()}
@@ -176,9 +190,11 @@ class Classifier(LightningModule):
         return ThreatModel(self.threat.norm, self.threat.eps * self.eps_schedule(epoch, self.trainer.max_epochs or 1))
 
     def on_after_backward(self) -> None:
-        """Call the objective's ``after_backward``."""
+        """Check the labels, which a device has read by now, and call the objective's ``after_backward``."""
         if self._step is not None:
-            self.objective.after_backward(*self._step)
+            batch, terms, labels = self._step
+            labels.check(terms.logits.shape[1])
+            self.objective.after_backward(batch, terms)
             self._step = None  # frees the graph
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -206,8 +222,12 @@ class Classifier(LightningModule):
         return optimizer
 
     def setup(self, stage: str) -> None:
-        """Check the trainer before any work."""
+        """Check the trainer before any work; lay out and compile the network."""
         self.check_trainer(self.trainer, fitting=stage == "fit")
+        if self.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compile_backend is not None and stage == "fit":
+            self._compiled = (torch.compile(self.net, backend=self.compile_backend),)
 
     def check_trainer(self, trainer: Trainer, *, fitting: bool) -> None:
         """Raise ``ValueError`` if schedule, objective or evaluation can't work with the trainer's settings."""

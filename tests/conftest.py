@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cli
 
@@ -45,3 +48,24 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
         return lines[0]
 
     return run
+
+
+WAITING = {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::masked_select"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which the CPU would wait if the tensors were on a GPU; ``count`` is their number."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = op._schema.name
+        indices = args[1] if name in ("aten::index", "aten::index_put_", "aten::index_put") else []
+        self.count += name in WAITING or any(index is not None and index.dtype == torch.bool for index in indices)
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def waits() -> Waits:
+    """A context that counts waits for the device."""
+    return Waits()

@@ -42,7 +42,14 @@ OVERLAYS: dict[str, dict[str, Any]] = {
     "cifar10_jpeg": {"data.class_path": "ImageFolder", "data.init_args.batch_size": 128},
     "label_smoothing": {"model.init_args.loss.class_path": "LabelSmoothing"},
     "cpu": {"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.precision": "32-true"},
-    "gpu": {"trainer.accelerator": "gpu", "trainer.devices": 1, "trainer.precision": "bf16-mixed"},
+    "gpu": {
+        "trainer.accelerator": "gpu",
+        "trainer.devices": 1,
+        "trainer.precision": "bf16-mixed",
+        "trainer.benchmark": True,
+        "model.init_args.channels_last": True,
+        "model.init_args.compile_backend": None,
+    },
     "ddp": {"trainer.strategy": "ddp", "trainer.devices": 2},
     "wandb": {"trainer.logger.0.class_path": "lightning_modules.wandb_logger.Wandb"},
     "eval_full": {

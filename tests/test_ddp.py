@@ -57,9 +57,9 @@ def note_whether_left(rank):
 """
 
 
-def command_line(*arguments, folder):
+def run_command_line(*arguments, folder):
     """``python cli.py ...`` in a process of its own."""
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(ROOT / "cli.py"), *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder), "SPY_FOLDER": str(folder), "MPLBACKEND": "agg"},
@@ -68,6 +68,11 @@ def command_line(*arguments, folder):
         timeout=200,
         check=False,
     )
+
+
+def command_line(*arguments, folder):
+    """What a command that must succeed prints."""
+    done = run_command_line(*arguments, folder=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -171,6 +176,27 @@ def test_logged_training_loss_is_the_mean_over_both_ranks(run, ranks):
     for epoch, row in enumerate(rows):
         losses = torch.stack([step["loss"] for steps, _ in ranks for step in steps if step["epoch"] == epoch])
         assert float(row["train/loss"]) == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+BREAK = """
+from pytorch_lightning import Callback
+
+class Break(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_rank == 1 and batch_idx == 3:
+            batch[0].fill_(float("nan"))
+"""
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_ranks_with_one_line(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAK)
+    names = [name.replace("fast_at", "standard") for name in NAMES]
+    arguments = [*names, *TWO_RANKS, *TINY, "--trainer.callbacks+=breaking.Break"]
+    done = run_command_line("fit", *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert line.startswith("error: the loss is nan on rank 1 at step 3 (epoch 1); first affected: the input images")
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 @pytest.mark.slow

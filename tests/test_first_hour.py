@@ -133,15 +133,18 @@ def test_records_and_checkpoints_say_which_images(tiny_run: Path):
     assert record["data_sha256"] != trained_on["data_sha256"]
 
 
-def test_evaluations_use_no_tf32_and_restore_the_setting(monkeypatch: pytest.MonkeyPatch, fit):
+@pytest.mark.parametrize("setting", ["allow_tf32", "benchmark"])
+def test_evaluations_use_no_tf32_and_no_benchmark_and_restore_the_settings(
+    monkeypatch: pytest.MonkeyPatch, fit, setting: str
+):
     seen, forward = [], torch.nn.Conv2d.forward
 
     def spied(self, x):
         if not self.training:
-            seen.append(torch.backends.cudnn.allow_tf32)
+            seen.append(getattr(torch.backends.cudnn, setting))
         return forward(self, x)
 
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, setting, True)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", spied)
     fit("--model.attack_view=null")
-    assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
+    assert seen and not any(seen) and getattr(torch.backends.cudnn, setting)

@@ -13,6 +13,7 @@ from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import EvaluatedNet, TrainedNet
 from kafnets.attacks.worst_case import WorstCase
 from kafnets.described import Described, arguments_of, in_words
+from kafnets.device_reads import Later
 from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
@@ -200,7 +201,9 @@ class Attack(Described, ABC):
         """
         if self.restarts > 1:
             raise ValueError(f"{self}: training takes one start per image, got restarts={self.restarts}; leave it out")
-        check_images(x)
+        check_floating(x)
+        # read at the end, when the device has work to do meanwhile
+        in_range = Later(_in_range(x)) if len(x) else None
         soft = target.is_floating_point() and target.dim() == 2 and len(target) == len(x)
         if not (soft and self.soft_targets) or stop_when_fooled:
             check_classes(x, target)
@@ -208,8 +211,12 @@ class Attack(Described, ABC):
         if len(x) == 0:
             return x.clone()
         with preserve_state(net, eval_mode=eval_mode):
-            x, target, keys = x.detach().clone(), target.detach().clone(), keys.clone()
-            return self.run(TrainedNet(net, target), x, target, image_keys(keys, 0), early_stop=stop_when_fooled)
+            images, target, keys = x.detach().clone(), target.detach().clone(), keys.clone()
+            view = TrainedNet(net, target)
+            found = self.run(view, images, target, image_keys(keys, 0), early_stop=stop_when_fooled)
+        if in_range is not None and in_range.read() == [0]:
+            check_images(x)
+        return found
 
     @abstractmethod
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
@@ -310,15 +317,24 @@ def _json_ready(value: Any) -> Any:
 
 def check_images(x: Tensor) -> None:
     """Raise ``ValueError`` unless images are floating point, finite and in [0, 1]."""
+    check_floating(x)
+    if len(x) and not bool(_in_range(x)):
+        low, high = (v.item() for v in torch.aminmax(x))
+        raise ValueError(
+            f"images must be finite and in [0, 1], got values from {low:g} to {high:g}; "
+            "normalisation belongs inside the network"
+        )
+
+
+def check_floating(x: Tensor) -> None:
+    """Raise ``ValueError`` unless images are floating point."""
     if not x.is_floating_point():
         raise ValueError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 by 255")
-    if len(x):
-        low, high = (v.item() for v in torch.aminmax(x))
-        if not (low >= 0 and high <= 1):  # written so that NaN fails too
-            raise ValueError(
-                f"images must be finite and in [0, 1], got values from {low:g} to {high:g}; "
-                "normalisation belongs inside the network"
-            )
+
+
+def _in_range(x: Tensor) -> Tensor:
+    low, high = torch.aminmax(x)
+    return (low >= 0) & (high <= 1)  # False for NaN
 
 
 def check_classes(x: Tensor, y: Tensor) -> None:

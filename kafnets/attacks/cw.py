@@ -6,11 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Net, at_least_one
+from kafnets.attacks.base import Net, at_least_one, is_sync_due
+from kafnets.attacks.gradient_estimators import Estimate
 from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
-from kafnets.logits import is_correct
+from kafnets.attacks.queries import EvaluatedNet
 from kafnets.losses import margin
-from kafnets.threat import L2, ThreatModel
+from kafnets.threat import L2, ThreatModel, per_image
 
 _BOX = 1 - 1e-6  # keeps atanh of black and white finite
 
@@ -90,21 +91,24 @@ class CW(MinimumNorm):
         """Adam, with one c per image."""
         found, left = Nearest.none(x), torch.arange(len(x), device=x.device)
         w = ((2 * x - 1) * _BOX).atanh()
-        adam = _Adam.zeros_like(w)
+        adam, searched = _Adam.zeros_like(w), torch.ones(len(x), dtype=torch.bool, device=x.device)
         for step in range(self.steps):
-            x_adv, lead, grad = self._objective(net, w, x, y, c)
-            wrong = lead < -self.confidence
-            found.keep(left[wrong], x_adv[wrong], self.norm.size(x_adv - x)[wrong])
-            going = found.sizes[left] > enough
-            w = w - self.step_size * adam.direction(grad, step + 1)
-            if not bool(going.all()):
-                left, x, y, c, w = (t[going] for t in (left, x, y, c, w))
+            x_adv, lead, grad = self._objective(net, w, x, y, c, step)
+            wrong = searched & (lead < -self.confidence)
+            found.keep(left, x_adv, torch.where(wrong, self.norm.size(x_adv - x), torch.inf))
+            searched = found.sizes[left] > enough
+            w = torch.where(per_image(searched, x), w - self.step_size * adam.direction(grad, step + 1), w)
+            if is_sync_due(step, x.device) and not bool(searched.all()):
+                going = searched.nonzero().flatten()
+                left, x, y, c, w, searched = (t[going] for t in (left, x, y, c, w, searched))
                 adam = _Adam(adam.mean[going], adam.square[going])
                 if len(left) == 0:
                     break
         return found
 
-    def _objective(self, net: Net, w: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _objective(
+        self, net: Net, w: Tensor, x: Tensor, y: Tensor, c: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The image, the lead of the true class ``(N,)`` (< 0 where it loses), and the gradient of the loss."""
         w = w.detach().requires_grad_(True)
         x_adv = (w.tanh() + 1) / 2
@@ -112,8 +116,8 @@ class CW(MinimumNorm):
         lead = -margin(logits, y)
         loss = (x_adv - x).flatten(1).square().sum(1) + c * (lead + self.confidence).clamp_min(0)
         (grad,) = torch.autograd.grad(loss.sum(), w)
-        if not bool(torch.isfinite(grad[is_correct(logits, y)]).all()):
-            raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
+        if isinstance(net, EvaluatedNet):
+            net.watch(Estimate(grad, logits.detach(), lead.detach()), y, refuse_now=is_sync_due(step, x.device))
         return x_adv.detach(), lead.detach(), grad
 
     def passes(self) -> int:

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Net, at_least_one
+from kafnets.attacks.base import Net, at_least_one, is_sync_due
 from kafnets.attacks.linearized_boundary import gain, nearest_boundary
 from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
 from kafnets.logits import is_correct, likely_wrong_classes
@@ -61,15 +61,20 @@ class DeepFool(MinimumNorm):
         """Step until misclassified."""
         found, left = Nearest.none(x), torch.arange(len(x), device=x.device)
         classes, x_adv = likely_wrong_classes(logits, y, self.classes), x
-        for _ in range(self.steps):
-            gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, classes)
+        correct = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        for step in range(self.steps):
+            gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, classes, step)
             size = gain(self.norm, w)
             length = torch.where(size > 0, gap.abs() / size.clamp_min(1e-30) + _BEYOND, 0)
-            x_adv = self.norm.step(x_adv, w, (1 + self.overshoot) * per_image(length, x)).clamp(0, 1)
+            moved = self.norm.step(x_adv, w, (1 + self.overshoot) * per_image(length, x)).clamp(0, 1)
+            x_adv = torch.where(per_image(correct, x), moved, x_adv)
             with torch.no_grad():
-                going = is_correct(net(x_adv), y)
-            found.keep(left[~going], x_adv[~going], self.norm.size(x_adv - x)[~going])
-            left, x, y, x_adv, classes = left[going], x[going], y[going], x_adv[going], classes[going]
+                wrong = correct & ~is_correct(net(x_adv), y)
+            found.keep(left, x_adv, torch.where(wrong, self.norm.size(x_adv - x), torch.inf))
+            correct = correct & ~wrong
+            if is_sync_due(step, x.device) and not bool(correct.all()):
+                going = correct.nonzero().flatten()
+                left, x, y, x_adv, classes, correct = (t[going] for t in (left, x, y, x_adv, classes, correct))
             if len(left) == 0:
                 break
         return found

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Net, at_least_one
+from kafnets.attacks.base import Net, at_least_one, is_sync_due
 from kafnets.attacks.hyperplane_projection import step_to_plane
 from kafnets.attacks.linearized_boundary import nearest_boundary
 from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
@@ -107,21 +107,23 @@ class FAB(MinimumNorm):
         """Walk with the images number ``left`` along the boundaries to ``targets``; add errors to ``found``."""
         x, y, targets = x[left], y[left], targets[left]
         x_adv = self.norm.random_start(x, self.eps / 2, keys[left]) if self.random_start else x
-        for _ in range(self.steps):
-            x_adv = self._step(net, x_adv, x, y, targets)
+        searched = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        for step in range(self.steps):
+            moved = self._step(net, x_adv, x, y, targets, step)
+            x_adv = torch.where(per_image(searched, x), moved, x_adv)
             with torch.no_grad():
-                wrong = ~is_correct(net(x_adv), y)
-            sizes = self.norm.size(x_adv - x)
-            found.keep(left[wrong], x_adv[wrong], sizes[wrong])
+                wrong = searched & ~is_correct(net(x_adv), y)
+            found.keep(left, x_adv, torch.where(wrong, self.norm.size(x_adv - x), torch.inf))
             x_adv = torch.where(per_image(wrong, x), x + self.beta * (x_adv - x), x_adv)
-            going = found.sizes[left] > enough
-            if not bool(going.all()):
-                left, x, y, targets, x_adv = left[going], x[going], y[going], targets[going], x_adv[going]
+            searched = found.sizes[left] > enough
+            if is_sync_due(step, x.device) and not bool(searched.all()):
+                going = searched.nonzero().flatten()
+                left, x, y, targets, x_adv, searched = (t[going] for t in (left, x, y, targets, x_adv, searched))
                 if len(left) == 0:
                     return
 
-    def _step(self, net: Net, x_adv: Tensor, x: Tensor, y: Tensor, targets: Tensor) -> Tensor:
-        gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, targets)
+    def _step(self, net: Net, x_adv: Tensor, x: Tensor, y: Tensor, targets: Tensor, step: int) -> Tensor:
+        gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, targets, step)
         from_here = step_to_plane(self.norm, x_adv, w, -gap)
         from_image = step_to_plane(self.norm, x, w, (w * (x_adv - x)).flatten(1).sum(1) - gap)
         here, image = (self.norm.size(step).clamp_min(1e-8) for step in (from_here, from_image))

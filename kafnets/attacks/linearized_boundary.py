@@ -3,12 +3,16 @@
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Net
+from kafnets.attacks.base import Net, is_sync_due
+from kafnets.attacks.gradient_estimators import Estimate
+from kafnets.attacks.queries import EvaluatedNet
 from kafnets.logits import is_correct
 from kafnets.threat import Norm
 
 
-def nearest_boundary(norm: Norm, net: Net, x: Tensor, y: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def nearest_boundary(
+    norm: Norm, net: Net, x: Tensor, y: Tensor, classes: Tensor, step: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest boundary between the true class and some others, in the network linearised at each image.
 
     For class k that boundary is ``gap_k + w_k . d = 0`` with ``gap_k = z_k - z_y`` and ``w_k`` its gradient; its
@@ -16,17 +20,15 @@ def nearest_boundary(norm: Norm, net: Net, x: Tensor, y: Tensor, classes: Tensor
 
     Args:
         norm: of the distance; ``||w||_*`` is the gain along a step ``norm.direction(w)``.
-        net: images to logits.
+        net: images to logits; an :class:`~kafnets.attacks.queries.EvaluatedNet` refuses gradients that are not finite.
         x: images ``(N, ...)``.
         y: int64 ``(N,)``, the true classes.
         classes: int64 ``(N, k)``, k >= 1; costs k backward passes.
+        step: number of the step of the attack, see :func:`~kafnets.attacks.base.is_sync_due`.
 
     Returns:
         gap ``(N,)`` (< 0 where the logit of y is larger), w of the shape of ``x``, and whether ``x`` is classified
         correctly, bool ``(N,)``.
-
-    Raises:
-        ValueError: if a gradient at an image that is classified correctly is not finite.
 
     Example:
         >>> from kafnets.threat import L2
@@ -39,10 +41,11 @@ def nearest_boundary(norm: Norm, net: Net, x: Tensor, y: Tensor, classes: Tensor
     gaps = logits.gather(1, classes) - logits.gather(1, y.unsqueeze(1))
     count = classes.shape[1]
     slopes = [torch.autograd.grad(gap.sum(), x, retain_graph=k + 1 < count)[0] for k, gap in enumerate(gaps.unbind(1))]
-    correct, gaps = is_correct(logits.detach(), y), gaps.detach()
-    for slope in slopes:
-        if not bool(torch.isfinite(slope[correct]).all()):
-            raise ValueError("the gradient of the network is not finite, so no attack can follow it")
+    logits, gaps = logits.detach(), gaps.detach()
+    correct = is_correct(logits, y)
+    if isinstance(net, EvaluatedNet):
+        for gap, slope in zip(gaps.unbind(1), slopes, strict=True):
+            net.watch(Estimate(slope, logits, gap), y, refuse_now=is_sync_due(step, x.device))
     if count == 1:
         return gaps[:, 0], slopes[0], correct
     distances = [_distance(norm, gap, slope) for gap, slope in zip(gaps.unbind(1), slopes, strict=True)]

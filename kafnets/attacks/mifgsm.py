@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Loss, Net, at_least_one, positive_and_finite
+from kafnets.attacks.base import Attack, Loss, Net, at_least_one, is_sync_due, positive_and_finite
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
 from kafnets.threat import Norm, in_input_units, per_image
@@ -65,17 +65,25 @@ class MIFGSM(Attack):
         """One ascent from the image."""
         x_adv, momentum = x.clone(), torch.zeros_like(x)
         result, left = x_adv.clone(), torch.arange(len(x), device=x.device)
+        correct = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        project = self.norm.projection(x, self.eps)
         for step in range(self.steps):
             grad, logits, _ = self.estimate(net, self.loss, x_adv, (y,), keys, step)
             size = per_image(grad.flatten(1).abs().sum(1), grad)
             momentum = self.decay * momentum + torch.where(size > 0, grad / size, 0)
+            synced = not early_stop or is_sync_due(step, x.device)
             if early_stop:
-                going = is_correct(logits, y)
-                result[left[~going]] = x_adv[~going]
-                left, x, y, keys, x_adv, momentum = (t[going] for t in (left, x, y, keys, x_adv, momentum))
+                correct = correct & is_correct(logits, y)
+                if synced and not bool(correct.all()):
+                    result[left] = x_adv
+                    going = correct.nonzero().flatten()
+                    left, x, y, keys, x_adv, momentum = (t[going] for t in (left, x, y, keys, x_adv, momentum))
+                    correct, project = correct[going], self.norm.projection(x, self.eps)
                 if len(left) == 0:
                     return result
-            x_adv = self.norm.project(self.norm.step(x_adv, momentum, self.step_size), x, self.eps)
+            moved = project(self.norm.step(x_adv, momentum, self.step_size))
+            # already misclassified images are not moved
+            x_adv = moved if synced else torch.where(per_image(correct, x), moved, x_adv)
         result[left] = x_adv
         return result
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kafnets.attacks.base import Attack, Net, check_classes, check_images, keys_for
 from kafnets.attacks.preserve_state import preserve_state
-from kafnets.attacks.queries import QueriedNet
+from kafnets.attacks.queries import EvaluatedNet
 from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.threat import per_image
@@ -35,9 +35,14 @@ class Nearest:
         return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype))
 
     def keep(self, where: Tensor, images: Tensor, sizes: Tensor) -> None:
-        """Keep the errors ``images``, of the images number ``where``, that are nearer than the ones known."""
-        nearer = sizes < self.sizes[where]
-        self.images[where[nearer]], self.sizes[where[nearer]] = images[nearer], sizes[nearer]
+        """Keep the errors ``images``, of the images number ``where``, that are nearer than the ones known.
+
+        A size that is infinite marks an image that is no error.
+        """
+        known = self.sizes[where]
+        nearer = sizes < known
+        self.images[where] = torch.where(per_image(nearer, images), images, self.images[where])
+        self.sizes[where] = torch.where(nearer, sizes, known)
 
 
 class MinimumNorm(Attack):
@@ -60,7 +65,8 @@ class MinimumNorm(Attack):
         """One attempt.
 
         Args:
-            net: images to logits.
+            net: images to logits; it refuses gradients that are not finite, see
+                :class:`~kafnets.attacks.queries.EvaluatedNet`.
             x: images ``(N, ...)`` that the network gets right, N >= 1.
             y: int64 ``(N,)``, the true classes.
             keys: int64 ``(N,)``, the seeds of random numbers.
@@ -81,7 +87,7 @@ class MinimumNorm(Attack):
         check_classes(x, y)
         keys = keys_for(x, keys)
         with preserve_state(net, eval_mode=True):
-            net = QueriedNet(net, y)
+            net = EvaluatedNet(net, y, str(self))
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()
             best, everywhere = Nearest.none(x), torch.arange(len(x), device=x.device)
             for restart in range(self.restarts if len(x) else 0):
@@ -90,6 +96,7 @@ class MinimumNorm(Attack):
         return best
 
     def _search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, enough: float) -> Nearest:
+        net = net if isinstance(net, EvaluatedNet) else EvaluatedNet(net, y, str(self))
         with torch.no_grad():
             logits = net(x)
         found, right = Nearest.none(x), is_correct(logits, y)
@@ -97,5 +104,6 @@ class MinimumNorm(Attack):
         if bool(right.any()):
             left = right.nonzero().flatten()
             errors = self.search(net, x[left], y[left], keys[left], logits[left], enough)
+            net.refuse_unusable()
             found.keep(left, errors.images, errors.sizes)
         return found

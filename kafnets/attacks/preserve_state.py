@@ -1,5 +1,6 @@
 """A context that restores a network after it has been attacked."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeAlias
@@ -10,10 +11,28 @@ from torch import Tensor, nn
 _Buffers: TypeAlias = dict[str, Tensor | None]
 
 
-def _kept_buffers(module: nn.Module) -> tuple[_Buffers, _Buffers, list[Tensor | None]]:
-    """A module's own buffers: the dictionary that holds them, a copy of it, and copies of their values."""
-    buffers = module._buffers
-    return buffers, dict(buffers), [None if tensor is None else tensor.clone() for tensor in buffers.values()]
+class _Kept:
+    """Some modules' own buffers and their values, which :meth:`restore` puts back."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        # a module may write into a buffer, or put another tensor in its place
+        self._places: list[tuple[_Buffers, _Buffers]] = [(m._buffers, dict(m._buffers)) for m in modules if m._buffers]
+        tensors = [tensor for _, held in self._places for tensor in held.values() if tensor is not None]
+        alike: defaultdict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+        for tensor in tensors:
+            alike[tensor.device, tensor.dtype].append(tensor)
+        # one copy for all tensors of a device and dtype
+        self._values = [(group, [torch.empty_like(tensor) for tensor in group]) for group in alike.values()]
+        with torch.no_grad():
+            for group, values in self._values:
+                torch._foreach_copy_(values, group)
+
+    def restore(self) -> None:
+        for group, values in self._values:
+            # .data: autograd must not see a write into what an earlier forward pass saved
+            torch._foreach_copy_([tensor.data for tensor in group], values)
+        for buffers, held in self._places:
+            buffers.update(held)
 
 
 @contextmanager
@@ -33,8 +52,7 @@ def preserve_state(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Itera
     """
     modules = list(net.modules()) if isinstance(net, nn.Module) else []
     modes = [module.training for module in modules]
-    # a module may write into a buffer, or put another tensor in its place
-    kept = [] if eval_mode or not any(modes) else [_kept_buffers(module) for module in modules]
+    kept = _Kept([] if eval_mode or not any(modes) else modules)
     try:
         if eval_mode:
             for module in modules:
@@ -46,9 +64,4 @@ def preserve_state(net: Callable[[Tensor], Tensor], *, eval_mode: bool) -> Itera
         # set one by one: nn.Module.train() would also change modules that are frozen in evaluation mode
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-        for buffers, tensors, values in kept:
-            for tensor, value in zip(tensors.values(), values, strict=True):
-                if tensor is not None and value is not None:
-                    # .data: autograd must not see a write into what an earlier forward pass saved
-                    tensor.data.copy_(value)
-            buffers.update(tensors)
+        kept.restore()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kafnets.attacks.gradient_estimators import Estimate, Net
-from kafnets.logits import check_labels, check_shape, is_correct
+from kafnets.logits import LabelRange, check_shape, is_correct
 
 
 class QueriedNet:
@@ -17,18 +17,19 @@ class QueriedNet:
 
     def __init__(self, net: Net, labels: Tensor) -> None:
         self.net = net
-        self._unchecked = [labels]
+        self._targets = labels if labels.dim() == 2 else None
+        # asked for before the network is called, so that the device has work while they are read
+        self._labels = LabelRange(labels) if labels.dim() == 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The logits ``(len(x), classes)``."""
         logits = self.net(x)
         check_shape(logits, len(x))
-        if self._unchecked:
-            labels = self._unchecked.pop()  # reading labels waits for the device, so they are read once
-            if labels.dim() == 1:
-                check_labels(labels, logits.shape[1])
-            elif labels.shape[1:] != logits.shape[1:]:
-                raise ValueError(f"targets {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")
+        if self._labels is not None:
+            self._labels.check(logits.shape[1])
+            self._labels = None
+        if self._targets is not None and self._targets.shape[1:] != logits.shape[1:]:
+            raise ValueError(f"targets {tuple(self._targets.shape)} do not fit logits of shape {tuple(logits.shape)}")
         return logits
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ def l2_norm(x: Tensor) -> Tensor:
     return per_image(x.flatten(1).square().sum(1).sqrt(), x)
 
 
+@lru_cache
 def round_down(value: float, dtype: torch.dtype) -> float:
     """The largest number of ``dtype`` that does not exceed ``value``, >= 0.
 
@@ -27,7 +29,7 @@ def round_down(value: float, dtype: torch.dtype) -> float:
         >>> round_down(0.25, torch.float32), round_down(8 / 255, torch.float32) < 8 / 255
         (0.25, True)
     """
-    nearest = torch.tensor(value, dtype=dtype)
+    nearest = torch.tensor(value, dtype=dtype, device="cpu")
     return (nearest if nearest.item() <= value else torch.nextafter(nearest, torch.zeros_like(nearest))).item()
 
 

@@ -89,6 +89,13 @@ def test_weights_that_break_in_the_last_step_of_an_epoch_are_not_saved(make_modu
     assert finite_checkpoints(trainer)["last.ckpt"]["global_step"] == 4
 
 
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(make_net, make_module, make_data, make_trainer):
+    module = make_module(net=make_net(activation=Breaking))
+    with pytest.raises(NonFiniteLossError):
+        make_trainer(Break(2, break_layer(float("nan"))), FiniteLoss()).fit(module, make_data())
+    assert all(torch.isfinite(value).all() for value in module.net.parameters())
+
+
 def test_before_the_first_checkpoint_the_message_says_so(make_module, make_data, make_trainer):
     trainer = make_trainer(Break(1, break_parameter), FiniteLoss())
     with pytest.raises(NonFiniteLossError, match="last good checkpoint: none written yet"):

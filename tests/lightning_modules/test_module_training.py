@@ -11,6 +11,7 @@ from kafnets.objectives import TRADES, Adversarial, Clean, GradAlign
 from kafnets.parameter_filters import all_parameters, dense_kernels, kernels
 from kafnets.schedules import Triangular
 from kafnets.threat import ThreatModel
+from lightning_modules.callbacks import FiniteLoss
 
 
 class Steps(Callback):
@@ -239,10 +240,82 @@ def test_bf16_trains_and_measures_in_float32(make_module, make_data, make_traine
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
 
 
+def test_channels_last_reaches_the_activations(make_net, make_module, make_data, make_trainer):
+    found = {}
+    for channels_last in (False, True):
+        net, strides = make_net(dropout=(0, 0, 0, 0)), []  # masks follow the memory
+        module = make_module(standard=True, net=net, channels_last=channels_last)
+        module.net.block2.conv_a.register_forward_hook(lambda _, x, out, kept=strides: kept.append(out.stride(1)))
+        trainer = make_trainer(max_epochs=1, name=str(channels_last))
+        trainer.fit(module, make_data())
+        assert {stride == 1 for stride in strides} == {channels_last}
+        found[channels_last] = trainer.callback_metrics["train/loss"]
+    torch.testing.assert_close(found[True], found[False], rtol=1e-3, atol=0)
+
+
+def test_training_is_compiled_and_evaluation_is_not(make_module, make_data, make_trainer, monkeypatch):
+    calls, compile_it = [], torch.compile
+
+    def compiled(net, backend):
+        net = compile_it(net, backend=backend)
+        net.register_forward_hook(lambda *_: calls.append(module.trainer.state.stage.value))
+        return net
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    losses = []
+    for backend in (None, "eager"):
+        module = make_module(compile_backend=backend)
+        trainer = make_trainer(max_epochs=1, name=str(backend))
+        trainer.fit(module, make_data())
+        losses.append(trainer.callback_metrics["train/loss"])
+        assert not any("_orig_mod" in name for name in module.state_dict())
+    assert set(calls) == {"train"} and len(calls) == 4 * 2  # the attack and the loss of each step
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+
+
+def test_an_unknown_compiler_is_refused(make_module):
+    with pytest.raises(ValueError, match=r"compile_backend must be one of .*inductor.*, got 'inducktor'"):
+        make_module(compile_backend="inducktor")
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_half_precision_weights_are_refused(make_module, make_data, make_trainer, precision):
     with pytest.raises(ValueError, match=f"precision={precision}.*bf16-mixed"):
         make_trainer(precision=precision).fit(make_module(), make_data())
+
+
+def test_a_training_step_does_not_wait_for_the_device(make_module, make_data, make_trainer, waits):
+    counts = []
+    for objective in (Adversarial(), TRADES(steps=2), GradAlign(), Clean()):
+        module = make_module(objective=objective)
+        step = module.optimizer_step  # runs forward pass, callbacks and backward pass too
+
+        def watched(*args, step=step, **kwargs):
+            before = waits.count
+            with waits:
+                step(*args, **kwargs)
+            counts.append(waits.count - before)
+
+        module.optimizer_step = watched
+        make_trainer(FiniteLoss(), max_epochs=1, name=objective.label).fit(module, make_data())
+    assert counts[1:] == [0] * 15, "constants of the threat model may be computed in the first step"
+
+
+@pytest.mark.parametrize("objective", [Clean(), Adversarial()])
+def test_labels_outside_the_classes_stop_a_run_before_the_weights_change(
+    make_module, make_data, make_trainer, objective
+):
+    class Mislabel(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 2:
+                self.before = weights(pl_module)
+                batch[1][0] = -100  # which PyTorch's cross-entropy ignores
+
+    module, mislabel = make_module(objective=objective), Mislabel()
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 9\] for 10 classes, got -100"):
+        make_trainer(mislabel, max_epochs=1).fit(module, make_data())
+    parameters = dict(module.net.named_parameters())
+    assert all(torch.equal(value, mislabel.before[name]) for name, value in parameters.items())
 
 
 def test_unlimited_epochs_are_refused(make_module, make_data, make_trainer):

@@ -5,6 +5,7 @@ import torch
 
 from kafnets.attacks import L1, L2, Linf
 from kafnets.attacks.linearized_boundary import gain, nearest_boundary
+from kafnets.attacks.queries import EvaluatedNet
 from kafnets.logits import likely_wrong_classes
 
 WEIGHT = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -57,7 +58,8 @@ def test_a_gradient_that_is_not_finite():
     def broken(x):
         return torch.stack([1 - (x[:, 0] - 0.5).abs().sqrt(), 0 * x[:, 0]], 1)
 
-    with pytest.raises(ValueError, match="the gradient of the network is not finite"):
-        nearest_boundary(L2(), broken, torch.full((1, 2), 0.5), torch.tensor([0]), torch.tensor([[1]]))
+    evaluated = EvaluatedNet(broken, torch.tensor([0]), "FAB")
+    with pytest.raises(ValueError, match="FAB: the gradient of the network is not finite"):
+        nearest_boundary(L2(), evaluated, torch.full((1, 2), 0.5), torch.tensor([0]), torch.tensor([[1]]))
     # at misclassified images it does not matter
-    nearest_boundary(L2(), broken, torch.full((1, 2), 0.5), torch.tensor([1]), torch.tensor([[0]]))
+    nearest_boundary(L2(), evaluated, torch.full((1, 2), 0.5), torch.tensor([1]), torch.tensor([[0]]))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kafnets.attacks import PGD
 from kafnets.attacks.preserve_state import preserve_state
@@ -105,3 +106,20 @@ def test_eval_mode_decides_which_network_is_attacked():
 def test_a_plain_function_is_accepted():
     with preserve_state(lambda x: x, eval_mode=True):
         assert torch.is_grad_enabled()
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies as a device runs them: one for a list of tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.count += op._schema.name in ("aten::clone", "aten::copy_", "aten::_foreach_copy_")
+        return op(*args, **(kwargs or {}))
+
+
+def test_buffers_of_one_dtype_are_saved_and_restored_by_one_copy_each():
+    net = nn.Sequential(*(nn.BatchNorm2d(channels) for channels in range(1, 9)))
+    with Copies() as copies, preserve_state(net, eval_mode=False):
+        pass
+    assert copies.count == 4  # float32 and int64, there and back
