@@ -29,14 +29,15 @@ class ImageDataModule(LightningDataModule, ABC):
     that every prefix holds the classes in proportion (``index < k`` is a fair sample); the order of the test set does
     not depend on ``seed``, so that all runs are tested on the same prefix.
 
-    A subclass sets ``num_classes``, ``in_channels`` and ``image_size`` (pixels) when it is built, before any file is
-    read, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``, ``test_set`` and
+    A subclass has ``num_classes``, ``in_channels`` and ``image_size`` (pixels) as soon as it is built, so that a network
+    can be built to fit, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``, ``test_set`` and
     ``class_names``.
 
     Args:
         batch_size: training images per batch and process, >= 1.
         eval_batch_size: largest number of validation or test images per batch and process, >= 1.
         val_fraction: share of the training images held out for validation, in (0, 1).
+        image_size: resample all images to this many pixels on both sides, >= 1; None keeps their size.
         augment: random change of the training images; None leaves them as they are.
         seed: seed of the split, the order and the augmentation.
         num_workers: processes that prepare batches; the images are in memory, so 0 is usually fastest.
@@ -60,6 +61,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: int = 128,
         eval_batch_size: int = 500,
         val_fraction: float = 0.1,
+        image_size: int | None = None,
         augment: Augment | None = None,
         seed: int = 0,
         num_workers: int = 0,
@@ -75,6 +77,11 @@ class ImageDataModule(LightningDataModule, ABC):
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie strictly between 0 and 1, got {val_fraction}")
         self.batch_size, self.eval_batch_size, self.val_fraction = batch_size, eval_batch_size, val_fraction
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size must be >= 1 pixel, got {image_size}")
+        self._resize = image_size is not None
+        if image_size is not None:
+            self.image_size = image_size
         self.augment, self.seed, self.num_workers = augment, seed, num_workers
         self._is_loaded = False
 
@@ -94,6 +101,8 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _load_all(self) -> None:
         train, test = self.load()
+        if self._resize:
+            train, test = train.resized(self.image_size), test.resized(self.image_size)
         for images in (train, test):
             self._check_declared(images)
         if train.class_names != test.class_names:

@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -51,6 +51,16 @@ class ImageTensors(Dataset[Batch]):
     def __getitem__(self, index: Tensor | int) -> Batch:
         index = torch.as_tensor(index)
         return self.images[index], self.labels[index], index
+
+    def resized(self, size: int) -> "ImageTensors":
+        """Return the images resampled to ``size`` x ``size`` pixels (bilinear, antialiased, sides independently)."""
+        if self.images.shape[2:] == (size, size):
+            return self
+        parts = [
+            nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+            for part in self.images.split(1000)  # bounds the memory for intermediate results
+        ]
+        return ImageTensors(torch.cat(parts), self.labels, self.class_names)
 
     def subset(self, positions: Tensor) -> "ImageTensors":
         """Return a copy that holds the images at ``positions`` ``(M,)`` int64, in that order."""

@@ -237,6 +237,18 @@ def test_images_that_are_not_as_declared_are_refused(name, declared, found):
         data.setup()
 
 
+def test_all_images_are_resampled_to_the_size_that_is_asked_for():
+    data, plain = tiny(image_size=6), tiny()
+    data.setup(), plain.setup()
+    assert data.image_size == 6 and Tiny.image_size == 4
+    for name in ("train_set", "val_set", "test_set"):
+        found, source = getattr(data, name).images, getattr(plain, name).images
+        exact = torch.nn.functional.interpolate(source.double(), (6, 6), mode="bilinear", antialias=True)
+        assert found.dtype == torch.uint8 and (found - exact).abs().max() <= 1
+    with pytest.raises(ValueError, match="image_size must be >= 1 pixel, got 0"):
+        tiny(image_size=0)
+
+
 def test_a_second_sharding_by_lightning_is_refused():
     data = tiny()
     data.trainer = stub(world_size=2, use_distributed_sampler=True)
