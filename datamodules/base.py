@@ -29,9 +29,9 @@ class ImageDataModule(LightningDataModule, ABC):
     that every prefix holds the classes in proportion (``index < k`` is a fair sample); the order of the test set does
     not depend on ``seed``, so that all runs are tested on the same prefix.
 
-    A subclass has ``num_classes``, ``in_channels`` and ``image_size`` (pixels) as soon as it is built, so that a network
-    can be built to fit, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``, ``test_set`` and
-    ``class_names``.
+    A subclass has ``num_classes``, ``in_channels`` and ``image_size`` (pixels) as soon as it is built, so that a
+    network can be built to fit, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``,
+    ``test_set`` and ``class_names``.
 
     Args:
         batch_size: training images per batch and process, >= 1.

@@ -33,7 +33,7 @@ def test_a_fit_writes_results_pictures_tables_and_both_checkpoints(tiny_run: Pat
     files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
     assert files >= {
         "config.yaml", "metrics.csv", "history.csv", "results.json", "curves.png", "activations.png",
-        "checkpoints/last.ckpt", "checkpoints/best-epoch=000.ckpt",
+        "checkpoints/last.ckpt", "checkpoints/best-epoch=001.ckpt",
     }  # fmt: skip
     rows = list(csv.DictReader((tiny_run / "history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1"]
@@ -42,7 +42,7 @@ def test_a_fit_writes_results_pictures_tables_and_both_checkpoints(tiny_run: Pat
 
 def test_results_hold_intervals_attack_checkpoint_and_run(tiny_run: Path):
     results = json.loads((tiny_run / "results.json").read_text())
-    best = tiny_run / "checkpoints" / "best-epoch=000.ckpt"
+    best = tiny_run / "checkpoints" / "best-epoch=001.ckpt"
     assert results["checkpoint_sha256"] == sha256(best)
     assert results["robust"]["images"] == 20 and results["clean"]["images"] == 359
     assert results["robust"]["wilson95_low"] <= results["robust"]["accuracy"] <= results["robust"]["wilson95_high"]
@@ -73,7 +73,7 @@ def test_a_checkpoint_alone_is_enough_to_test_it_again(tiny_run: Path, tmp_path:
 
 def test_best_and_last_are_found_by_name(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
     runs = tiny_run.parents[1]
-    for which, file in (("best", "best-epoch=000.ckpt"), ("last", "last.ckpt")):
+    for which, file in (("best", "best-epoch=001.ckpt"), ("last", "last.ckpt")):
         config = printed_config(
             capsys, "test", *RECIPE[1:], f"--run.dir={runs}", "--trainer.accelerator=cpu", f"--ckpt_path={which}"
         )

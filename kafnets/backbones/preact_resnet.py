@@ -53,8 +53,8 @@ class PreActResNet18(Backbone):
         num_classes: number of classes, >= 2.
         in_channels: channels of the images, >= 1.
         image_size: height and width of the images in pixels, a multiple of 8.
-        mean, std: normalisation in input units, one value or one per channel; by default those of CIFAR-10 for images of
-            three channels, and none (0 and 1) for others.
+        mean, std: normalisation in input units, one value or one per channel; by default those of CIFAR-10 for
+            images of three channels, and none (0 and 1) for others.
         width: filters of the first layer, >= 1.
 
     Shapes:

@@ -175,7 +175,8 @@ def test_an_image_of_another_size_is_named(folder):
     with pytest.raises(
         ValueError,
         match=r"the image train/eel/2.png has 5 x 7 pixels, not 6 x 6; set num_classes=3, in_channels=3, image_size=5, "
-        r"to which they are resized: it holds 3 classes \(cat, dog, eel\) of colour images, 5 to 6 pixels wide and 6 to 7 high",
+        r"to which they are resized: it holds 3 classes \(cat, dog, eel\) of colour images, 5 to 6 pixels wide and "
+        r"6 to 7 high",
     ):
         loaded(folder)
     assert loaded(folder, image_size=5)[0].images.shape == (12, 3, 5, 5)
