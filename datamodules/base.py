@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -14,6 +14,7 @@ from datamodules.image_tensors import Batch, ImageTensors
 from datamodules.samplers import EvalBatches, ShuffledBatches
 from datamodules.seeding import keyed_generator
 from datamodules.splits import interleave, stratified_split
+from datamodules.transfer import free_memory
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -41,6 +42,9 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: random change of the training images; None leaves them as they are.
         seed: seed of the split, the order and the augmentation.
         num_workers: processes that prepare batches; the images are in memory, so 0 is usually fastest.
+        device: where the uint8 images of a loader are kept. ``auto``: on the GPU of the trainer, if they take at most a
+            quarter of its free memory and ``num_workers`` is 0, and otherwise in pinned memory; ``cpu``: never on the
+            GPU. Batches do not depend on it.
 
     Raises:
         ValueError: if an argument is out of its range; from :meth:`setup`, if the images are not what was declared or
@@ -65,6 +69,7 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: Augment | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        device: Literal["auto", "cpu"] = "auto",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -77,12 +82,15 @@ class ImageDataModule(LightningDataModule, ABC):
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie strictly between 0 and 1, got {val_fraction}")
         self.batch_size, self.eval_batch_size, self.val_fraction = batch_size, eval_batch_size, val_fraction
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device must be auto or cpu, got {device!r}; the accelerator is that of the trainer")
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size must be >= 1 pixel, got {image_size}")
         self._resize = image_size is not None
         if image_size is not None:
             self.image_size = image_size
         self.augment, self.seed, self.num_workers = augment, seed, num_workers
+        self.device = device
         self._is_loaded = False
 
     @abstractmethod
@@ -150,6 +158,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
+    @property
+    def _accelerator(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _fits(self, images: ImageTensors, device: torch.device) -> bool:
+        """Whether the images of a loader are kept on the GPU."""
+        if self.device == "cpu" or self.num_workers or device.type != "cuda":
+            return False
+        return images.images.nbytes <= free_memory(device) / 4
+
     def _train_sampler(self) -> ShuffledBatches:
         return ShuffledBatches(
             len(self.train_set),
@@ -163,14 +181,16 @@ class ImageDataModule(LightningDataModule, ABC):
         return EvalBatches(len(images), batch_size=self.eval_batch_size, rank=self._rank, world_size=self._world_size)
 
     def _loader(self, images: ImageTensors, sampler: Sampler) -> DataLoader:
+        device = self._accelerator
+        resident = self._fits(images, device)
         return _LazyLoader(
-            images,
+            images.to(device) if resident else images,
             sampler=sampler,
             batch_size=None,
             collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device.type == "cuda" and not resident,
             generator=Generator().manual_seed(self.seed),  # otherwise it would draw from the global generator
         )
 

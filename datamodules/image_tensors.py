@@ -1,10 +1,13 @@
 """Decoded images in memory: a dataset that is indexed by whole batches."""
 
+import copy
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from datamodules.transfer import to_device
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -49,8 +52,14 @@ class ImageTensors(Dataset[Batch]):
         return len(self.images)
 
     def __getitem__(self, index: Tensor | int) -> Batch:
-        index = torch.as_tensor(index)
+        index = to_device(torch.as_tensor(index), self.images.device)
         return self.images[index], self.labels[index], index
+
+    def to(self, device: torch.device) -> "ImageTensors":
+        """Return a copy in the memory of ``device``; its batches are there too."""
+        moved = copy.copy(self)
+        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
+        return moved
 
     def resized(self, size: int) -> "ImageTensors":
         """Return the images resampled to ``size`` x ``size`` pixels (bilinear, antialiased, sides independently)."""

@@ -28,16 +28,8 @@ from lightning_modules.callbacks import (
     pictures,
 )
 
-LOGGED = {
-    "train/loss",
-    "train/accuracy",
-    "val/loss",
-    "val/robust_loss",
-    "val/clean_accuracy",
-    "val/robust_accuracy",
-    "lr",
-}
-LOGGED |= {"images_per_second", "epoch_seconds", "peak_memory_mb"}
+LOGGED = {"train/loss", "train/accuracy", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"}
+LOGGED |= {"val/robust_loss", "images_per_second", "epoch_seconds", "peak_memory_mb"}
 
 
 def run_folder(trainer, tmp_path, name="run"):
