@@ -34,11 +34,12 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
-from lightning_modules.command_line.arguments import resolve
+from lightning_modules.command_line.arguments import ASKING, SUBCOMMANDS, resolve, take
 from lightning_modules.command_line.checkpoints import check_fits, check_resumable, read_checkpoint
 from lightning_modules.command_line.error_text import one_line
 from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
+from lightning_modules.command_line.sizes import SIZES, check_size, size_flags
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -93,8 +94,17 @@ class CLI(LightningCLI):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line that :func:`resolve` has prepared."""
-        self.config = parser.parse_args(args)
+        """Parse the command line that :func:`resolve` has prepared; the data tells the network's sizes."""
+        self.config = parser.parse_args([*args, *self._size_flags(parser, args)])
+
+    @staticmethod
+    def _size_flags(parser: LightningArgumentParser, args: list[str]) -> list[str]:
+        running = [arg for arg in args if arg.partition("=")[0] != "--print_config"]
+        if not args or args[0] not in SUBCOMMANDS or ASKING & set(running):
+            return []
+        # without defaults, a seed must be given, because the seeds of model and data follow it
+        stated = parser.parse_args([args[0], "--seed_everything=0", *running[1:]], defaults=False)[args[0]]
+        return size_flags(stated, ImageDataModule, trained=bool(take(args, "--ckpt_path")[0]))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that the parts fit together, then create the run folder; nothing is written before."""
@@ -152,12 +162,8 @@ class CLI(LightningCLI):
 
     def _check_images(self) -> None:
         net, data = self.model.net, self.datamodule
-        for name in ("in_channels", "image_size", "num_classes"):
-            if getattr(net, name) != getattr(data, name):
-                raise ValueError(
-                    f"{type(data).__name__} has {name}={getattr(data, name)}, {type(net).__name__} was built for "
-                    f"{getattr(net, name)}; pass --model.net.{name}={getattr(data, name)}"
-                )
+        for name in SIZES:  # once more, for networks that do not take them as arguments
+            check_size(name, getattr(data, name), getattr(net, name), data, type(net).__name__, trained=True)
 
     def _check_checkpoint(self) -> None:
         path = self._get(self.config, "ckpt_path")

@@ -21,7 +21,7 @@ import torch
 from timing import keep_freed_memory, machine, seconds
 from torch import Tensor, nn
 
-from datamodules.image_files import ImageFormat, read_images
+from datamodules.image_files import WantedFormat, read_images
 from kafnets.attacks import PGD, Attack, AutoAttack
 from kafnets.backbones import load_thesis
 from kafnets.fused import Fused
@@ -150,7 +150,7 @@ def network(options: argparse.Namespace) -> nn.Module:
 
 def images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """Test images evenly spread over the split, and so over the classes."""
-    split = read_images(options.data, ImageFormat(channels=3, size=32, resize=False))["test"]
+    split = read_images(options.data, WantedFormat(channels=3, size=32))["test"]
     x, y, _ = split[torch.arange(options.images) * len(split) // options.images]
     return (x / 255).to(options.device), y.to(options.device)
 

@@ -97,13 +97,12 @@ class Session:
         data = self.data()
         size = {"image_size": data.image_size, "in_channels": data.in_channels, "num_classes": data.num_classes}
         small = {"width": 8, "hidden": 16} if self.dry else {}
-        plain = {} if data.in_channels == 3 else {"mean": 0.0, "std": 1.0}
 
         def vgg(activation: Callable[[int], Activation]) -> Backbone:
             return KafVGG(activation=activation, dropout=(0.1, 0.1, 0.1, 0.2), bn_momentum=0.1, **size, **small)
 
         def resnet(activation: Callable[[int], Activation]) -> Backbone:
-            return PreActResNet18(activation=activation, **size, **plain)
+            return PreActResNet18(activation=activation, **size)
 
         def elu_kaf(channels: int) -> Activation:
             return KAF(channels, init=Ridge(nn.functional.elu))

@@ -1,18 +1,21 @@
 """Correctness on a GPU: each check runs a part of the library once on a device and compares it with the CPU.
 
 A check is a function of a device that raises an error if it fails. ``benchmarks/gpu.py`` runs all of them and records
-the failures; ``tests/test_gpu.py`` runs each as a test. They need only PyTorch, torchvision and torchmetrics, so that
-they run on a machine without the application's packages.
+the failures; ``tests/test_gpu.py`` runs each as a test. They need only PyTorch, torchvision, torchmetrics and
+Lightning.
 """
 
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from datamodules import CropFlip, ImageTensors
+from datamodules.seeding import keyed_generator
 from kafnets import activations, attacks, functional
 from kafnets.activations import KAF, KWTA, Activation, MultiKAF, ReLU, SiLU
 from kafnets.attacks import Attack
@@ -282,12 +285,41 @@ def check_metric(device: torch.device) -> None:
     assert metrics[0] == metrics[1]
 
 
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Raise an error where the CPU waits for the GPU."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def check_batches(device: torch.device) -> None:
+    """Images in the memory of a device, and their augmentation: the batches of the CPU, without waiting."""
+    images = torch.randint(256, (40, 3, 32, 32), generator=keyed_generator("check images"), dtype=torch.uint8)
+    stored = ImageTensors(images, torch.arange(40) % 10, tuple("0123456789"))
+    there, index, found = stored.to(device), torch.arange(0, 40, 3), {}
+    for each in (stored, there):
+        with no_waiting(each.images.device):
+            x, y, numbers = each[index]
+            x = CropFlip()(x.float() / 255, keyed_generator("check augmentation"))
+        assert x.device == y.device == numbers.device == each.images.device
+        found[each is there] = x.cpu(), y.cpu(), numbers.cpu()
+    assert all(torch.equal(a, b) for a, b in zip(found[True], found[False], strict=True))
+
+
 def checks() -> Iterator[tuple[str, Check]]:
     """Every check by name, the most basic ones first."""
     yield "noise", check_noise_is_the_same
     yield "KAF against the formula", check_kaf_everywhere
     yield "KAF, second derivative", check_kaf_second_derivative
     yield "k-WTA is exact", check_kwta_is_exact
+    yield "batches", check_batches
     for name, build in every_activation().items():
         yield f"activation {name}", functools.partial(check_activation, build)
     for name, objective in OBJECTIVES.items():

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from datamodules.transfer import to_device
+
 
 class Augment(ABC):
     """A random change of images: ``(B, C, H, W)`` in [0, 1] to the same shape, dtype, device and range.
@@ -36,7 +38,8 @@ class RandomCrop(Augment):
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
         """See :class:`Augment`."""
         batch, channels, height, width = x.shape
-        top, left = torch.randint(2 * self.padding + 1, (2, batch, 1), generator=generator).to(x.device)
+        drawn = torch.randint(2 * self.padding + 1, (2, batch, 1), generator=generator)
+        top, left = to_device(drawn, x.device)
         rows = top + torch.arange(height, device=x.device)
         columns = left + torch.arange(width, device=x.device)
         padded = nn.functional.pad(x, [self.padding] * 4)
@@ -63,7 +66,7 @@ class RandomFlip(Augment):
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
         """See :class:`Augment`."""
         flipped = torch.rand(len(x), generator=generator) < self.p
-        return torch.where(flipped.to(x.device)[:, None, None, None], x.flip(-1), x)
+        return torch.where(to_device(flipped, x.device)[:, None, None, None], x.flip(-1), x)
 
 
 class Chain(Augment):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -14,6 +14,7 @@ from datamodules.image_tensors import Batch, ImageTensors
 from datamodules.samplers import EvalBatches, ShuffledBatches
 from datamodules.seeding import keyed_generator
 from datamodules.splits import interleave, stratified_split
+from datamodules.transfer import free_memory
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -29,17 +30,21 @@ class ImageDataModule(LightningDataModule, ABC):
     that every prefix holds the classes in proportion (``index < k`` is a fair sample); the order of the test set does
     not depend on ``seed``, so that all runs are tested on the same prefix.
 
-    A subclass sets ``num_classes``, ``in_channels`` and ``image_size`` (pixels) when it is built, before any file is
-    read, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``, ``test_set`` and
-    ``class_names``.
+    A subclass has ``num_classes``, ``in_channels`` and ``image_size`` (pixels) as soon as it is built, so that a
+    network can be built to fit, and implements :meth:`load`. After :meth:`setup` there are ``train_set``, ``val_set``,
+    ``test_set`` and ``class_names``.
 
     Args:
         batch_size: training images per batch and process, >= 1.
         eval_batch_size: largest number of validation or test images per batch and process, >= 1.
         val_fraction: share of the training images held out for validation, in (0, 1).
+        image_size: resample all images to this many pixels on both sides, >= 1; None keeps their size.
         augment: random change of the training images; None leaves them as they are.
         seed: seed of the split, the order and the augmentation.
         num_workers: processes that prepare batches; the images are in memory, so 0 is usually fastest.
+        device: where the uint8 images of a loader are kept. ``auto``: on the GPU of the trainer, if they take at most a
+            quarter of its free memory and ``num_workers`` is 0, and otherwise in pinned memory; ``cpu``: never on the
+            GPU. Batches do not depend on it.
 
     Raises:
         ValueError: if an argument is out of its range; from :meth:`setup`, if the images are not what was declared or
@@ -60,9 +65,11 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: int = 128,
         eval_batch_size: int = 500,
         val_fraction: float = 0.1,
+        image_size: int | None = None,
         augment: Augment | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        device: Literal["auto", "cpu"] = "auto",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -75,7 +82,15 @@ class ImageDataModule(LightningDataModule, ABC):
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie strictly between 0 and 1, got {val_fraction}")
         self.batch_size, self.eval_batch_size, self.val_fraction = batch_size, eval_batch_size, val_fraction
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device must be auto or cpu, got {device!r}; the accelerator is that of the trainer")
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size must be >= 1 pixel, got {image_size}")
+        self._resize = image_size is not None
+        if image_size is not None:
+            self.image_size = image_size
         self.augment, self.seed, self.num_workers = augment, seed, num_workers
+        self.device = device
         self._is_loaded = False
 
     @abstractmethod
@@ -94,6 +109,8 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _load_all(self) -> None:
         train, test = self.load()
+        if self._resize:
+            train, test = train.resized(self.image_size), test.resized(self.image_size)
         for images in (train, test):
             self._check_declared(images)
         if train.class_names != test.class_names:
@@ -141,6 +158,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
+    @property
+    def _accelerator(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _fits(self, images: ImageTensors, device: torch.device) -> bool:
+        """Whether the images of a loader are kept on the GPU."""
+        if self.device == "cpu" or self.num_workers or device.type != "cuda":
+            return False
+        return images.images.nbytes <= free_memory(device) / 4
+
     def _train_sampler(self) -> ShuffledBatches:
         return ShuffledBatches(
             len(self.train_set),
@@ -154,14 +181,16 @@ class ImageDataModule(LightningDataModule, ABC):
         return EvalBatches(len(images), batch_size=self.eval_batch_size, rank=self._rank, world_size=self._world_size)
 
     def _loader(self, images: ImageTensors, sampler: Sampler) -> DataLoader:
+        device = self._accelerator
+        resident = self._fits(images, device)
         return _LazyLoader(
-            images,
+            images.to(device) if resident else images,
             sampler=sampler,
             batch_size=None,
             collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device.type == "cuda" and not resident,
             generator=Generator().manual_seed(self.seed),  # otherwise it would draw from the global generator
         )
 

@@ -62,6 +62,18 @@ def load_tensors(file: Path) -> Any:
         raise damaged(file, error) from error
 
 
+def peek_tensors(file: Path) -> Any:
+    """Map what :func:`save_tensors` wrote into memory, without reading or checking the content of its tensors.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    try:
+        return torch.load(file, weights_only=True, mmap=True)
+    except Exception as error:  # as in load_tensors
+        raise damaged(file, error) from error
+
+
 def damaged(file: Path, error: Exception) -> OSError:
     """Return the error for a cached file that cannot be used because of ``error``."""
     return OSError(f"the cached images {file} cannot be read ({error}); delete the file, and it will be made again")

@@ -34,6 +34,19 @@ class ImageFormat(NamedTuple):
     resize: bool
 
 
+class WantedFormat(NamedTuple):
+    """What a user states of the format of decoded images.
+
+    Args:
+        channels: 1 (grey) or 3 (RGB); None for those of the first training image.
+        size: height and width in pixels, to which images of another size are resampled; None for those of the first
+            training image, which all others must then have.
+    """
+
+    channels: int | None = None
+    size: int | None = None
+
+
 class UnexpectedFormatError(ValueError):
     """A readable image that does not have the required format."""
 

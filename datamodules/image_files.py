@@ -6,20 +6,20 @@ from pathlib import Path
 
 import torch
 
-from datamodules.decoding import ImageFormat, UnexpectedFormatError, channels_and_size, decode
+from datamodules.decoding import ImageFormat, UnexpectedFormatError, WantedFormat, channels_and_size, decode
 from datamodules.image_tensors import ImageTensors
 from datamodules.layouts import ImageFile, ImageSet, describe_classes, find_images
 from datamodules.stored_files import stored_files
 
-__all__ = ["ImageFormat", "decode_images", "fingerprint", "read_images"]
+__all__ = ["WantedFormat", "decode_images", "fingerprint", "read_images"]
 
 # To be increased with every change of which images are read or how they are decoded: decoded images are cached.
 _VERSION = 2
 
 
-def fingerprint(path: Path, image_format: ImageFormat) -> str:
+def fingerprint(path: Path, wanted: WantedFormat) -> str:
     """Return 16 hexadecimal digits that change with the files' names, sizes and times and with the format."""
-    digest = hashlib.blake2b(repr((_VERSION, str(path.resolve()), tuple(image_format))).encode(), digest_size=8)
+    digest = hashlib.blake2b(repr((_VERSION, str(path.resolve()), tuple(wanted))).encode(), digest_size=8)
     files = stored_files(path) if path.is_dir() else {path.name: path}
     for name, file in files.items():
         status = file.stat() if isinstance(file, Path) else None
@@ -28,20 +28,20 @@ def fingerprint(path: Path, image_format: ImageFormat) -> str:
     return digest.hexdigest()
 
 
-def read_images(path: Path, image_format: ImageFormat) -> dict[str, ImageTensors]:
+def read_images(path: Path, wanted: WantedFormat) -> dict[str, ImageTensors]:
     """Find and decode the images of a folder or an archive; see :func:`find_images` and :func:`decode_images`."""
-    return decode_images(path, find_images(path), image_format)
+    return decode_images(path, find_images(path), wanted)
 
 
 def decode_images(
-    path: Path, found: ImageSet, image_format: ImageFormat, *, num_classes: int | None = None
+    path: Path, found: ImageSet, wanted: WantedFormat, *, num_classes: int | None = None
 ) -> dict[str, ImageTensors]:
     """Decode the images of both splits.
 
     Args:
         path: where they were found, for errors.
         found: the images.
-        image_format: what they must be.
+        wanted: what they must be.
         num_classes: how many classes there must be; None takes any number.
 
     Returns:
@@ -56,12 +56,21 @@ def decode_images(
             raise UnexpectedFormatError(
                 f"{path} has num_classes={len(found.class_names)}, not the {num_classes} declared"
             )
+        image_format = _complete(path, found.train[0], wanted)
         return {
             split: _decode_split(path, files, found.class_names, image_format)
             for split, files in (("train", found.train), ("test", found.test))
         }
     except UnexpectedFormatError as error:
-        raise ValueError(f"{error}; {_fitting_settings(path, found, image_format)}") from error
+        raise ValueError(f"{error}; {_fitting_settings(path, found, wanted)}") from error
+
+
+def _complete(path: Path, first: ImageFile, wanted: WantedFormat) -> ImageFormat:
+    """Take what is not stated from the first image."""
+    channels, width, height = channels_and_size(first.read(), _where(path, first))
+    if wanted.size is None and width != height:
+        raise UnexpectedFormatError(f"{_where(path, first)} is not square: it has {width} x {height} pixels")
+    return ImageFormat(wanted.channels or channels, wanted.size or width, resize=wanted.size is not None)
 
 
 def _decode_split(
@@ -78,7 +87,7 @@ def _where(path: Path, file: ImageFile) -> str:
     return f"{path}: the image {file.name}"
 
 
-def _fitting_settings(path: Path, found: ImageSet, image_format: ImageFormat) -> str:
+def _fitting_settings(path: Path, found: ImageSet, wanted: WantedFormat) -> str:
     """State all settings that fit the images, and why, so that one error is enough."""
     channels, widths, heights = (
         set(values)
@@ -86,17 +95,14 @@ def _fitting_settings(path: Path, found: ImageSet, image_format: ImageFormat) ->
             *(channels_and_size(file.read(), _where(path, file)) for file in (*found.train, *found.test)), strict=True
         )
     )
-    square = widths == heights and len(widths) == 1
-    size = min(widths) if square else image_format.size
-    settings = [f"num_classes={len(found.class_names)}", f"in_channels={max(channels)}", f"image_size={size}"]
-    if not square:
-        settings.append("resize=True")
-    alternative = "" if size == image_format.size else f" (or image_size={image_format.size} with resize=True)"
+    settings = [f"num_classes={len(found.class_names)}", f"in_channels={max(channels)}"]
+    if wanted.size is not None or len(widths | heights) > 1:
+        settings.append(f"image_size={wanted.size or min(widths | heights)}, to which they are resized")
     kind = {(1,): "grey", (3,): "colour"}.get(tuple(channels), "grey and colour")
     wide, high = (
         str(min(sides)) if len(sides) == 1 else f"{min(sides)} to {max(sides)}" for sides in (widths, heights)
     )
     return (
-        f"set {', '.join(settings)}{alternative}: it holds {describe_classes(found.class_names)} of {kind} images, "
+        f"set {', '.join(settings)}: it holds {describe_classes(found.class_names)} of {kind} images, "
         f"{wide} pixels wide and {high} high"
     )

@@ -6,8 +6,8 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.base import ImageDataModule
-from datamodules.cache import check_writable, damaged, default_cache, load_tensors, save_tensors
-from datamodules.image_files import ImageFormat, decode_images, fingerprint
+from datamodules.cache import check_writable, damaged, default_cache, load_tensors, peek_tensors, save_tensors
+from datamodules.image_files import WantedFormat, decode_images, fingerprint
 from datamodules.image_tensors import ImageTensors
 from datamodules.layouts import find_images
 from datamodules.stored_files import check_path
@@ -33,40 +33,45 @@ class ImageFolder(ImageDataModule):
 
     Args:
         path: the folder or archive.
-        num_classes, in_channels, image_size: describe the images, so that a network can be built before they are
-            read; checked when they are read. ``in_channels`` is 1 (grey) or 3 (RGB), ``image_size`` in pixels.
-        resize: resample images of another size to ``image_size`` (both sides, whatever the shape) instead of refusing
-            them.
+        num_classes: how many classes there must be; None takes any number.
+        in_channels: 1 (grey) or 3 (RGB, to which grey images are converted); None takes that of the first image.
+        image_size: pixels of both sides, to which images of any other size or shape are resampled; None takes that of
+            the first image, which all others must then have.
         cache: folder for the decoded images; None is ``$XDG_CACHE_HOME/kafnets`` or ``~/.cache/kafnets``.
         **kwargs: see :class:`~datamodules.base.ImageDataModule`.
 
+    The files are read when the object is built, so that it knows its number of classes, channels and pixels; if all
+    three are given, not before :meth:`prepare_data` or :meth:`setup`.
+
     Raises:
-        ValueError: if an argument is out of its range; from :meth:`prepare_data` and :meth:`setup`, if the layout or
-            an image is not as declared.
-        FileNotFoundError: from the same methods, if there is nothing at ``path``.
-        OSError: from the same methods, if a file is corrupt or the cache cannot be used.
+        ValueError: if an argument is out of its range, or if the layout or an image is not as required.
+        FileNotFoundError: if there is nothing at ``path``.
+        OSError: if a file is corrupt or the cache cannot be used.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        resize: bool = False,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        image_size: int | None = None,
         cache: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if in_channels not in (1, 3):
+        super().__init__(image_size=image_size, **kwargs)
+        if in_channels not in (None, 1, 3):
             raise ValueError(f"in_channels must be 1 (grey) or 3 (RGB), got {in_channels}")
-        if num_classes < 2 or image_size < 1:
-            raise ValueError(f"num_classes must be >= 2 and image_size >= 1, got {num_classes} and {image_size}")
+        if num_classes is not None and num_classes < 2:
+            raise ValueError(f"num_classes must be >= 2, got {num_classes}")
         self.path = Path(path).expanduser()
-        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
-        self.resize = resize
         self.cache = default_cache() if cache is None else Path(cache).expanduser()
+        self._wanted, self._wanted_classes = WantedFormat(in_channels, image_size), num_classes
+        given = (num_classes, in_channels, image_size)
+        found = self._described() if None in given else given
+        self.num_classes, self.in_channels, self.image_size = (
+            there if stated is None else stated for stated, there in zip(given, found, strict=True)
+        )
 
     def prepare_data(self) -> None:
         """Decode the images into the cache, unless they are already there."""
@@ -84,14 +89,23 @@ class ImageFolder(ImageDataModule):
             rank_zero_warn(note)
         return train, test
 
+    def _described(self) -> tuple[int, int, int]:
+        """Classes, channels and pixels of the files."""
+        file = self._decoded()
+        stored = peek_tensors(file)
+        try:
+            train = stored["train"]
+            return len(train["class_names"]), *train["images"].shape[1:3]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(file, error) from error
+
     def _decoded(self) -> Path:
         check_path(self.path)
-        image_format = ImageFormat(self.in_channels, self.image_size, self.resize)
         name = self.path.resolve().name.split(".")[0]
-        file = self.cache / f"{name}-{fingerprint(self.path, image_format)}.pt"
+        file = self.cache / f"{name}-{fingerprint(self.path, self._wanted)}.pt"
         if not file.exists():
             check_writable(self.cache)
             found = find_images(self.path)
-            images = decode_images(self.path, found, image_format, num_classes=self.num_classes)
+            images = decode_images(self.path, found, self._wanted, num_classes=self._wanted_classes)
             save_tensors({"notes": found.notes, **{split: vars(each) for split, each in images.items()}}, file)
         return file

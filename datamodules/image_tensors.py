@@ -1,10 +1,13 @@
 """Decoded images in memory: a dataset that is indexed by whole batches."""
 
+import copy
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from datamodules.transfer import to_device
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -49,8 +52,24 @@ class ImageTensors(Dataset[Batch]):
         return len(self.images)
 
     def __getitem__(self, index: Tensor | int) -> Batch:
-        index = torch.as_tensor(index)
+        index = to_device(torch.as_tensor(index), self.images.device)
         return self.images[index], self.labels[index], index
+
+    def to(self, device: torch.device) -> "ImageTensors":
+        """Return a copy in the memory of ``device``; its batches are there too."""
+        moved = copy.copy(self)
+        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
+        return moved
+
+    def resized(self, size: int) -> "ImageTensors":
+        """Return the images resampled to ``size`` x ``size`` pixels (bilinear, antialiased, sides independently)."""
+        if self.images.shape[2:] == (size, size):
+            return self
+        parts = [
+            nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+            for part in self.images.split(1000)  # bounds the memory for intermediate results
+        ]
+        return ImageTensors(torch.cat(parts), self.labels, self.class_names)
 
     def subset(self, positions: Tensor) -> "ImageTensors":
         """Return a copy that holds the images at ``positions`` ``(M,)`` int64, in that order."""

@@ -31,22 +31,23 @@ TRAIN, VAL, TEST = range(3)
 
 
 class Evaluation(nn.Module):
-    """The counters of one evaluation: loss and clean accuracy of every image, robust accuracy of the attacked ones."""
+    """The counters of one evaluation: loss and clean accuracy of every image, both again of the attacked ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loss = MeanMetric(nan_strategy="disable")
+        self.robust_loss = MeanMetric(nan_strategy="disable")
         self.clean = RobustAccuracy()
         self.robust = RobustAccuracy()
 
     def compute(self) -> dict[str, float]:
         """Return the values over all processes, and reset the counters."""
         clean, robust = self.clean.compute(), self.robust.compute()
-        values = {"loss": self.loss.compute()}
+        values = {"loss": self.loss.compute(), "robust_loss": self.robust_loss.compute()}
         for name, counted in (("clean", clean), ("robust", robust)):
             values |= {f"{name}_accuracy{end}": counted[f"{name}{end}"] for end in ("", "_low", "_high")}
             values |= {f"{name}_images": counted["images"]}
-        for counter in (self.loss, self.clean, self.robust):
+        for counter in (self.loss, self.robust_loss, self.clean, self.robust):
             counter.reset()
         return {name: value.item() for name, value in values.items()}
 
@@ -254,10 +255,11 @@ class Classifier(LightningModule):
         torch.manual_seed(image_keys(torch.tensor(batch_idx), self.seed, self.current_epoch, self.global_rank).item())
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the learning rate at the end of an epoch."""
+        """Log the learning rate and the epoch, counted from 1, at the end of an epoch."""
         if batch_idx + 1 == self.trainer.num_training_batches:
             lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-            self.log("lr", lr, on_step=False, on_epoch=True, sync_dist=True)
+            ended = {"lr": lr, "epoch": self.current_epoch + 1.0}
+            self.log_dict(ended, on_step=False, on_epoch=True, sync_dist=True)
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
@@ -286,8 +288,10 @@ class Classifier(LightningModule):
         return {"index": index, "label": y, "predicted": predicted, "probability": probability}
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/loss``, ``val/clean_accuracy`` and ``val/robust_accuracy``."""
+        """Log ``val/loss``, ``val/clean_accuracy`` and the same of attacked images, with the epoch counted from 1."""
         self._log_counted("val", self.val.compute())
+        if self.trainer.state.fn == "fit":
+            self.log("epoch", self.current_epoch + 1.0, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the same for the test split, and keep all values in ``test_results``."""
@@ -305,9 +309,11 @@ class Classifier(LightningModule):
             x, y, index = x[chosen], y[chosen], index[chosen]
             if len(x):
                 x_adv = attack(self.attacked, x, y, keys=image_keys(index, self.seed, use))
-                counters.robust.update(logits[chosen], self.net(x_adv), y)
+                attacked_logits = self.net(x_adv)
+                counters.robust_loss.update(cross_entropy(attacked_logits, y))
+                counters.robust.update(logits[chosen], attacked_logits, y)
 
     def _log_counted(self, stage: str, values: dict[str, float]) -> None:
         # the values are equal on all ranks; sync_dist only tells Lightning that they are
-        names = ("loss", "clean_accuracy", "robust_accuracy")
+        names = ("loss", "robust_loss", "clean_accuracy", "robust_accuracy")
         self.log_dict({f"{stage}/{name}": values[name] for name in names}, sync_dist=True)

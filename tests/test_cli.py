@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import cli
 from lightning_modules.files import sha256
+from lightning_modules.load_classifier import load_classifier
 
 Refused = Callable[[list[str]], str]
 UNKNOWN = "is neither a known class nor a dotted path"
@@ -31,7 +33,7 @@ def test_a_fit_writes_results_pictures_tables_and_both_checkpoints(tiny_run: Pat
     files = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
     assert files >= {
         "config.yaml", "metrics.csv", "history.csv", "results.json", "curves.png", "activations.png",
-        "checkpoints/last.ckpt", "checkpoints/best-epoch=000.ckpt",
+        "checkpoints/last.ckpt", "checkpoints/best-epoch=001.ckpt",
     }  # fmt: skip
     rows = list(csv.DictReader((tiny_run / "history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1"]
@@ -40,7 +42,7 @@ def test_a_fit_writes_results_pictures_tables_and_both_checkpoints(tiny_run: Pat
 
 def test_results_hold_intervals_attack_checkpoint_and_run(tiny_run: Path):
     results = json.loads((tiny_run / "results.json").read_text())
-    best = tiny_run / "checkpoints" / "best-epoch=000.ckpt"
+    best = tiny_run / "checkpoints" / "best-epoch=001.ckpt"
     assert results["checkpoint_sha256"] == sha256(best)
     assert results["robust"]["images"] == 20 and results["clean"]["images"] == 359
     assert results["robust"]["wilson95_low"] <= results["robust"]["accuracy"] <= results["robust"]["wilson95_high"]
@@ -71,7 +73,7 @@ def test_a_checkpoint_alone_is_enough_to_test_it_again(tiny_run: Path, tmp_path:
 
 def test_best_and_last_are_found_by_name(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
     runs = tiny_run.parents[1]
-    for which, file in (("best", "best-epoch=000.ckpt"), ("last", "last.ckpt")):
+    for which, file in (("best", "best-epoch=001.ckpt"), ("last", "last.ckpt")):
         config = printed_config(
             capsys, "test", *RECIPE[1:], f"--run.dir={runs}", "--trainer.accelerator=cpu", f"--ckpt_path={which}"
         )
@@ -134,6 +136,44 @@ def test_later_files_beat_earlier_ones(capsys):
     assert config["run"]["name"] == "kafvgg_fast_at+digits"
 
 
+def small_folder(root: Path) -> Path:
+    """Grey images of 24 x 24 pixels, in two classes."""
+    for folder in (root / "images" / split / name for split in ("train", "test") for name in ("cat", "dog")):
+        folder.mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (24, 24), number).save(folder / f"{number}.png")
+    return root / "images"
+
+
+def test_the_network_takes_over_what_the_data_says(tmp_path: Path, capsys):
+    for flags, sizes in (
+        ([], (10, 1, 8)),
+        (["--data.image_size=16"], (10, 1, 16)),
+        (["--data=CIFAR100"], (100, 3, 32)),
+        (["--data=ImageFolder", f"--data.path={small_folder(tmp_path)}", f"--data.cache={tmp_path}"], (2, 1, 24)),
+    ):
+        config = printed_config(capsys, *RECIPE, *flags)["model"]["init_args"]["net"]["init_args"]
+        assert (config["num_classes"], config["in_channels"], config["image_size"]) == sizes
+
+
+def test_a_folder_of_images_is_enough(tmp_path: Path, tiny_flags: list[str]):
+    data = ["--data=ImageFolder", f"--data.path={small_folder(tmp_path)}", f"--data.cache={tmp_path / 'cache'}"]
+    flags = ["--data.batch_size=4", "--data.val_fraction=0.2", f"--run.dir={tmp_path / 'runs'}", "--run.name=mine"]
+    quick = [flag for flag in tiny_flags if "digits" not in flag and "hidden" not in flag]
+    cli.main(["fit", "--config=preactresnet18_fast_at.yaml", *quick, *data, *flags, "--trainer.max_epochs=1"])
+    net = load_classifier(tmp_path / "runs" / "mine" / "version_0" / "checkpoints" / "last.ckpt")
+    assert net(torch.rand(1, 1, 24, 24)).shape == (1, 2)
+    assert net.normalize.mean.flatten().tolist() == [0.0]  # CIFAR-10's means are those of three channels
+
+
+def test_the_data_must_fit_the_network_of_a_checkpoint(tiny_run: Path, refused: Refused):
+    test = ["test", f"--ckpt_path={tiny_run}", "--trainer.accelerator=cpu"]
+    line = refused([*test, "--data.image_size=16"])
+    assert "Digits has image_size=16, and KafVGG is built for image_size=8; pass --data.image_size=8 to" in line
+    line = refused([*test, "--data=CIFAR10", "--data.image_size=8"])
+    assert "has in_channels=3, and KafVGG is built for in_channels=1; choose data with in_channels=1" in line
+
+
 def test_a_printed_config_can_be_read_back(tmp_path: Path, capsys):
     first = printed_config(capsys, *RECIPE, "--model.net.activation=KWTA", "--model.net.activation.ratio=0.1")
     (tmp_path / "printed.yaml").write_text(yaml.safe_dump(first))
@@ -169,11 +209,18 @@ def test_flags_beat_what_a_checkpoint_was_trained_with(tiny_run: Path, capsys):
         (["--model.net.activation=ReLUU"], "did you mean ReLU"),
         (["--model.net.activation=torch.nn.ReLU"], "Expected 'torch.nn.ReLU' to be a subclass of Activation"),
         (["--model.net.hiden=3"], "did you mean hidden?"),
-        (["--model.net.image_size=12"], "image_size must be a multiple of 8, got 12"),
-        (["--model.net.image_size=16"], "pass --model.net.image_size=8"),
+        (["--data.image_size=12"], "must be a multiple of 8, got 12; resize the images, on the command line with "
+         "--data.image_size=16"),
+        (["--data=MNIST"], "must be a multiple of 8, got 28; resize the images, on the command line with "
+         "--data.image_size=32"),
+        (["--model.net.image_size=16"], "Digits has image_size=8, and KafVGG is built for image_size=16; pass "
+         "--model.net.image_size=8, or --data.image_size=16 to resize the images"),
+        (["--model.net.in_channels=3"], "Digits has in_channels=1, and KafVGG is built for in_channels=3; pass "
+         "--model.net.in_channels=1"),
+        (["--model.net.num_classes=3"], "pass --model.net.num_classes=10"),
+        (["--model.net.mean=[0.1,0.2,0.3]"], "mean has 3 values for images of in_channels=1; give one value"),
         (["--data.batch_size=5000"], "batch_size=5000 is larger than the 1294 training images"),
-        (["--data=ImageFolder", "--data.path=missing.tar", "--model.net.in_channels=3", "--model.net.image_size=32"],
-         "there are no images at"),
+        (["--data=ImageFolder", "--data.path=missing.tar"], "there are no images at"),
         (["--ckpt_path=missing.ckpt"], "checkpoint 'missing.ckpt' does not exist"),
         (["--ckpt_path=last"], "train first"),
         (["--trainer.precision=bf16-true"], "use 32-true, 16-mixed or bf16-mixed"),

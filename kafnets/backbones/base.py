@@ -87,7 +87,10 @@ class Normalize(nn.Module):
         for name, value in (("mean", mean), ("std", std)):
             values = torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
             if len(values) not in (1, in_channels):
-                raise ValueError(f"{name} has {len(values)} values for {in_channels} channels; give 1 or {in_channels}")
+                raise ValueError(
+                    f"{name} has {len(values)} values for images of in_channels={in_channels}; give one value, or one "
+                    "per channel"
+                )
             if not values.isfinite().all():
                 raise ValueError(f"{name} must be finite, got {value}")
             if name == "std" and not (values > 0).all():
@@ -174,7 +177,8 @@ class Backbone(Described, nn.Module):
         if image_size < step or image_size % step:
             raise ValueError(
                 f"{name} halves the image {halvings} times, so image_size must be a multiple of {step}, "
-                f"got {image_size}; resize the images to {max(step, round(image_size / step) * step)}"
+                f"got {image_size}; resize the images, on the command line with "
+                f"--data.image_size={max(step, round(image_size / step) * step)}"
             )
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
         self.normalize = Normalize(mean, std, in_channels, image_size=image_size, owner=name)

@@ -51,9 +51,10 @@ class PreActResNet18(Backbone):
     Args:
         activation: builds the activation of each place from its number of channels.
         num_classes: number of classes, >= 2.
-        in_channels: channels of the images, >= 1; if not 3, ``mean`` and ``std`` must be given.
+        in_channels: channels of the images, >= 1.
         image_size: height and width of the images in pixels, a multiple of 8.
-        mean, std: normalisation in input units, one value or one per channel; by default those of CIFAR-10.
+        mean, std: normalisation in input units, one value or one per channel; by default those of CIFAR-10 for
+            images of three channels, and none (0 and 1) for others.
         width: filters of the first layer, >= 1.
 
     Shapes:
@@ -79,8 +80,8 @@ class PreActResNet18(Backbone):
         num_classes: int = 10,
         in_channels: int = 3,
         image_size: int = 32,
-        mean: float | Sequence[float] = CIFAR10_MEAN,
-        std: float | Sequence[float] = CIFAR10_STD,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
         width: int = 64,
     ) -> None:
         super().__init__(
@@ -88,8 +89,8 @@ class PreActResNet18(Backbone):
             in_channels=in_channels,
             image_size=image_size,
             halvings=3,
-            mean=mean,
-            std=std,
+            mean=(CIFAR10_MEAN if in_channels == 3 else 0.0) if mean is None else mean,
+            std=(CIFAR10_STD if in_channels == 3 else 1.0) if std is None else std,
         )
 
         check_sizes(width=width)

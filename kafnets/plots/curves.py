@@ -1,6 +1,7 @@
 """The curves of one training run."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,16 @@ from matplotlib.ticker import MaxNLocator
 from kafnets.plots.style import BLUE, GREY, INK, VERMILION, Row, new_figure, open_frame, show_message
 
 
-def plot_curves(history: Sequence[Row]) -> Figure:
+def plot_curves(history: Sequence[Row], *, objective: str = "objective") -> Figure:
     """Loss, accuracy and learning rate over the epochs of one run, one panel above the other.
 
     Args:
         history: one row per epoch (several rows may share an epoch) with the keys ``epoch``, ``train/loss``,
-            ``val/loss``, ``val/clean_accuracy`` and ``val/robust_accuracy`` (both in [0, 1], drawn in %), ``lr``.
+            ``val/loss`` and ``val/robust_loss`` (cross-entropy on clean and on attacked images),
+            ``val/clean_accuracy`` and ``val/robust_accuracy`` (both in [0, 1], drawn in %), ``lr``.
             Missing, empty and non-finite values are left out; the epoch of a row without ``epoch`` is its position.
+        objective: what ``train/loss`` is; it is comparable with a validation loss only if it is the cross-entropy on
+            the same kind of images.
 
     Returns:
         A figure of two panels, or three if a learning rate was logged. A star marks the epoch of the highest robust
@@ -33,7 +37,7 @@ def plot_curves(history: Sequence[Row]) -> Figure:
     ratios = [3, 3, 1.3] if len(rate) else [3, 3]
     figure = new_figure(8.0, 0.92 * sum(ratios) + 0.6)
     loss, accuracy, *rest = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
-    _draw_loss(loss, history)
+    _draw_loss(loss, history, objective)
     _draw_accuracy(accuracy, history)
     for axes in rest:
         axes.plot(*rate.T, color=GREY, **_line(rate))
@@ -51,10 +55,11 @@ def plot_curves(history: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_loss(axes: Axes, history: Sequence[Row]) -> None:
-    train, val = _series(history, "train/loss"), _series(history, "val/loss")
-    _draw(axes, train, label="train", color=INK, linestyle="--")
-    _draw(axes, val, label="validation", color=INK)
+def _draw_loss(axes: Axes, history: Sequence[Row], objective: str) -> None:
+    label = "training,\n" + "\n".join(textwrap.wrap(objective, 22))
+    _draw(axes, _series(history, "train/loss"), label=label, color=INK, linestyle="--")
+    _draw(axes, _series(history, "val/loss"), label="validation, clean", color=BLUE)
+    _draw(axes, _series(history, "val/robust_loss"), label="validation, attacked", color=VERMILION)
     _finish(axes, "loss")
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
 
 
 class BestAndLast(ModelCheckpoint):
@@ -12,8 +14,12 @@ class BestAndLast(ModelCheckpoint):
 
     Lightning's ModelCheckpoint (2.6) writes ``last.ckpt`` only in epochs that also improve the monitored value, and a
     run resumed into another folder loses the best value so far. Here ``last.ckpt`` is written every epoch, and a
-    resumed run starts with the best value of the run it continues (whose files it does not change).
+    resumed run starts with the best value of the run it continues (whose files it does not change). In names of files,
+    epochs count from 1, as everywhere else.
     """
+
+    def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
+        return super()._monitor_candidates(trainer) | {"epoch": torch.tensor(trainer.current_epoch + 1)}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save ``last.ckpt``, and the best checkpoint if this epoch is the best."""

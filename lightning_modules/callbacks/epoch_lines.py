@@ -5,8 +5,10 @@ import sys
 import time
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from lightning_modules.callbacks.this_epoch import ThisEpoch
 
 
 def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
@@ -32,7 +34,7 @@ def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
-class EpochLines(Callback):
+class EpochLines(ThisEpoch):
     """Print what is trained, one line per epoch with clean and robust accuracy, and the progress of long epochs.
 
     Args:
@@ -59,6 +61,7 @@ class EpochLines(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the clock."""
+        super().on_train_epoch_start(trainer, pl_module)
         self._started = self._printed = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -76,7 +79,7 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Print the line of the epoch."""
         if trainer.is_global_zero:
-            line = epoch_line(trainer.current_epoch + 1, trainer.max_epochs or 0, trainer.callback_metrics)
+            line = epoch_line(trainer.current_epoch + 1, trainer.max_epochs or 0, self.figures(trainer))
             print(line, flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:

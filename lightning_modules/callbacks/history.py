@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 
+from lightning_modules.callbacks.this_epoch import ThisEpoch
 from lightning_modules.files import write_csv
 
 
-class History(Callback):
+class History(ThisEpoch):
     """Keep one row of metrics per epoch in ``rows``, saved with every checkpoint and written to ``history.csv``.
 
     Unlike a logger's file, the rows survive an interruption: a resumed run starts with the rows of earlier epochs.
@@ -19,8 +20,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add this epoch's row."""
-        row = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        self.rows.append({"epoch": trainer.current_epoch + 1} | row)
+        row = {name: float(value) for name, value in sorted(self.figures(trainer).items())}
+        self.rows.append({"epoch": trainer.current_epoch + 1} | {k: v for k, v in row.items() if k != "epoch"})
         folder = trainer.log_dir
         if trainer.is_global_zero and folder and trainer.loggers:
             write_csv(Path(folder) / "history.csv", self.rows)

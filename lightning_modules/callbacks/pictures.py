@@ -33,7 +33,7 @@ class Pictures(Callback):
         """Draw the curves."""
         histories = [item for item in trainer.callbacks if isinstance(item, History)]  # type: ignore[attr-defined]
         if histories and histories[0].rows:
-            self._publish(trainer, "curves", plot_curves(histories[0].rows))
+            self._publish(trainer, "curves", plot_curves(histories[0].rows, objective=pl_module.objective.label))
 
     def on_test_batch_end(
         self,

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from datamodules import Chain, CropFlip, RandomCrop, RandomFlip
+from datamodules import Chain, CropFlip, RandomCrop, RandomFlip, augment
 from datamodules.seeding import keyed_generator
+from datamodules.transfer import to_device
 
 
 @pytest.fixture
@@ -64,6 +67,18 @@ def test_bad_arguments_are_refused():
         CropFlip(p=1.5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_draws_what_the_cpu_draws(x):
-    assert torch.equal(CropFlip()(x.cuda(), keyed_generator(0)).cpu(), CropFlip()(x, keyed_generator(0)))
+def test_what_is_drawn_goes_to_the_images_without_waiting(x, monkeypatch):
+    sent = []
+    monkeypatch.setattr(augment, "to_device", lambda drawn, device: sent.append(drawn) or drawn.to(device))
+    assert CropFlip()(x.to("meta"), keyed_generator(0)).device.type == "meta"
+    assert [len(sent), sent[0].shape, sent[1].shape] == [2, (2, 16, 1), (16,)]
+
+
+def test_a_copy_to_a_gpu_is_pinned_and_not_waited_for():
+    calls = []
+    spy = SimpleNamespace(device=torch.device("cpu"))
+    spy.pin_memory = lambda: calls.append("pinned") or spy
+    spy.to = lambda device, **settings: calls.append((device.type, settings)) or spy
+    to_device(spy, torch.device("cuda"))
+    to_device(spy, torch.device("cpu"))
+    assert calls == ["pinned", ("cuda", {"non_blocking": True}), ("cpu", {})]

@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_images import CLASSES, Tiny
 
-from datamodules import CropFlip, ImageDataModule
+from datamodules import CropFlip, ImageDataModule, ImageTensors, base
 
 
 class Recorder(LightningModule):
@@ -169,7 +169,7 @@ def test_loading_does_not_use_the_global_generator():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def stub(*, world_size=1, use_distributed_sampler=False, overfit_batches=0.0):
+def stub(*, world_size=1, use_distributed_sampler=False, overfit_batches=0.0, device="cpu"):
     current = SimpleNamespace(ready=0)
     epoch_loop = SimpleNamespace(batch_progress=SimpleNamespace(current=current))
     return SimpleNamespace(
@@ -178,9 +178,35 @@ def stub(*, world_size=1, use_distributed_sampler=False, overfit_batches=0.0):
         global_rank=0,
         world_size=world_size,
         overfit_batches=overfit_batches,
+        strategy=SimpleNamespace(root_device=torch.device(device)),
         fit_loop=SimpleNamespace(epoch_loop=epoch_loop),
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=use_distributed_sampler),
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "settings", "expected"),
+    [
+        ("cpu", 0, {}, ("cpu", False)),
+        ("cuda", 4 * 48 * 16, {}, ("meta", False)),
+        ("cuda", 4 * 48 * 16 - 1, {}, ("cpu", True)),
+        ("cuda", 4 * 48 * 16, {"device": "cpu"}, ("cpu", True)),
+        ("cuda", 4 * 48 * 16, {"num_workers": 1}, ("cpu", True)),
+    ],
+)
+def test_images_are_kept_on_the_gpu_of_the_trainer_if_they_fit(device, free, settings, expected, monkeypatch):
+    monkeypatch.setattr(base, "free_memory", lambda _: free)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a trainer on the CPU of a machine with a GPU
+    move = ImageTensors.to
+    monkeypatch.setattr(ImageTensors, "to", lambda images, _: move(images, torch.device("meta")))
+    data = tiny(**settings)
+    data.trainer = stub(device=device)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert (loader.dataset.images.device.type, loader.pin_memory) == expected
+    if expected[0] == "meta":
+        images, labels, indices = next(iter(loader))
+        assert images.shape == (8, 1, 4, 4) and {images.device, labels.device, indices.device} == {torch.device("meta")}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -205,6 +231,7 @@ def test_ranks_divide_the_images(world_size):
     [
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"eval_batch_size": 0}, "eval_batch_size must be >= 1, got 0"),
+        ({"device": "cuda"}, "device must be auto or cpu, got 'cuda'"),
         ({"num_workers": -1}, "num_workers must be >= 0, got -1"),
         ({"val_fraction": 0.0}, "val_fraction must lie strictly between 0 and 1, got 0.0"),
         ({"val_fraction": 1.0}, "val_fraction must lie strictly between 0 and 1, got 1.0"),
@@ -235,6 +262,18 @@ def test_images_that_are_not_as_declared_are_refused(name, declared, found):
     setattr(data, name, declared)
     with pytest.raises(ValueError, match=f"Tiny has {name}={found}, not the {declared} declared; set {name}={found}"):
         data.setup()
+
+
+def test_all_images_are_resampled_to_the_size_that_is_asked_for():
+    data, plain = tiny(image_size=6), tiny()
+    data.setup(), plain.setup()
+    assert data.image_size == 6 and Tiny.image_size == 4
+    for name in ("train_set", "val_set", "test_set"):
+        found, source = getattr(data, name).images, getattr(plain, name).images
+        exact = torch.nn.functional.interpolate(source.double(), (6, 6), mode="bilinear", antialias=True)
+        assert found.dtype == torch.uint8 and (found - exact).abs().max() <= 1
+    with pytest.raises(ValueError, match="image_size must be >= 1 pixel, got 0"):
+        tiny(image_size=0)
 
 
 def test_a_second_sharding_by_lightning_is_refused():

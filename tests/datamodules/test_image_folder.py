@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 def module(path, **kwargs):
     cache = Path(path).parent / "cache"
-    return ImageFolder(path, **{"num_classes": 3, "image_size": 6, "val_fraction": 0.25, "cache": cache, **kwargs})
+    return ImageFolder(path, **{"val_fraction": 0.25, "cache": cache, **kwargs})
 
 
 def loaded(path, **kwargs):
@@ -85,7 +85,7 @@ def test_changed_files_are_noticed(folder, tmp_path, packed):
 
 def test_another_format_is_decoded_anew(folder):
     assert loaded(folder)[0].images.shape == (12, 3, 6, 6)
-    resized, _ = loaded(folder, image_size=4, resize=True)
+    resized, _ = loaded(folder, image_size=4)
     assert resized.images.shape == (12, 3, 4, 4)
 
 
@@ -93,7 +93,7 @@ def test_grey_images_fit_one_channel_and_three(tmp_path):
     folder = write_folder(tmp_path / "grey")
     for file in folder.rglob("*.png"):
         Image.open(file).convert("L").save(file)
-    one, three = loaded(folder, in_channels=1)[0].images, loaded(folder)[0].images
+    one, three = loaded(folder)[0].images, loaded(folder, in_channels=3)[0].images
     assert one.shape == (12, 1, 6, 6)
     assert torch.equal(one.expand(-1, 3, -1, -1), three)
 
@@ -174,18 +174,19 @@ def test_an_image_of_another_size_is_named(folder):
     Image.new("RGB", (5, 7)).save(folder / "train" / "eel" / "2.png")
     with pytest.raises(
         ValueError,
-        match=r"the image train/eel/2.png has 5 x 7 pixels, not 6 x 6; set num_classes=3, in_channels=3, image_size=6, "
-        r"resize=True: it holds 3 classes \(cat, dog, eel\) of colour images, 5 to 6 pixels wide and 6 to 7 high",
+        match=r"the image train/eel/2.png has 5 x 7 pixels, not 6 x 6; set num_classes=3, in_channels=3, image_size=5, "
+        r"to which they are resized: it holds 3 classes \(cat, dog, eel\) of colour images, 5 to 6 pixels wide and "
+        r"6 to 7 high",
     ):
         loaded(folder)
-    assert loaded(folder, resize=True)[0].images.shape == (12, 3, 6, 6)
+    assert loaded(folder, image_size=5)[0].images.shape == (12, 3, 5, 5)
 
 
 @pytest.mark.parametrize(
     ("mode", "in_channels", "message"),
     [
-        ("RGB", 1, "is RGB, and in_channels=1 takes 1 or L; set num_classes=3, in_channels=3, image_size=6: it holds"),
-        ("P", 1, "is P, and in_channels=1 takes 1 or L; set num_classes=3, in_channels=3, image_size=6: it holds"),
+        ("RGB", 1, "is RGB, and in_channels=1 takes 1 or L; set num_classes=3, in_channels=3: it holds"),
+        ("P", 1, "is P, and in_channels=1 takes 1 or L; set num_classes=3, in_channels=3: it holds"),
         ("RGBA", 3, "has transparent pixels"),
         ("LA", 1, "has transparent pixels"),
     ],
@@ -197,29 +198,36 @@ def test_an_image_that_would_lose_information_is_refused(folder, mode, in_channe
         loaded(folder, in_channels=in_channels)
 
 
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({}, "has num_classes=3, not the 10 declared"),
-        ({"num_classes": 3}, "the image train/cat/0.png has 28 x 28 pixels, not 32 x 32"),
-    ],
-)
-def test_one_error_leads_to_the_right_settings(tmp_path, settings, problem):
+def test_one_error_leads_to_the_right_settings(tmp_path):
     folder = write_folder(tmp_path / "images", size=28)
     for file in folder.rglob("*.png"):
         Image.open(file).convert("L").save(file)
     with pytest.raises(
         ValueError,
-        match=rf"{problem}; set num_classes=3, in_channels=1, image_size=28 \(or image_size=32 with resize=True\): "
-        r"it holds 3 classes \(cat, dog, eel\) of grey images, 28 pixels wide and 28 high",
+        match=r"has num_classes=3, not the 10 declared; set num_classes=3, in_channels=1: it holds 3 classes "
+        r"\(cat, dog, eel\) of grey images, 28 pixels wide and 28 high",
     ):
-        ImageFolder(folder, cache=tmp_path / "cache", **settings).prepare_data()
+        module(folder, num_classes=10)
     assert not list((tmp_path / "cache").iterdir())
-    data = ImageFolder(
-        folder, cache=tmp_path / "cache", num_classes=3, in_channels=1, image_size=28, val_fraction=0.25, batch_size=4
-    )
-    data.setup()
-    assert data.train_set.images.shape == (9, 1, 28, 28)
+
+
+def test_the_files_tell_what_is_not_given(tmp_path):
+    folder = write_folder(tmp_path / "images", size=28)
+    for file in folder.rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    for settings, expected in ({}, (3, 1, 28)), ({"in_channels": 3}, (3, 3, 28)), ({"image_size": 32}, (3, 1, 32)):
+        data = module(folder, **settings)
+        assert (data.num_classes, data.in_channels, data.image_size) == expected
+        data.setup("test")
+        assert data.test_set.images.shape[1:] == (expected[1], expected[2], expected[2])
+
+
+def test_images_that_are_not_square_are_refused_unless_a_size_is_given(folder):
+    for file in folder.rglob("*.png"):
+        Image.new("RGB", (5, 7)).save(file)
+    with pytest.raises(ValueError, match=r"cat/0.png is not square: it has 5 x 7 pixels; set .*image_size=5, to which"):
+        module(folder)
+    assert loaded(folder, image_size=5)[0].images.shape == (12, 3, 5, 5)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "deeper/3.png", "3.gif"])
@@ -333,8 +341,8 @@ def test_an_exchanged_tar_of_the_same_size_and_time_is_noticed(folder, tmp_path)
     ("kwargs", "message"),
     [
         ({"in_channels": 2}, r"in_channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
-        ({"num_classes": 1}, "num_classes must be >= 2 and image_size >= 1, got 1 and 6"),
-        ({"image_size": 0}, "num_classes must be >= 2 and image_size >= 1, got 3 and 0"),
+        ({"num_classes": 1}, "num_classes must be >= 2, got 1"),
+        ({"image_size": 0}, "image_size must be >= 1 pixel, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, message, tmp_path):

@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 
 def set_up(path, **kwargs):
-    settings = {"num_classes": 3, "image_size": 6, "val_fraction": 0.25, "batch_size": 2, **kwargs}
+    settings = {"val_fraction": 0.25, "batch_size": 2, **kwargs}
     data = ImageFolder(path, cache=path.parent / "cache", **settings)
     data.prepare_data()
     data.setup()

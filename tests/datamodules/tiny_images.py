@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import ImageDataModule, ImageTensors
-from datamodules.image_files import ImageFormat, read_images
+from datamodules.image_files import WantedFormat, read_images
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -70,9 +70,9 @@ def write_archive(folder: Path, archive: Path, *, top: str = "") -> Path:
     return archive
 
 
-def read(path: Path, *, channels: int = 3, size: int = 6, resize: bool = False) -> dict[str, ImageTensors]:
+def read(path: Path) -> dict[str, ImageTensors]:
     """Decode the images at ``path``."""
-    return read_images(path, ImageFormat(channels, size, resize))
+    return read_images(path, WantedFormat())
 
 
 def same_images(first: dict[str, ImageTensors], second: dict[str, ImageTensors]) -> bool:

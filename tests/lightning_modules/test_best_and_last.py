@@ -60,7 +60,7 @@ def test_the_last_epoch_is_kept_whatever_its_score(tmp_path, scores, best):
     checkpoints = fit(tmp_path / "run", scores)
     assert epoch_of(checkpoints.last_model_path) == 2
     assert epoch_of(checkpoints.best_model_path) == best
-    assert names(checkpoints) == {"last.ckpt", f"best-epoch={best}.ckpt"}
+    assert names(checkpoints) == {"last.ckpt", f"best-epoch={best + 1}.ckpt"}
 
 
 def test_a_resumed_run_that_does_not_improve_keeps_the_best_of_the_first(tmp_path):
@@ -69,14 +69,14 @@ def test_a_resumed_run_that_does_not_improve_keeps_the_best_of_the_first(tmp_pat
     assert second.best_model_path == first.best_model_path
     assert second.best_model_score == 9
     assert names(second) == {"last.ckpt"} and epoch_of(second.last_model_path) == 3
-    assert names(first) == {"last.ckpt", "best-epoch=1.ckpt"}
+    assert names(first) == {"last.ckpt", "best-epoch=2.ckpt"}
 
 
 def test_a_resumed_run_that_improves_saves_its_own_best_and_deletes_nothing(tmp_path):
     first = fit(tmp_path / "first", [1, 9])
     second = fit(tmp_path / "second", [1, 9, 3, 10], resume=first.last_model_path)
-    assert names(second) == {"last.ckpt", "best-epoch=3.ckpt"}
-    assert names(first) == {"last.ckpt", "best-epoch=1.ckpt"}
+    assert names(second) == {"last.ckpt", "best-epoch=4.ckpt"}
+    assert names(first) == {"last.ckpt", "best-epoch=2.ckpt"}
 
 
 def test_a_resumed_run_whose_best_file_is_gone_finds_a_new_one(tmp_path):

@@ -9,13 +9,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from cli import main
 from datamodules.base import ImageDataModule
 from datamodules.image_tensors import ImageTensors
 from kafnets.activations import KAF, KWTA
+from kafnets.losses import cross_entropy
 from kafnets.metrics import wilson_interval
+from kafnets.objectives import Objective, Terms
 from lightning_modules.callbacks import (
     EpochBar,
     EpochLines,
@@ -25,11 +28,12 @@ from lightning_modules.callbacks import (
     Predictions,
     Results,
     Throughput,
+    pictures,
 )
 from lightning_modules.provenance import data_identity
 
 LOGGED = {"train/loss", "train/accuracy", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"}
-LOGGED |= {"images_per_second", "epoch_seconds", "peak_memory_mb"}
+LOGGED |= {"val/robust_loss", "images_per_second", "epoch_seconds", "peak_memory_mb"}
 
 
 def run_folder(trainer, tmp_path, name="run"):
@@ -61,7 +65,7 @@ def test_every_epoch_is_in_both_tables_with_sensible_values(make_module, make_da
         assert set(row) == LOGGED | {"epoch"}
         check_sensible({name: float(value) for name, value in row.items()})
         for name in LOGGED:
-            values = [line[name] for line in logged if line["epoch"] == str(epoch) and line[name]]
+            values = [line[name] for line in logged if line["epoch"] == str(epoch + 1.0) and line[name]]
             assert [float(value) for value in values] == [float(row[name])]
 
 
@@ -92,6 +96,47 @@ def test_epochs_are_lines_of_text_where_there_is_no_terminal(make_module, make_d
     for word in ("loss ", "clean ", "robust ", "lr 0.1", "images/s"):
         assert word in lines[0]
     assert "\r" not in printed.out + printed.err
+
+
+def test_an_epoch_without_a_validation_has_no_figures_of_an_earlier_one(
+    make_module, make_data, make_trainer, tmp_path, capsys
+):
+    trainer = make_trainer(History(), EpochLines(), max_epochs=3, check_val_every_n_epoch=2)
+    trainer.fit(make_module(), make_data())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["robust " in line for line in lines] == [False, True, False]
+    table = rows(run_folder(trainer, tmp_path) / "history.csv")
+    assert [bool(row["val/robust_accuracy"]) for row in table] == [False, True, False]
+    assert all(row["train/loss"] for row in table)
+
+
+class WeightedLoss(Objective):
+    """An objective as a user would write one."""
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def craft(self, net, batch):
+        return batch.x
+
+    def loss(self, net, batch, inputs):
+        logits = net(inputs)
+        return Terms(self.weight * cross_entropy(logits, batch.y).mean(), logits, inputs, {})
+
+
+def test_epochs_count_from_one_and_a_custom_objective_is_named(
+    make_module, make_data, make_trainer, tmp_path, capsys, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(pictures, "plot_curves", lambda *args, **settings: drawn.append(settings) or Figure())
+    trainer = make_trainer(History(), EpochLines(), Pictures())
+    trainer.fit(make_module(objective=WeightedLoss(weight=2.0)), make_data())
+    best = trainer.checkpoint_callback.best_model_path
+    stored = torch.load(best, weights_only=True)["callbacks"]["History"]["rows"]
+    assert best.endswith(f"best-epoch={stored[-1]['epoch']:03d}.ckpt") and "epoch   2/2" in capsys.readouterr().out
+    assert {row["epoch"] for row in rows(run_folder(trainer, tmp_path) / "metrics.csv")} == {"1.0", "2.0"}
+    assert drawn == [{"objective": "WeightedLoss(weight=2)"}]
 
 
 def test_the_record_of_a_test_is_complete(make_module, make_data, make_trainer, tmp_path):

@@ -24,14 +24,14 @@ def test_normalisation_is_per_channel_and_inside_the_network():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mean": (0.1, 0.2)}, "mean has 2 values for 3 channels"),
+        ({"mean": (0.1, 0.2)}, "mean has 2 values for images of in_channels=3"),
         ({"std": 0.0}, "std must be > 0"),
         ({"std": float("inf")}, "std must be finite, got inf"),
         ({"mean": float("nan")}, "mean must be finite, got nan"),
         ({"num_classes": 1}, "num_classes >= 2, got 1"),
         ({"in_channels": 0}, "in_channels >= 1, got 0"),
-        ({"image_size": 30}, "multiple of 8, got 30; resize the images to 32"),
-        ({"image_size": 4}, "multiple of 8, got 4; resize the images to 8"),
+        ({"image_size": 30}, "multiple of 8, got 30; resize the images, on the command line with --data.image_size=32"),
+        ({"image_size": 4}, "multiple of 8, got 4; resize the images, on the command line with --data.image_size=8"),
         ({"width": 0}, "width must be >= 1, got 0"),
         ({"hidden": 0}, "hidden must be >= 1, got 0"),
         ({"dropout": (0.1, 0.1, 0.1, 1.0)}, r"4 rates in \[0, 1\), got"),
@@ -46,10 +46,12 @@ def test_bad_settings_get_one_clear_line(settings, message):
     assert "\n" not in str(error.value)
 
 
-def test_other_channels_than_three_need_their_own_mean():
-    with pytest.raises(ValueError, match="mean has 3 values for 1 channels"):
-        PreActResNet18(in_channels=1)
-    assert PreActResNet18(in_channels=1, mean=0.5, std=0.25).in_channels == 1
+def test_the_means_of_cifar10_are_those_of_three_channels():
+    colour, grey = PreActResNet18().normalize, PreActResNet18(in_channels=1).normalize
+    torch.testing.assert_close(colour.std.flatten(), torch.tensor([0.2471, 0.2435, 0.2616]))
+    assert (grey.mean.item(), grey.std.item()) == (0, 1)
+    with pytest.raises(ValueError, match="mean has 3 values for images of in_channels=1; give one value"):
+        PreActResNet18(in_channels=1, mean=(0.1, 0.2, 0.3))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

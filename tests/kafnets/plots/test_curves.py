@@ -14,6 +14,7 @@ def history(epochs):
             "epoch": epoch,
             "train/loss": 2.0 - 0.1 * epoch,
             "val/loss": 1.8 - 0.1 * epoch,
+            "val/robust_loss": 2.1 - 0.1 * epoch,
             "val/clean_accuracy": 0.4 + 0.05 * epoch,
             "val/robust_accuracy": 0.3 if epoch == 2 else 0.2,
             "lr": 0.1,
@@ -27,10 +28,13 @@ def lines(axes):
 
 
 def test_curves_show_the_history(is_drawn):
-    figure = plot_curves(history(5))
+    figure = plot_curves(history(5), objective="Adversarial-FGSM")
     loss, accuracy, rate = figure.axes
-    assert set(lines(loss)) == {"train", "validation"}
-    np.testing.assert_allclose(lines(loss)["validation"].get_ydata(), [1.8, 1.7, 1.6, 1.5, 1.4])
+    assert set(lines(loss)) == {"training,\nAdversarial-FGSM", "validation, clean", "validation, attacked"}
+    np.testing.assert_allclose(lines(loss)["validation, clean"].get_ydata(), [1.8, 1.7, 1.6, 1.5, 1.4])
+    np.testing.assert_allclose(lines(loss)["validation, attacked"].get_ydata(), [2.1, 2.0, 1.9, 1.8, 1.7])
+    for label, other in (("validation, clean", "clean"), ("validation, attacked", "robust")):
+        assert lines(loss)[label].get_color() == lines(accuracy)[f"validation, {other}"].get_color()
     np.testing.assert_allclose(lines(accuracy)["validation, clean"].get_ydata(), [40, 45, 50, 55, 60])
     np.testing.assert_allclose(rate.get_lines()[0].get_ydata(), [0.1] * 5)
     assert rate.get_xlabel() == "epoch"
@@ -64,7 +68,7 @@ def test_values_may_be_missing(is_drawn):
     rows[3]["val/loss"] = torch.tensor(0.5)
     del rows[4]["val/loss"]
     figure = plot_curves(rows)
-    assert lines(figure.axes[0])["validation"].get_xydata().tolist() == [[3.0, 0.5]]
+    assert lines(figure.axes[0])["validation, clean"].get_xydata().tolist() == [[3.0, 0.5]]
     assert is_drawn(figure)
 
 
