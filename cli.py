@@ -233,4 +233,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(os.getcwd())  # class paths may name the user's own modules in the working directory
     main()

@@ -1,7 +1,10 @@
 """Checks that numeric settings whose arithmetic float32 cannot do are refused, and that those at the ends work."""
 
+import inspect
+import itertools
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +33,49 @@ RANGES = [
     (act.SReLU, "right_threshold", None, 1e6),
 ]
 ENDS = [(build, name, end) for build, name, *ends in RANGES for end in ends if end is not None]
+# the same for kernels and initialisations
+PARTS = [
+    (act.RationalQuadratic, "mixture", [1e-6, 1e3]),
+    (act.Periodic, "period", [1e-6, 1e6]),
+    (act.Normal, "std", [1e6]),
+    (act.Ridge, "eps", [1e-15, 1e6]),
+]
+
+
+def documented():
+    """Ranges and defaults in the table of docs/activations.md, by class and setting."""
+    page = (Path(__file__).parents[3] / "docs" / "activations.md").read_text()
+    table = page.partition("## Settings and their ranges")[2].partition("\n## ")[0]
+    found = {}
+    for row in table.splitlines():
+        if row.startswith("| `"):
+            names, classes, range_, default = (cell.strip() for cell in row.strip("| ").split("|"))
+            for one, name in itertools.product(re.findall(r"`(\w+)`", classes), re.findall(r"`(\w+)`", names)):
+                found[getattr(act, one), name] = range_, default
+    return found
+
+
+def test_the_documentation_states_these_ranges():
+    table = documented()
+    ranges = {key: re.match(r"(\S+) to ([^\s,]+)", text) for key, (text, _) in table.items()}
+    stated = {key: (float(found[1]), float(found[2])) for key, found in ranges.items() if found}
+    known = {(build, name): ends for build, name, *ends in RANGES} | {(part, name): ends for part, name, ends in PARTS}
+    assert stated.keys() == known.keys()
+    for key, ends in known.items():
+        assert {end for end in ends if end is not None} <= set(stated[key]), key
+
+
+def test_the_documentation_states_counts_and_defaults():
+    counts = 0
+    for (build, name), (text, default) in documented().items():
+        if re.fullmatch(r"[\d.e-]+", default):
+            assert inspect.signature(build.__init__).parameters[name].default == float(default), (build, name)
+        if least := re.fullmatch(r"integer >= (\d)", text):
+            counts += 1
+            build(2, **{name: int(least[1])})
+            with pytest.raises(ValueError, match=f"{name} must be an integer >= {least[1]}"):
+                build(2, **{name: int(least[1]) - 1})
+    assert counts == 6
 
 
 def beyond(end):
@@ -64,16 +110,9 @@ def test_values_beyond_are_refused(build, name, end):
         is_refused(name, value, lambda value: build(2, **{name: value}))
 
 
-@pytest.mark.parametrize(
-    ("build", "name", "ends"),
-    [
-        (act.RationalQuadratic, "mixture", [1e-6, 1e3]),
-        (act.Periodic, "period", [1e-6, 1e6]),
-        (act.Normal, "std", [1e6]),
-        (lambda eps: act.Ridge(torch.tanh, eps), "eps", [1e-15, 1e6]),
-    ],
-)
-def test_settings_of_kernels_and_initialisations(build, name, ends):
+@pytest.mark.parametrize(("part", "name", "ends"), PARTS)
+def test_settings_of_kernels_and_initialisations(part, name, ends):
+    build = (lambda eps: act.Ridge(torch.tanh, eps)) if part is act.Ridge else part
     for end in ends:
         build(end)
         for value in beyond(end):
