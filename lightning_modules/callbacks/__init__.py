@@ -3,6 +3,7 @@
 from lightning_modules.callbacks.best_and_last import BestAndLast
 from lightning_modules.callbacks.epoch_bar import EpochBar
 from lightning_modules.callbacks.epoch_lines import EpochLines
+from lightning_modules.callbacks.evaluation_progress import EvaluationProgress
 from lightning_modules.callbacks.finite_loss import FiniteLoss
 from lightning_modules.callbacks.history import History
 from lightning_modules.callbacks.kwta_ratio import KWTARatio
@@ -17,6 +18,7 @@ __all__ = [
     "BestAndLast",
     "EpochBar",
     "EpochLines",
+    "EvaluationProgress",
     "FiniteLoss",
     "History",
     "KWTARatio",
