@@ -1,6 +1,7 @@
 """Callbacks around training and evaluation: one per file."""
 
 from lightning_modules.callbacks.best_and_last import BestAndLast
+from lightning_modules.callbacks.collapse import Collapse
 from lightning_modules.callbacks.epoch_bar import EpochBar
 from lightning_modules.callbacks.epoch_lines import EpochLines
 from lightning_modules.callbacks.evaluation_progress import EvaluationProgress
@@ -16,6 +17,7 @@ from lightning_modules.callbacks.throughput import Throughput
 
 __all__ = [
     "BestAndLast",
+    "Collapse",
     "EpochBar",
     "EpochLines",
     "EvaluationProgress",

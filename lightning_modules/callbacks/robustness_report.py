@@ -1,5 +1,6 @@
 """The full evaluation during a test: many attacks, their worst case, curves and checks."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from kafnets.plots import Sheet, plot_robustness
 from kafnets.threat import ThreatModel
 from lightning_modules.callbacks.evaluation_progress import progress_of
 from lightning_modules.callbacks.robustness_files import read_resumable, robustbench
-from lightning_modules.callbacks.robustness_text import markdown, screen
+from lightning_modules.callbacks.robustness_text import markdown, screen, title
 from lightning_modules.classifier import TEST
 from lightning_modules.files import sha256, write_figure, write_json, write_text
 from lightning_modules.load_classifier import load_classifier
@@ -154,6 +155,8 @@ class RobustnessReport(Callback):
         """Write and draw the results of an interrupted test."""
         if trainer.is_global_zero and len(self._outcomes):
             self._draw(trainer, self._write(trainer, complete=False))
+            onward = f"; go on with --trainer.callbacks.resume={self.folder / 'robustness.json'}" if self.folder else ""
+            print(f"stopped after {len(self._outcomes)} images{onward}", file=sys.stderr, flush=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the finished report, draw it, and print a summary."""
@@ -225,7 +228,7 @@ class RobustnessReport(Callback):
         if not self.folder:
             return
         path = self.folder / "robustness.png"
-        write_figure(path, plot_robustness(record, self._sheet, self._class_names(trainer)))
+        write_figure(path, plot_robustness(record, self._sheet, self._class_names(trainer), title(record)))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key="robustness", images=[str(path)])
