@@ -1,16 +1,13 @@
 """The command line: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``."""
 
-import logging
 import os
-import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import ProgressBar, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -21,8 +18,10 @@ from datamodules import ImageDataModule
 from lightning_modules import Classifier
 from lightning_modules.callbacks import (
     BestAndLast,
+    Collapse,
     EpochBar,
     EpochLines,
+    EvaluationProgress,
     FiniteLoss,
     History,
     Pictures,
@@ -37,16 +36,14 @@ from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from lightning_modules.command_line.arguments import ASKING, SUBCOMMANDS, resolve, take
 from lightning_modules.command_line.checkpoints import check_fits, check_resumable, read_checkpoint
 from lightning_modules.command_line.error_text import one_line
+from lightning_modules.command_line.messages import is_first, quieten, say_engines
+from lightning_modules.command_line.monitors import check_monitors
 from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
+from lightning_modules.command_line.signals import status, stop_on_sigusr1
 from lightning_modules.command_line.sizes import SIZES, check_size, size_flags
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-
-
-def is_first() -> bool:
-    """Whether this process is rank 0; before there is a Trainer, this is read from the launcher's environment."""
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def as_list(value: Any) -> list[Any]:
@@ -113,11 +110,16 @@ class CLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         self._make_room(config)
         if config.get("fast_dev_run"):
-            return super().instantiate_trainer(**kwargs)
+            return super().instantiate_trainer(**kwargs | {"logger": False})
         for callback in as_list(config.get("callbacks")):
             if isinstance(callback, RobustnessReport):
                 callback.study_within(self.model.threat)  # refuses attacks that do not fit the threat model
+        if self.subcommand == "fit":
+            check_monitors([self._get(self.config_init, "checkpoint"), *as_list(config.get("callbacks"))])
         run = self._get(self.config, "run")
+        for logger in as_list(config.get("logger")):
+            if hasattr(logger, "keep_in"):
+                logger.keep_in(run.dir)
         if str(config.get("devices")) == "1" and config.get("num_nodes") == 1:
             # this run is one process, even if a launcher left a RANK in the environment
             rank_zero_only.rank = 0  # type: ignore[attr-defined]
@@ -129,6 +131,7 @@ class CLI(LightningCLI):
         kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
+        stop_on_sigusr1(trainer)
         return trainer
 
     @staticmethod
@@ -142,13 +145,18 @@ class CLI(LightningCLI):
         self.trainer.test(verbose=False, **kwargs)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint; if there is none, the last one or the current weights, and print which."""
+        """Test the best checkpoint; if there is none, the last one or the current weights, and print which.
+
+        Weight averaging would load the weights before averaging, to train on; a later test gets the averaged ones.
+        """
         if self._get(self.config, "trainer").fast_dev_run:
             return
         kept = self.trainer.checkpoint_callback
         best, last = (str(getattr(kept, f"{which}_model_path", "")) for which in ("best", "last"))
         if not best and is_first():
             print(f"no validation chose a best checkpoint; testing {last or 'the weights as they are: none was kept'}")
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [item for item in callbacks if not isinstance(item, WeightAveraging)]
         self.test(model=self.model, datamodule=self.datamodule, ckpt_path=best or last or None)
 
     def _make_room(self, config: Any) -> None:
@@ -174,23 +182,6 @@ class CLI(LightningCLI):
                 check_resumable(Path(path), checkpoint, self.model.configure_optimizers())
 
 
-def quieten() -> None:
-    """Silence Lightning's advertisements and warnings about its own internals."""
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    for message in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
-        warnings.filterwarnings("ignore", message)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-
-
-def say_engines() -> None:
-    """Let ``kafnets`` print which engine computes the activations, once, when it is chosen."""
-    log = logging.getLogger("kafnets")
-    if is_first() and not log.handlers:
-        log.setLevel(logging.INFO)
-        log.addHandler(logging.StreamHandler(sys.stdout))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a known mistake ends it with one line on stderr and exit status 2."""
     quieten()
@@ -209,8 +200,10 @@ def main(arguments: list[str] | None = None) -> None:
                 "callbacks": [
                     Throughput(),
                     FiniteLoss(),
+                    Collapse(),
                     History(),
                     EpochLines(),
+                    EvaluationProgress(),
                     EpochBar(),
                     Pictures(),
                     Results(),
@@ -220,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=resolve(sys.argv[1:] if arguments is None else arguments, [CONFIGS]),
         )
     except SIGTERMException:
-        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning itself would exit with status 0
+        raise SystemExit(status()) from None  # Lightning itself would exit with status 0
     except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
         if os.environ.get("KAFNETS_TRACEBACK"):
             raise

@@ -22,7 +22,7 @@ class Wandb(WandbLogger):
         project: project of the dashboard.
         group: group of runs to compare, such as the name of a study.
         job_type: kind of run, such as ``fit`` or ``test``.
-        save_dir: folder of offline runs.
+        save_dir: folder of offline runs; None for the folder of all runs (``--run.dir``).
         offline: True never connects. None (the default) connects if there is a login and WANDB_MODE is not set.
         kwargs: passed on to WandbLogger.
     """
@@ -33,7 +33,7 @@ class Wandb(WandbLogger):
         project: str = "kafnets",
         group: str | None = None,
         job_type: str | None = None,
-        save_dir: str = "runs",
+        save_dir: str | None = None,
         offline: bool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -41,4 +41,13 @@ class Wandb(WandbLogger):
             offline = "WANDB_MODE" not in os.environ and not logged_in()
         if offline:
             kwargs["mode"] = "offline"  # Lightning sets WANDB_MODE after wandb has read it
-        super().__init__(project=project, save_dir=save_dir, offline=offline, group=group, job_type=job_type, **kwargs)
+        super().__init__(
+            project=project, save_dir=save_dir or "runs", offline=offline, group=group, job_type=job_type, **kwargs
+        )
+        self._chosen = save_dir is not None
+
+    def keep_in(self, folder: str) -> None:
+        """Keep offline runs in this folder, unless ``save_dir`` was given; called before the run begins."""
+        if not self._chosen:
+            self._save_dir = self._wandb_init["dir"] = folder
+            os.makedirs(folder, exist_ok=True)  # wandb falls back to another folder if it is missing

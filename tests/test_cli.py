@@ -225,6 +225,8 @@ def test_flags_beat_what_a_checkpoint_was_trained_with(tiny_run: Path, capsys):
         (["--ckpt_path=last"], "train first"),
         (["--trainer.precision=bf16-true"], "use 32-true, 16-mixed or bf16-mixed"),
         (["--trainer.max_epochs=-1"], "set trainer.max_epochs >= 1"),
+        (["--checkpoint.monitor=val/robust"], "monitors val/robust, which is never logged; did you mean val/robust_acc"),
+        (["--checkpoint.monitor=val/loss"], "monitors val/loss with mode max, so it would choose the worst; set its"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_writes_nothing(flags: list[str], answer: str, tmp_path: Path, refused: Refused):
@@ -242,6 +244,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(flags: list[str], answer: str,
         ("model.threat.norm=l2", f"'l2' {UNKNOWN}; did you mean L2?"),
         ("model.net.activation=Silu", f"'Silu' {UNKNOWN}; did you mean SiLU?"),
         ("model.net.activation.kernel=laplacian", f"'laplacian' {UNKNOWN}; did you mean Laplacian?"),
+        ("model.optimizer=Adma", f"'Adma' {UNKNOWN}; did you mean Adam, Adamax, Adam"),
         ("model.optimizer=sgd", f"'sgd' {UNKNOWN}; did you mean SGD?"),
         ("model.decay_filter=kernels", "did you mean kafnets.parameter_filters.kernels?"),
         ("model.test_attack.loss=kafnets.losses.margn", "did you mean kafnets.losses.margin?"),

@@ -1,16 +1,20 @@
 """Common settings: numbers of batches, switches, run folders, the test after a fit."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from pytorch_lightning.utilities import rank_zero_only
 
 import cli
+from lightning_modules.command_line.messages import quieten
 from lightning_modules.command_line.run_folder import find_checkpoint
 
 FIT = ["fit", "--config=vgg_relu_fast_at.yaml"]
@@ -148,3 +152,42 @@ def test_evaluations_use_no_tf32_and_no_benchmark_and_restore_the_settings(
     monkeypatch.setattr(torch.nn.Conv2d, "forward", spied)
     fit("--model.attack_view=null")
     assert seen and not any(seen) and getattr(torch.backends.cudnn, setting)
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_run_prints_no_advertisement_and_profilers_print(tmp_path: Path, tiny_flags: list[str], capsys):
+    cli.main([*FIT, *tiny_flags, f"--run.dir={tmp_path / 'runs'}", "--trainer.fast_dev_run=true"])
+    printed = capsys.readouterr()
+    assert "run folder: none (fast_dev_run)" in printed.out and printed.err == ""
+    assert not (tmp_path / "runs").exists()
+    assert logging.getLogger("pytorch_lightning.profilers.profiler").isEnabledFor(logging.INFO)
+
+
+def test_the_recipe_of_the_demo_prints_no_warning_of_its_own(fit, capsys):
+    fit("--config=kafvgg_short_fast_at.yaml", "--config=digits.yaml", "--trainer.max_epochs=1")
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert all("collapsed" in line for line in warned)  # a tiny network may predict one class
+
+
+def test_a_warning_is_printed_once_and_on_rank_0(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with warnings.catch_warnings():
+        quieten()
+        warnings.simplefilter("always")
+        for _ in range(2):
+            warnings.warn("look here", stacklevel=1)
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+        warnings.warn("not here", stacklevel=1)
+    assert capsys.readouterr().err == "warning: look here\n"
+
+
+# --- weight averaging ------------------------------------------------------------------------------------------------
+
+
+def test_averaged_weights_give_the_same_figures_after_a_fit_and_later(fit):
+    run, _ = fit("--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging")
+    cli.main(["test", f"--ckpt_path={run}", "--trainer.accelerator=cpu"])
+    first, again = (json.loads((folder / "results.json").read_text()) for folder in (run, run.parent / "version_1"))
+    assert first == again

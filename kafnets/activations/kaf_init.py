@@ -1,6 +1,5 @@
 """Initialisation of the mixing coefficients of a KAF."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from kafnets.activations.checks import MOST, named, positive, sampled, within
 from kafnets.activations.kernels import Kernel
 
 FIT_POINTS = 1001
-LEFT_OUT = 0.01  # warn if the target outside the dictionary is larger than this share of its size inside
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ class Ridge(KAFInit):
     """Coefficients that make every channel start as a given function, ``alpha = (K + eps I)^-1 t``.
 
     Scardapane et al. 2019 (arXiv 1707.04035), section 3; see :func:`kafnets.functional.ridge`. The fit holds inside the
-    dictionary's range; outside, a KAF falls to zero whatever the target does, and a warning is given if the target
-    there exceeds 1 % of its size inside. Coefficients can be as large as 70.
+    dictionary's range; outside, a KAF falls to zero whatever the target does (``RidgeFit.outside``), so its inputs
+    should lie inside: :func:`kafnets.analysis.collapse.outside_dictionary` measures that. Coefficients can be as large as 70.
 
     Args:
         target: the elementwise function to start as, e.g. ``torch.nn.functional.elu``.
@@ -135,18 +133,10 @@ class Ridge(KAFInit):
         return f"_{self.name}"
 
     def __call__(self, dictionary: Tensor, bandwidth: Tensor, num_sets: int, kernel: Kernel) -> Tensor:
-        """Solve once and copy alpha to every set, ``(num_sets, D)``; warn if the target is large outside."""
+        """Solve once and copy alpha to every set, ``(num_sets, D)``."""
         if dictionary.is_meta:
             return dictionary.new_empty(num_sets, len(dictionary))
         fit = self._solved(dictionary, bandwidth, kernel)
-        limit = LEFT_OUT * float(sampled(self.target, dictionary, name="target").abs().max())
-        if kernel.period == inf and not max(abs(value) for value in fit.outside) <= limit:
-            ends, (left, right) = (float(dictionary[0]), float(dictionary[-1])), fit.outside
-            warnings.warn(
-                f"Ridge({self.name}): the target reaches {left:.3g} left of {ends[0]:g} and {right:.3g} right of "
-                f"{ends[1]:g}, where a KAF falls to 0; widen the boundary, or take a ResidualKAF",
-                stacklevel=1,  # always this place, so that Python warns once and not once per layer
-            )
         return fit.alpha.expand(num_sets, -1).clone()
 
     def fit(self, dictionary: Tensor, bandwidth: Tensor, kernel: Kernel) -> RidgeFit | None:

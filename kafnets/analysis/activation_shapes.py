@@ -64,15 +64,15 @@ def activation_shapes(
     """
     if num_points < 2 or num_bins < 1:
         raise ValueError(f"num_points must be >= 2 and num_bins >= 1, got {num_points} and {num_bins}")
-    modules = _trainable_activations(net)
+    modules = trainable_activations(net)
     if not modules:
         return []
-    with _eval_mode(net):
-        samples = _pre_activations(net, modules, images)
+    with eval_mode(net):
+        samples = pre_activations(net, modules, images)
         return [_shape(name, modules[name], sample, num_points, num_bins) for name, sample in samples.items()]
 
 
-def _trainable_activations(net: nn.Module) -> dict[str, Activation]:
+def trainable_activations(net: nn.Module) -> dict[str, Activation]:
     activations = {name: module for name, module in net.named_modules() if isinstance(module, Activation)}
     parts = {part for module in activations.values() for part in module.modules() if part is not module}
     return {
@@ -83,7 +83,7 @@ def _trainable_activations(net: nn.Module) -> dict[str, Activation]:
 
 
 @contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
+def eval_mode(net: nn.Module) -> Iterator[None]:
     # Restored module by module: a global .train() would also change modules that are frozen in evaluation mode.
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
@@ -94,7 +94,7 @@ def _eval_mode(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _pre_activations(net: nn.Module, modules: dict[str, Activation], images: Tensor) -> dict[str, Tensor]:
+def pre_activations(net: nn.Module, modules: dict[str, Activation], images: Tensor) -> dict[str, Tensor]:
     """A sample of each activation's inputs, in the order of the calls."""
     samples: dict[str, list[Tensor]] = {}
 

@@ -19,6 +19,7 @@ from kafnets.analysis.gradient_diagnostics import (
 )
 from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_curves import (
+    RADII,
     RESTARTS,
     STEPS,
     curve,
@@ -33,6 +34,7 @@ from kafnets.logits import check_logits, is_correct
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
 ROLES = ("white", "black", "single", "noise", "transfer")
+Tell: TypeAlias = Callable[[str, PerImageResults], None]
 TOLERANCE = 1e-6  # relative to eps, for attacks that compute the ball in another precision
 
 
@@ -115,6 +117,17 @@ class RobustnessStudy:
         """The settings of the attacks by name, for a report."""
         return {name: attack.settings() for name, attack in self.attacks.items()}
 
+    def passes(self) -> dict[str, int]:
+        """The parts of :meth:`measure` in order, with the most passes per image that each takes, roughly.
+
+        See :meth:`kafnets.attacks.Attack.passes`. Curves count only on the images on which they are measured.
+        """
+        curves = len(RADII) * self.at_eps(self.ball.eps).passes()
+        curves += sum(self.at_steps(steps).passes() for steps in STEPS)
+        curves += sum(self.at_restarts(restarts).passes() for restarts in RESTARTS)
+        attacks = {name: attack.passes() for name, attack in self.attacks.items()}
+        return {"probes": 0} | attacks | {"curves": curves}
+
     def measure(
         self,
         net: Net,
@@ -125,6 +138,7 @@ class RobustnessStudy:
         keys: Tensor,
         curves: Tensor | None = None,
         attacked: Net | None = None,
+        tell: Tell | None = None,
     ) -> Measured:
         """Measure a batch; the network is unchanged afterwards.
 
@@ -137,11 +151,12 @@ class RobustnessStudy:
             curves: bool ``(N,)``, the images on which curves and the loss along an attack are measured; all by default.
             attacked: the network that attacks and curves use instead, equal to ``net`` up to rounding but faster
                 (:class:`kafnets.fused.Fused`); ``net`` judges the images that they find.
+            tell: called before each part, in the order of :meth:`passes`, with its name and the results so far.
 
         Raises:
             ValueError: as any attack does, for images, labels or networks that can't be attacked.
         """
-        run = _Run(net, net if attacked is None else attacked, x, y, keys)
+        run = _Run(net, net if attacked is None else attacked, x, y, keys, tell)
         with watched(net, run.changed):
             with torch.no_grad():
                 logits = net(x)
@@ -218,6 +233,7 @@ class _Run:
     x: Tensor
     y: Tensor
     keys: Tensor
+    tell: Tell | None = None
     columns: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, set[str]] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
@@ -238,7 +254,9 @@ class _Run:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Measure the time of the body."""
+        """Measure the time of the body, after saying that it begins."""
+        if self.tell:
+            self.tell(name, PerImageResults(self.columns))
         start = time.perf_counter()
         yield
         if self.x.is_cuda:

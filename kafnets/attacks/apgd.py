@@ -69,8 +69,8 @@ class APGD(Attack):
         return self.climb(net, self.loss, x, (y,), keys, early_stop=early_stop)
 
     def passes(self) -> int:
-        """Three per step."""
-        return 3 * self.steps * self.restarts
+        """Those of the gradients: three per step, unless they are estimated."""
+        return self.estimator.passes(self.steps) * self.restarts
 
     def climb(
         self, net: Net, loss: Loss, x: Tensor, labels: tuple[Tensor, ...], keys: Tensor, *, early_stop: bool

@@ -256,7 +256,7 @@ class Attack(Described, ABC):
 
     def passes(self) -> int:
         """Roughly the most forward and backward passes per image, a backward pass counted as two."""
-        return 3 * self.restarts
+        return self.estimator.passes(1) * self.restarts
 
     def settings(self) -> dict[str, Any]:
         """The settings for a report: names and values that JSON can store."""

@@ -50,6 +50,10 @@ class GradientEstimator(Described, ABC):
         """The logits by which images are judged, ``(N, classes)``."""
         return net(x)
 
+    def passes(self, steps: int) -> int:
+        """Forward and backward passes of the first ``steps`` steps, a backward pass counted as two."""
+        return 3 * steps
+
     def __repr__(self) -> str:
         return self.label
 
@@ -128,6 +132,10 @@ class EOT(GradientEstimator):
             total = total + self.of.logits(net, x)
         return total / self.samples
 
+    def passes(self, steps: int) -> int:
+        """Those of all evaluations."""
+        return self.samples * self.of.passes(steps)
+
 
 class FiniteDifferences(GradientEstimator):
     """The gradient of the loss smoothed by Gaussian noise, from outputs alone, in antithetic pairs.
@@ -189,11 +197,18 @@ class FiniteDifferences(GradientEstimator):
         with torch.no_grad():
             logits = net(x)
             keys, grad = image_keys(keys, step), torch.zeros_like(x)
-            pairs = self.samples[max(first for first in self.samples if first <= step)] // 2
+            pairs = self._samples_at(step) // 2
             together = max(1, (self.batch_size or (1000 if x.is_cuda else 100)) // (2 * len(x)))
             for first in range(0, pairs, together):
                 grad += self._sum(net, loss, x, labels, keys, self.sigma, range(first, min(first + together, pairs)))
             return Estimate(grad / (2 * self.sigma * pairs), logits, loss(logits, *labels))
+
+    def passes(self, steps: int) -> int:
+        """One at the images, and the samples of each step."""
+        return sum(1 + self._samples_at(step) for step in range(steps))
+
+    def _samples_at(self, step: int) -> int:
+        return self.samples[max(first for first in self.samples if first <= step)]
 
     @staticmethod
     def _sum(

@@ -88,5 +88,5 @@ class MIFGSM(Attack):
         return result
 
     def passes(self) -> int:
-        """Three per step."""
-        return 3 * self.steps
+        """Those of the gradients: three per step, unless they are estimated."""
+        return self.estimator.passes(self.steps)

@@ -94,5 +94,5 @@ class PGD(Attack):
         return result
 
     def passes(self) -> int:
-        """Three per step."""
-        return 3 * self.steps * self.restarts
+        """Those of the gradients: three per step, unless they are estimated."""
+        return self.estimator.passes(self.steps) * self.restarts

@@ -13,13 +13,14 @@ from kafnets.plots.style import BLUE, INK, SKY, VERMILION, Row, new_figure, open
 from kafnets.threat import show_units
 
 
-def plot_robustness(record: Mapping[str, Any], sheet: Sheet, class_names: Sequence[str]) -> Figure:
+def plot_robustness(record: Mapping[str, Any], sheet: Sheet, class_names: Sequence[str], title: str = "") -> Figure:
     """A robustness record on one page, with Wilson 95 % intervals, and some of the images.
 
     Args:
         record: as :func:`kafnets.analysis.robustness_record.robustness_record` returns it.
         sheet: clean and adversarial images, possibly none.
         class_names: the name of each class.
+        title: written above everything, such as the name of the network.
 
     Returns:
         A figure of the accuracy under each attack; over eps, where it must end at 0; over steps and restarts, where it
@@ -42,18 +43,19 @@ def plot_robustness(record: Mapping[str, Any], sheet: Sheet, class_names: Sequen
     _draw_classes(classes, record["classes"])
     for each in below:
         draw_sheet(each, sheet, class_names)
-    _draw_verdict(figure, record["checks"])
+    _draw_verdict(figure, record["checks"], title)
     return figure
 
 
-def _draw_verdict(figure: Figure, checks: Sequence[Row]) -> None:
-    """Write the result of the sanity checks above all panels."""
+def _draw_verdict(figure: Figure, checks: Sequence[Row], title: str) -> None:
+    """Write the title and the result of the sanity checks above all panels."""
+    above = [title] if title else []
     bad = [f"{check['status']}: {check['name']}" for check in checks if check["status"] in ("warn", "fail")]
     if bad:
-        figure.suptitle("\n".join(bad), fontsize=10, color=VERMILION)
+        figure.suptitle("\n".join([*above, *bad]), fontsize=10, color=VERMILION)
     elif checks:
         passed = sum(check["status"] == "pass" for check in checks)
-        figure.suptitle(f"{passed} checks passed, none complains", fontsize=10)
+        figure.suptitle("\n".join([*above, f"{passed} checks passed, none complains"]), fontsize=10)
 
 
 def _draw_attacks(axes: Axes, record: Mapping[str, Any]) -> None:

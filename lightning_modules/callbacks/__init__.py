@@ -1,8 +1,10 @@
 """Callbacks around training and evaluation: one per file."""
 
 from lightning_modules.callbacks.best_and_last import BestAndLast
+from lightning_modules.callbacks.collapse import Collapse
 from lightning_modules.callbacks.epoch_bar import EpochBar
 from lightning_modules.callbacks.epoch_lines import EpochLines
+from lightning_modules.callbacks.evaluation_progress import EvaluationProgress
 from lightning_modules.callbacks.finite_loss import FiniteLoss
 from lightning_modules.callbacks.history import History
 from lightning_modules.callbacks.kwta_ratio import KWTARatio
@@ -15,8 +17,10 @@ from lightning_modules.callbacks.throughput import Throughput
 
 __all__ = [
     "BestAndLast",
+    "Collapse",
     "EpochBar",
     "EpochLines",
+    "EvaluationProgress",
     "FiniteLoss",
     "History",
     "KWTARatio",

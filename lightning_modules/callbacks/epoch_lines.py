@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lightning_modules.callbacks.epoch_bar import has_bar
 from lightning_modules.callbacks.this_epoch import ThisEpoch
 
 
@@ -38,7 +39,7 @@ class EpochLines(ThisEpoch):
     """Print what is trained, one line per epoch with clean and robust accuracy, and the progress of long epochs.
 
     Args:
-        every: seconds between two lines within an epoch, > 0; on a terminal, :class:`EpochBar` replaces these lines.
+        every: seconds between two lines within an epoch, > 0; a progress bar replaces these lines.
     """
 
     def __init__(self, every: float = 60.0) -> None:
@@ -65,9 +66,9 @@ class EpochLines(ThisEpoch):
         self._started = self._printed = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Print the progress of a long epoch, unless a terminal shows it."""
+        """Print the progress of a long epoch, unless a bar shows it."""
         now, batches = time.monotonic(), trainer.num_training_batches
-        if trainer.is_global_zero and now - self._printed >= self.every and not sys.stderr.isatty():
+        if trainer.is_global_zero and now - self._printed >= self.every and not has_bar(trainer):
             self._printed = now
             left = (now - self._started) / (batch_idx + 1) * (batches - batch_idx - 1)
             print(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
+from lightning_modules.callbacks.robustness_text import wrapped
 from lightning_modules.files import write_json
 from lightning_modules.provenance import provenance
 
@@ -37,7 +38,7 @@ def results_table(record: dict[str, Any], attack: str, folder: str) -> str:
         rows.append((label, f"{100 * value['accuracy']:6.2f} %  95 % {interval}  {value['images']} images{under}"))
     rows.append(("run folder", folder))
     width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {text}" for name, text in rows]
+    lines = [line for name, text in rows for line in wrapped(f"{name:<{width}}  ", text)]
     rule = "-" * max(map(len, lines))
     return "\n".join([rule, *lines, rule])
 

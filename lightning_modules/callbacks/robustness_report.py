@@ -1,5 +1,6 @@
 """The full evaluation during a test: many attacks, their worst case, curves and checks."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from torch import Tensor
 
 from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_record import plain, robustness_record
-from kafnets.analysis.robustness_study import Measured, RobustnessStudy
+from kafnets.analysis.robustness_study import ROLES, Measured, RobustnessStudy
 from kafnets.attacks import Attack
 from kafnets.attacks.identity import identity_digest
 from kafnets.attacks.transfer import Transfer
 from kafnets.keyed_random import image_keys
 from kafnets.plots import Sheet, plot_robustness
 from kafnets.threat import ThreatModel
+from lightning_modules.callbacks.evaluation_progress import progress_of
 from lightning_modules.callbacks.robustness_files import read_resumable, robustbench
-from lightning_modules.callbacks.robustness_text import markdown, screen
+from lightning_modules.callbacks.robustness_text import markdown, screen, title
 from lightning_modules.classifier import TEST
 from lightning_modules.files import sha256, write_figure, write_json, write_text
 from lightning_modules.load_classifier import load_classifier
@@ -123,6 +125,7 @@ class RobustnessReport(Callback):
         self._done = {int(index) for index in kept["index"]}
         self._sheet: Sheet = []
         self._begun, self._images_before = time.monotonic(), len(self._outcomes)
+        self._progress = progress_of(trainer)
 
     def on_test_batch_end(
         self,
@@ -137,7 +140,7 @@ class RobustnessReport(Callback):
         index = batch[2]
         chosen = [i not in self._done and i < (pl_module.test_images or i + 1) for i in index.tolist()]
         wanted = torch.tensor(chosen, dtype=torch.bool, device=index.device)
-        parts = self._gather(trainer, self._measure(pl_module, *(values[wanted] for values in batch)))
+        parts = self._gather(trainer, self._measure(trainer, pl_module, *(values[wanted] for values in batch)))
         if not any(parts):
             return
         found = [part for part in parts if part]
@@ -155,6 +158,8 @@ class RobustnessReport(Callback):
         """Write and draw the results of an interrupted test."""
         if trainer.is_global_zero and len(self._outcomes):
             self._draw(trainer, self._write(trainer, complete=False))
+            onward = f"; go on with --trainer.callbacks.resume={self.folder / 'robustness.json'}" if self.folder else ""
+            print(f"stopped after {len(self._outcomes)} images{onward}", file=sys.stderr, flush=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the finished report, draw it, and print a summary."""
@@ -168,15 +173,16 @@ class RobustnessReport(Callback):
         print(screen(record, str(self.folder)), flush=True)
         self._outcomes = PerImageResults.join([])
 
-    def _measure(self, module: Any, x: Tensor, y: Tensor, index: Tensor) -> Any:
+    def _measure(self, trainer: Trainer, module: Any, x: Tensor, y: Tensor, index: Tensor) -> Any:
         if not len(x):
             return None
         with in_float32(x.device):
             keys = image_keys(index, module.seed, TEST)
             curves = index < self.curve_images
             found = self.study.measure(
-                module.net, x, y, index=index, keys=keys, curves=curves, attacked=module.attacked
-            )
+                module.net, x, y, index=index, keys=keys, curves=curves, attacked=module.attacked,
+                tell=lambda part, results: self._tell(trainer, part, results),
+            )  # fmt: skip
             self._keep_pictures(module.net, x, y, found)
         return found.outcomes, found.facts, found.seconds
 
@@ -226,7 +232,7 @@ class RobustnessReport(Callback):
         if not self.folder:
             return
         path = self.folder / "robustness.png"
-        write_figure(path, plot_robustness(record, self._sheet, self._class_names(trainer)))
+        write_figure(path, plot_robustness(record, self._sheet, self._class_names(trainer), title(record)))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key="robustness", images=[str(path)])
@@ -239,6 +245,26 @@ class RobustnessReport(Callback):
     def _class_names(self, trainer: Trainer) -> list[str]:
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         return list(names or map(str, range(int(self._outcomes["label"].max()) + 1)))
+
+    def _tell(self, trainer: Trainer, part: str, results: PerImageResults) -> None:
+        """Show which part of a batch begins, the accuracies so far, and the share of the work that is done."""
+        if self._progress is None:
+            return
+        parts, known, wanted = self.study.passes(), len(self._outcomes), self._images_wanted(trainer)
+        # the first batch is weighed by passes, the others by the seconds that the parts have taken
+        weights = {name: self._seconds.get(name, 0.0) / known if known else float(parts[name]) for name in parts}
+        names = list(parts)
+        batch = len(results) * trainer.world_size * sum(weights[name] for name in names[: names.index(part)])
+        work = (wanted - self._images_before) * sum(weights.values())
+        done = (known - self._images_before) * sum(weights.values()) + batch
+        both = PerImageResults.join([self._outcomes, results])
+        robust = torch.minimum(both["clean"], both.worst(*ROLES).nan_to_num(1.0))
+        self._progress.tell(
+            f"{part.replace('/', ' ', 1)} ({names.index(part) + 1} of {len(names)})",
+            clean=(int(both["clean"].sum()), len(both)),
+            robust=(int(robust.sum()), len(both)),
+            share=min(done / work, 1.0) if work else 0.0,
+        )
 
     def _say_progress(self, trainer: Trainer) -> None:
         done, wanted = len(self._outcomes), self._images_wanted(trainer)

@@ -1,6 +1,7 @@
 """A robustness record as text: Markdown, and a summary for the terminal."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -41,7 +42,7 @@ _STATUSES = ("pass", "warn", "fail", "not run")
 def markdown(record: Record) -> str:
     """Return the record as Markdown, without the outcomes of single images."""
     parts = [
-        f"# Robustness: {_title(record)}",
+        f"# Robustness: {title(record)}",
         _unfinished(record),
         verdict(record),
         "Accuracy in % with Wilson 95 % intervals. An image is robust in the worst case only if it is classified "
@@ -64,18 +65,32 @@ def screen(record: Record, folder: str) -> str:
     rows = [(name, f"{value} %") for name, value, *_ in _attack_rows(record)]
     rows += [("images", str(record["images"])), ("checkpoint", _checkpoint(record)), ("written to", folder)]
     width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {text}" for name, text in rows]
-    lines.append(verdict(record))
+    lines = [line for name, text in rows for line in wrapped(f"{name:<{width}}  ", text)]
+    lines += wrapped("", verdict(record))
     for check in record["checks"]:
         if check["status"] in ("warn", "fail"):
-            lines += [f"{check['status'].upper()}: {check['name']}: {check['numbers']}", f"      {check['advice']}"]
+            lines += wrapped(f"{check['status'].upper()}: ", f"{check['name']}: {check['numbers']}")
+            lines += wrapped("      ", check["advice"])
         elif check["images"]:
-            lines.append(f"NOTE: {check['name']}: {check['numbers']}")
-    rule = "-" * min(120, max(map(len, lines)))
+            lines += wrapped("NOTE: ", f"{check['name']}: {check['numbers']}")
+    rule = "-" * max(map(len, lines))
     return "\n".join([rule, *lines, rule])
 
 
-def _title(record: Record) -> str:
+def wrapped(start: str, text: str) -> list[str]:
+    """Return ``start`` and a text in lines of 100 characters, indented by the length of ``start``.
+
+    Example:
+        >>> wrapped("name  ", "one two")
+        ['name  one two']
+    """
+    width = max(100 - len(start), 30)
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    return [(start if i == 0 else " " * len(start)) + line for i, line in enumerate(lines)]
+
+
+def title(record: Record) -> str:
+    """Return network, training and seed."""
     run = record["run"]
     return f"{run['backbone']} {run['activation']}, trained by {run['objective']}, seed {run['seed']}"
 

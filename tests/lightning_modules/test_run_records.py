@@ -315,3 +315,16 @@ def test_runs_can_be_compared_by_top_level_scalars(fitted):
     assert logged["backbone"].startswith("KafVGG(")
     assert {name: logged[name] for name in scalars} == scalars
     assert "model" in logged["config"]
+
+
+def test_the_table_of_a_test_fits_a_terminal():
+    value = {"accuracy": 0.5, "wilson95_low": 0.4, "wilson95_high": 0.6, "images": 359}
+    run = {
+        "backbone": "KafVGG(" + ", ".join(["setting=1"] * 12) + ")",
+        "activation": "KAF",
+        "objective": "A",
+        "seed": 0,
+    }
+    record = {"run": run, "checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64, "clean": value, "robust": value}
+    lines = results_table(record, "PGD-50-1 Linf eps 8/255", "runs/x/version_0").splitlines()
+    assert max(map(len, lines)) <= 100 and lines[2].startswith(" " * 17 + "setting=1")

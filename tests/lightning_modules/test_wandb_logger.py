@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from lightning_modules.wandb_logger import Wandb
+
 SCRIPT = """
 import socket, sys
 def refuse(self, address):
@@ -53,3 +55,11 @@ def test_wandb_mode_of_the_environment_is_obeyed(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(wandb_logger, "logged_in", lambda: False)
     assert not wandb_logger.Wandb(save_dir=str(tmp_path))._offline
+
+
+def test_an_offline_run_is_kept_in_the_folder_of_all_runs_unless_another_is_given(tmp_path):
+    default, chosen = Wandb(offline=True), Wandb(offline=True, save_dir=str(tmp_path / "chosen"))
+    for logger in (default, chosen):
+        logger.keep_in(str(tmp_path / "runs"))
+    assert default.save_dir == default._wandb_init["dir"] == str(tmp_path / "runs")
+    assert chosen.save_dir == str(tmp_path / "chosen")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kafnets import functional
-from kafnets.activations import KAF, Gaussian, Matern32, MultiKAF, Normal, Periodic, PReLU, Ridge
+from kafnets.activations import KAF, Gaussian, Matern32, MultiKAF, Normal, PReLU, Ridge
 
 POINTS, GAMMA = torch.linspace(-3, 3, 20), torch.tensor(1.67)
 QUIET = "ignore:Ridge"
@@ -44,31 +44,12 @@ def test_the_fit_uses_the_kernel_of_the_layer():
         assert layer.fit.max_error < 0.02
 
 
-def test_one_warning_for_a_large_target_outside_the_dictionary():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        for _ in range(3):
-            KAF(2, init=Ridge(F.elu))
-    (warning,) = caught
-    assert str(warning.message) == (
-        "Ridge(elu): the target reaches -0.998 left of -3 and 6 right of 3, where a KAF falls to 0; "
-        "widen the boundary, or take a ResidualKAF"
-    )
-
-
-@pytest.mark.parametrize(
-    ("target", "settings"),
-    [(bump, {}), (torch.zeros_like, {}), (F.elu, {"kernel": Periodic()}), (torch.sin, {"kernel": Periodic()})],
-)
-def test_no_warning_where_the_target_is_small_or_periodic(target, settings):
+def test_the_fit_says_how_large_the_target_is_outside_and_nothing_is_printed():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        KAF(2, init=Ridge(target), **settings)
-
-
-def test_a_target_that_is_nan_outside_gives_a_warning():
-    with pytest.warns(UserWarning, match="reaches nan left of -3"):
-        KAF(2, init=Ridge(lambda x: bump(x) * torch.sqrt(x + 3.000001)))
+        layer = KAF(2, init=Ridge(F.elu))
+    left, right = layer.fit.outside
+    assert abs(left + 0.998) < 1e-3 and right == 6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Tell the user that a network has collapsed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from kafnets.analysis.collapse import only_class, outside_dictionary
+
+FEWEST = 20  # images; a good network may predict one class for fewer
+OUTSIDE = 0.5  # share of a layer's inputs outside its dictionary
+
+
+class Collapse(Callback):
+    """Warn if one class is predicted for every image, or if most inputs of a KAF lie outside its dictionary.
+
+    A sample of the first batch of a validation or test is checked. In training, where the first epochs may begin so,
+    it must hold in two validations in a row.
+
+    Args:
+        images: size of the sample, >= 20.
+    """
+
+    def __init__(self, *, images: int = 256) -> None:
+        if images < FEWEST:
+            raise ValueError(f"images must be >= {FEWEST}, got {images}")
+        self.images = images
+        self._before: set[str] = set()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Check the first batch."""
+        if batch_idx == 0 and not trainer.sanity_checking:
+            found = dict(self._find(pl_module.net, batch))
+            told = self._before if trainer.state.fn == "fit" else set(found)
+            self._before = set(found)
+            for name in told & set(found):
+                rank_zero_warn(found[name])
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Check the first batch."""
+        if batch_idx == 0:
+            for _, text in self._find(pl_module.net, batch):
+                rank_zero_warn(text)
+
+    def _find(self, net: Any, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[tuple[str, str]]:
+        """Yield a key and a message for everything found."""
+        x, y = batch[0][: self.images], batch[1][: self.images]
+        if len(x) >= FEWEST and len(torch.unique(y)) > 1:
+            predicted = only_class(net, x)
+            if predicted is not None:
+                yield (
+                    "class",
+                    f"the network has collapsed: it predicts class {predicted} for all of {len(x)} images; train for "
+                    "longer, with a lower learning rate or a smaller eps",
+                )
+        for name, share in outside_dictionary(net, x).items():
+            if share > OUTSIDE:
+                yield (
+                    name,
+                    f"layer {name}: most of its inputs lie outside the dictionary of its kernels, where it is 0; "
+                    "widen its boundary, lower the learning rate, or take a ResidualKAF",
+                )

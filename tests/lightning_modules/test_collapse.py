@@ -1,0 +1,38 @@
+"""A collapsed network is told to the user."""
+
+import warnings
+
+import pytest
+import torch
+
+from kafnets.activations import KAF
+from lightning_modules.callbacks import Collapse
+
+
+def told(make_trainer, module, data) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_trainer(Collapse(), limit_test_batches=1).test(module, datamodule=data, verbose=False)
+    return [str(warning.message) for warning in caught if "layer " in str(warning.message) or "coll" in str(warning)]
+
+
+def test_one_class_for_every_image(make_trainer, make_module, make_data):
+    module = make_module()
+    with torch.no_grad():
+        module.net.fc.weight.zero_()
+        module.net.fc.bias.copy_(torch.eye(10)[3])
+    (line,) = told(make_trainer, module, make_data())
+    assert line.startswith("the network has collapsed: it predicts class 3 for all of 256 images; ")
+
+
+def test_inputs_outside_the_dictionary(make_trainer, make_module, make_net, make_data):
+    narrow = make_net(activation=lambda channels: KAF(channels, boundary=0.01))
+    lines = told(make_trainer, make_module(net=narrow), make_data())
+    assert any("most of its inputs lie outside the dictionary" in line for line in lines)
+    usual = told(make_trainer, make_module(net=make_net(activation=KAF)), make_data())
+    assert not any("dictionary" in line for line in usual)
+
+
+def test_the_sample_must_be_large_enough():
+    with pytest.raises(ValueError, match="images must be >= 20, got 5"):
+        Collapse(images=5)
