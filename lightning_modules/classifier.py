@@ -136,7 +136,7 @@ class Classifier(LightningModule):
         self.compile_backend = compile_backend
         if compile_backend is not None and compile_backend not in (known := torch.compiler.list_backends(())):
             raise ValueError(f"compile_backend must be one of {', '.join(known)}, got {compile_backend!r}")
-        self._compiled: tuple[nn.Module, ...] = ()  # a tuple, so that it is not registered and saved
+        self._compiled: tuple[Any, ...] = ()  # a tuple, so that it is not registered and saved
         self.seed = seed
         self.val, self.test = Evaluation(), Evaluation()
         self.inputs: Tensor | None = None
@@ -145,6 +145,7 @@ class Classifier(LightningModule):
         self.test_results: dict[str, float] = {}
         self._peak_lrs: list[float] = []
         self._view: tuple[nn.Module, nn.Module] | None = None
+        self.record: dict[str, str] = {}
 
     def _measuring(self, name: str, attack: Attack) -> Attack:
         bound = attack.within(self.threat)
@@ -158,15 +159,25 @@ class Classifier(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def labels(self) -> dict[str, Any]:
-        """Return the scalars by which runs are compared: activation, backbone, objective, loss, norm, eps, seed."""
+        """Return the scalars by which runs are compared: network, objective, loss, weights, threat model, seed.
+
+        ``record`` holds what callbacks have noted: an objective that changed on the way, weights that are an average.
+        """
         net, threat = self.net, self.threat
         names = {"activation": net.activation_label, "backbone": net.label, "objective": self.objective.label}
-        return names | {
-            "loss": in_words(self.loss),
-            "norm": type(threat.norm).__name__,
-            "eps": threat.eps,
-            "seed": self.seed,
-        }
+        names |= {"loss": in_words(self.loss), "weights": "of the last step", "norm": type(threat.norm).__name__}
+        return names | self.record | {"eps": threat.eps, "seed": self.seed}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what callbacks have noted about the training."""
+        checkpoint["record"] = dict(self.record)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the notes of the training."""
+        record = checkpoint.get("record", {})
+        if not (isinstance(record, dict) and all(isinstance(text, str) for text in record.values())):
+            raise ValueError(f"the record of a checkpoint must be texts by name, got {record!r}")
+        self.record = {name: record[name] for name in ("objective", "weights") if name in record}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it."""
@@ -274,11 +285,11 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation split."""
-        self._count(batch, self.val, self.val_attack, self.val_images, VAL)
+        self.count(batch, self.val, self.val_attack, self.val_images, VAL)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the test split."""
-        self._count(batch, self.test, self.test_attack, self.test_images, TEST)
+        self.count(batch, self.test, self.test_attack, self.test_images, TEST)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return index, true class, predicted class and its probability, each ``(N,)``."""
@@ -298,18 +309,35 @@ class Classifier(LightningModule):
         self.test_results = self.test.compute()
         self._log_counted("test", self.test_results)
 
-    def _count(self, batch: Batch, counters: Evaluation, attack: Attack, images: int | None, use: int) -> None:
+    def count(
+        self,
+        batch: Batch,
+        counters: Evaluation,
+        attack: Attack,
+        images: int | None,
+        use: int,
+        nets: tuple[nn.Module, nn.Module] | None = None,
+    ) -> None:
+        """Count a batch of an evaluation.
+
+        Args:
+            batch, counters, attack: what is counted, where, and under which attack.
+            images: number of the first images that are attacked; None for all.
+            use: ``VAL`` or ``TEST``, part of the key of an image's random numbers.
+            nets: the network, and the form of it that is attacked; by default those of this module.
+        """
         x, y, index = batch
+        net, attacked = nets or (self.net, self.attacked)
         with in_float32(x.device):
-            logits = self.net(x)
+            logits = net(x)
             check_logits(logits, y)
             counters.loss.update(cross_entropy(logits, y))
             counters.clean.update(logits, logits, y)  # clean accuracy: no attack, so the clean logits twice
             chosen = slice(None) if images is None else index < images
             x, y, index = x[chosen], y[chosen], index[chosen]
             if len(x):
-                x_adv = attack(self.attacked, x, y, keys=image_keys(index, self.seed, use))
-                attacked_logits = self.net(x_adv)
+                x_adv = attack(attacked, x, y, keys=image_keys(index, self.seed, use))
+                attacked_logits = net(x_adv)
                 counters.robust_loss.update(cross_entropy(attacked_logits, y))
                 counters.robust.update(logits[chosen], attacked_logits, y)
 

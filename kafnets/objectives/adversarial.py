@@ -55,6 +55,11 @@ class Adversarial(Objective):
         self.eval_mode, self.stop_when_fooled = eval_mode, stop_when_fooled
 
     @property
+    def single_step(self) -> bool:
+        """Whether the attack has one step."""
+        return getattr(self.attack, "steps", None) == 1
+
+    @property
     def short_label(self) -> str:
         """Class and attack; norm and eps are part of the labels of the run."""
         own = self.attack.other_settings()

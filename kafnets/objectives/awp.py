@@ -56,6 +56,11 @@ class AWP(Objective):
             raise ValueError(f"start must be an epoch >= 0, got {start:g}")
         self.moved, self.start, self.replays = moved, start, objective.replays
 
+    @property
+    def single_step(self) -> bool:
+        """Whether the inner objective takes a single step."""
+        return self.objective.single_step
+
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the images of the inner objective, crafted at the weights as they are."""
         return self.objective.craft(net, batch)

@@ -71,6 +71,11 @@ class Objective(Described, nn.Module, ABC):
 
     replays: int = 1  # number of steps on every batch
 
+    @property
+    def single_step(self) -> bool:
+        """Whether the images come from a single gradient step, so that catastrophic overfitting is to be feared."""
+        return False
+
     @abstractmethod
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the images to train on, of the shape of ``batch.x``, without a graph to the parameters."""

@@ -40,6 +40,11 @@ class GradAlign(Objective):
         self.weight = positive_and_finite("weight", weight, "; the authors use 0.2 at eps 8/255")
         self.alpha = positive_and_finite("alpha", alpha)
 
+    @property
+    def single_step(self) -> bool:
+        """True."""
+        return True
+
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return FGSM's images."""
         return self._step(batch, self._gradient(net, batch, batch.x))

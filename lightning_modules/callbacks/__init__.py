@@ -8,12 +8,14 @@ from lightning_modules.callbacks.evaluation_progress import EvaluationProgress
 from lightning_modules.callbacks.finite_loss import FiniteLoss
 from lightning_modules.callbacks.history import History
 from lightning_modules.callbacks.kwta_ratio import KWTARatio
+from lightning_modules.callbacks.overfitting_guard import OverfittingGuard
 from lightning_modules.callbacks.pictures import Pictures
 from lightning_modules.callbacks.predictions import Predictions
 from lightning_modules.callbacks.results import Results
 from lightning_modules.callbacks.robustness_report import RobustnessReport
 from lightning_modules.callbacks.run_config import RunConfig
 from lightning_modules.callbacks.throughput import Throughput
+from lightning_modules.callbacks.weight_average import WeightAverage
 
 __all__ = [
     "BestAndLast",
@@ -24,10 +26,12 @@ __all__ = [
     "FiniteLoss",
     "History",
     "KWTARatio",
+    "OverfittingGuard",
     "Pictures",
     "Predictions",
     "Results",
     "RobustnessReport",
     "RunConfig",
     "Throughput",
+    "WeightAverage",
 ]

@@ -25,6 +25,7 @@ def epoch_line(epoch: int, max_epochs: int, metrics: dict[str, Any]) -> str:
         "train/loss": "loss {:.4f}",
         "val/clean_accuracy": "clean {:.2%}",
         "val/robust_accuracy": "robust {:.2%}",
+        "val/average_robust_accuracy": "robust average {:.2%}",
         "lr": "lr {:.3g}",
         "images_per_second": "{:.0f} images/s",
         "epoch_seconds": "{:.1f} s",

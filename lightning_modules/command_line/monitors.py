@@ -5,7 +5,17 @@ from difflib import get_close_matches
 from typing import Any
 
 _VALIDATED = ("val/loss", "val/clean_accuracy", "val/robust_accuracy")
-_KNOWN = (*_VALIDATED, "train/loss", "train/accuracy", "lr", "images_per_second", "epoch_seconds", "peak_memory_mb")
+_AVERAGED = ("val/average_clean_accuracy", "val/average_robust_accuracy")  # by WeightAverage
+_KNOWN = (
+    *_VALIDATED,
+    *_AVERAGED,
+    "train/loss",
+    "train/accuracy",
+    "lr",
+    "images_per_second",
+    "epoch_seconds",
+    "peak_memory_mb",
+)
 
 
 def check_monitors(callbacks: Iterable[Any]) -> None:

@@ -1,0 +1,189 @@
+"""Detects catastrophic overfitting of single-step adversarial training, and acts on it."""
+
+import copy
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+from kafnets.attacks import FGSM, PGD
+from kafnets.keyed_random import image_keys
+from kafnets.metrics import RobustAccuracy
+from kafnets.objectives import Objective
+from lightning_modules.measuring import in_float32
+
+PROBE = 3  # what random numbers are drawn for, beside TRAIN, VAL and TEST of the classifier
+
+
+class OverfittingGuard(Callback):
+    """Compare a single step with PGD on held-out images; far more right answers under the single step are a collapse.
+
+    Under catastrophic overfitting (Wong, Rice, Kolter 2020, section 5.4) a network trained with single steps learns to
+    resist just these: within a few hundred steps its accuracy under FGSM rises and that under PGD falls towards zero.
+    Every ``every`` steps, at the end of an epoch, and there also when the adversarial training accuracy has jumped, the
+    first ``images`` validation images are attacked with FGSM and with PGD-10 in the threat model of the run. A gap of
+    ``gap`` or more is a collapse. The test split is never touched, and training is not changed by the probes.
+
+    On a collapse the guard says so once. Then, as configured:
+
+    - by default training goes on;
+    - with ``stop=True`` training ends, and the best checkpoint so far is tested;
+    - with ``fallback`` the network, optimizer and objective of the last probe without a collapse are restored and
+      training goes on with the fallback objective, whose name is then part of the objective's name in every record.
+
+    After training it says if robust accuracy fell slowly after its peak, which is robust overfitting (Rice, Wong,
+    Kolter 2020) and no collapse.
+
+    Args:
+        every: steps between two probes, >= 1.
+        images: validation images of a probe, >= 1.
+        gap: difference of the two accuracies that counts as a collapse, in (0, 1). In the public logs of a benchmark
+            of fast adversarial training, healthy runs stay below 0.19 and collapsed ones exceed 0.24.
+        stop: True ends training on a collapse.
+        fallback: an objective to go on with, such as :class:`~kafnets.objectives.NFGSM`.
+        decline: fall of the validation robust accuracy from its peak to the end that counts as robust overfitting, in
+            (0, 1).
+
+    Raises:
+        ValueError: if a setting is out of its range, or both ``stop`` and ``fallback`` are given.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int = 250,
+        images: int = 100,
+        gap: float = 0.2,
+        stop: bool = False,
+        fallback: Objective | None = None,
+        decline: float = 0.03,
+    ) -> None:
+        for name, count in (("every", every), ("images", images)):
+            if count < 1:
+                raise ValueError(f"{name} must be >= 1, got {count}")
+        for name, share in (("gap", gap), ("decline", decline)):
+            if not 0 < share < 1:
+                raise ValueError(f"{name} must lie in (0, 1), got {share:g}")
+        if stop and fallback is not None:
+            raise ValueError("a collapse can't both stop training and go on with a fallback: give one of them")
+        self.every, self.images, self.gap, self.stop = every, images, gap, stop
+        self.fallback, self.decline = fallback, decline
+        self.single, self.multi = FGSM(), PGD(steps=10)
+        self.collapsed_at: int | None = None
+        self.peak, self.last, self.peak_epoch = 0.0, 0.0, 0
+        self._good: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take over the objective of a resumed run that has collapsed before."""
+        if self.collapsed_at is not None and self.fallback is not None:
+            self._fall_back(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Probe every ``every`` steps and at the end of an epoch."""
+        ends_epoch = batch_idx + 1 == trainer.num_training_batches
+        if self._is_watching(pl_module) and (trainer.global_step % self.every == 0 or ends_epoch):
+            self._probe(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Keep the peak of the validation robust accuracy."""
+        found = trainer.callback_metrics.get("val/robust_accuracy")
+        if trainer.sanity_checking or found is None:
+            return
+        self.last = float(found)
+        if self.last > self.peak:
+            self.peak, self.peak_epoch = self.last, trainer.current_epoch + 1
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Say whether robust accuracy has declined after its peak."""
+        if self.collapsed_at is None and self.peak - self.last >= self.decline and trainer.is_global_zero:
+            print(
+                f"robust overfitting: validation robust accuracy fell from {self.peak:.1%} in epoch {self.peak_epoch} "
+                f"to {self.last:.1%} at the end, without a collapse",
+                flush=True,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to act as this one."""
+        names = ("collapsed_at", "peak", "last", "peak_epoch")
+        return {name: getattr(self, name) for name in names} | {"good": self._good}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of the resumed run."""
+        self._good = state_dict["good"]
+        for name in ("collapsed_at", "peak", "last", "peak_epoch"):
+            setattr(self, name, state_dict[name])
+
+    def _is_watching(self, module: Any) -> bool:
+        return self.collapsed_at is None and module.objective.single_step
+
+    def _probe(self, trainer: Trainer, module: Any) -> None:
+        single, multi = self.accuracies(trainer, module)
+        if trainer.is_global_zero and trainer.loggers:
+            values = {"guard/single_step_accuracy": single, "guard/pgd_accuracy": multi}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+        if single - multi < self.gap:
+            if self.fallback is not None:
+                self._good = _state(trainer, module)
+            return
+        self.collapsed_at = trainer.global_step
+        then = self._act(trainer, module)
+        rank_zero_warn(
+            f"catastrophic overfitting at step {trainer.global_step} (epoch {trainer.current_epoch + 1}): of "
+            f"{self.images} validation images {single:.0%} resist {self.single} and {multi:.0%} resist {self.multi}; "
+            f"{then}"
+        )
+
+    def accuracies(self, trainer: Trainer, module: Any) -> tuple[float, float]:
+        """Return the robust accuracy of held-out images under the single step and under PGD, over all processes."""
+        images = trainer.datamodule.val_set  # type: ignore[attr-defined]
+        chosen = torch.arange(trainer.global_rank, min(self.images, len(images)), trainer.world_size)
+        counters = [RobustAccuracy().to(module.device) for _ in range(2)]
+        if len(chosen):
+            x, y, index = (value.to(module.device) for value in images[chosen])
+            x, keys = x.float() / 255, image_keys(index, module.seed, PROBE)
+            training = [part.training for part in module.net.modules()]
+            with in_float32(module.device):
+                for part in module.net.modules():
+                    part.training = False
+                with torch.no_grad():
+                    clean = module.net(x)
+                for counter, attack in zip(counters, (self.single, self.multi), strict=True):
+                    attacked = attack.within(module.threat)(module.net, x, y, keys=keys)
+                    with torch.no_grad():
+                        counter.update(clean, module.net(attacked), y)
+                for part, mode in zip(module.net.modules(), training, strict=True):
+                    part.training = mode
+        single, multi = (float(counter.compute()["robust"]) for counter in counters)
+        return single, multi
+
+    def _act(self, trainer: Trainer, module: Any) -> str:
+        if self.stop:
+            trainer.should_stop = True
+            return "training stops here"
+        if self.fallback is None:
+            return "robust accuracy can't be trusted to recover; see --config n_fgsm.yaml or the guard's settings"
+        back = "the first step" if self._good is None else f"step {self._good['step']}"
+        if self._good is not None:
+            _restore(trainer, module, self._good)
+        self._good = None
+        self._fall_back(module)
+        return f"back to the weights of {back}, and on with {self.fallback.label}"
+
+    def _fall_back(self, module: Any) -> None:
+        assert self.fallback is not None
+        label = f"{module.objective.label}, from step {self.collapsed_at} {self.fallback.label}"
+        module.objective = copy.deepcopy(self.fallback).to(module.device)
+        module.record["objective"] = label
+
+
+def _state(trainer: Trainer, module: Any) -> dict[str, Any]:
+    """Copies of the network's and the optimizer's state."""
+    kept = {"net": module.net.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
+    return copy.deepcopy(kept) | {"step": trainer.global_step}
+
+
+def _restore(trainer: Trainer, module: Any, state: dict[str, Any]) -> None:
+    module.net.load_state_dict(state["net"])
+    trainer.optimizers[0].load_state_dict(state["optimizer"])

@@ -1,0 +1,155 @@
+"""An average of the weights of a run, evaluated beside the live weights and kept in its checkpoints."""
+
+import copy
+from collections import deque
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+
+from lightning_modules.classifier import VAL, Evaluation
+
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+class WeightAverage(Callback):
+    """Average the weights along training: exponentially (EMA) or evenly (SWA).
+
+    After step t, ``average <- d average + (1 - d) weights``. EMA has ``d = min(decay, (1 + t) / (10 + t))`` (Gowal et
+    al. 2020, section 3.4), SWA ``d = t / (t + 1)`` (Izmailov et al. 2018), counted from ``start``. The running
+    statistics of batch norm belong to other weights, so those of the average are estimated anew before every
+    evaluation, on the inputs of the last ``batches`` training steps.
+
+    Validation counts both networks: ``val/robust_accuracy`` is that of the live weights, ``val/average_clean_accuracy``
+    and ``val/average_robust_accuracy`` those of the average. In a checkpoint the average takes the place of the
+    network, so that every test of it tests the average, and the records of a test say so; the live weights are beside
+    it, and a resumed run goes on with them. To keep the best average, monitor ``val/average_robust_accuracy``, as
+    ``ema.yaml`` does.
+
+    Args:
+        decay: of EMA, in (0, 1); None for SWA.
+        start: the fraction of the run after which averaging begins, in [0, 1); before, the average is the live network.
+            SWA usually starts late, such as at 0.75.
+        batches: number of training batches whose inputs estimate the statistics of batch norm, >= 1.
+
+    Raises:
+        ValueError: if a setting is out of its range, or a checkpoint that is resumed contains no average.
+    """
+
+    def __init__(self, *, decay: float | None = 0.995, start: float = 0.0, batches: int = 20) -> None:
+        if decay is not None and not 0 < decay < 1:
+            raise ValueError(f"decay must lie in (0, 1), or be null for an even average, got {decay:g}")
+        if not 0 <= start < 1:
+            raise ValueError(f"start must be a fraction of the run in [0, 1), got {start:g}")
+        if batches < 1:
+            raise ValueError(f"batches must be >= 1, got {batches}")
+        self.decay, self.start, self.batches = decay, start, batches
+        self.steps = 0
+        self.net: nn.Module | None = None
+        self._inputs: deque[Tensor] = deque(maxlen=batches)
+        self._counted = Evaluation()
+        self._attacked: nn.Module | None = None
+
+    @property
+    def label(self) -> str:
+        """How the weights were averaged, for records."""
+        kind = "even average" if self.decay is None else f"exponential average with decay {self.decay:g}"
+        return f"{kind} of {self.steps} steps"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Begin with the live network."""
+        if self.net is None:
+            self.net = copy.deepcopy(pl_module.net).requires_grad_(False)
+        self.net.to(pl_module.device)
+        self._counted.to(pl_module.device)
+        pl_module.record["weights"] = self.label
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Forget the inputs of the last epoch: a resumed run does not know them."""
+        self._inputs.clear()
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the average towards the weights of this step."""
+        assert self.net is not None
+        self._inputs.append(pl_module.inputs.detach())
+        done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        started = done > self.start * (trainer.max_epochs or 1)
+        keep = self._keep() if started else 0.0
+        self.steps += started
+        averaged: list[Tensor] = list(self.net.parameters())
+        torch._foreach_lerp_(averaged, list(pl_module.net.parameters()), 1 - keep)
+        pl_module.record["weights"] = self.label
+
+    def _keep(self) -> float:
+        t = self.steps
+        return t / (t + 1) if self.decay is None else min(self.decay, (1 + t) / (10 + t))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Estimate the statistics of batch norm."""
+        if self.net is None or not self._inputs:
+            return
+        with trainer.precision_plugin.train_step_context():
+            estimate_statistics(self.net, list(self._inputs))
+        for name, buffer in self.net.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
+        self._attacked = pl_module.attack_view(self.net) if pl_module.attack_view else self.net
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count the average on a batch."""
+        if self._attacked is not None and self.net is not None:
+            attack, images = pl_module.val_attack, pl_module.val_images
+            pl_module.count(batch, self._counted, attack, images, VAL, nets=(self.net.eval(), self._attacked))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Log the accuracies of the average."""
+        if self._attacked is not None:
+            values = self._counted.compute()
+            names = ("clean_accuracy", "robust_accuracy")
+            pl_module.log_dict({f"val/average_{name}": values[name] for name in names}, sync_dist=True)
+            self._attacked = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Put the average in the place of the network, and the live weights beside it."""
+        assert self.net is not None
+        state = checkpoint["state_dict"]
+        checkpoint["live_net"] = {name: state[f"net.{name}"] for name in self.net.state_dict()}
+        checkpoint["state_dict"] = state | {f"net.{name}": value for name, value in self.net.state_dict().items()}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Go on with the live weights of a checkpoint, and with its average."""
+        if trainer.state.fn != "fit":
+            return
+        if "live_net" not in checkpoint:
+            raise ValueError("the checkpoint contains no average of weights; resume it without WeightAverage")
+        self.net = copy.deepcopy(pl_module.net).requires_grad_(False)
+        pl_module.net.load_state_dict(checkpoint["live_net"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps averaged."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.steps = state_dict["steps"]
+
+
+@torch.no_grad()
+def estimate_statistics(net: nn.Module, inputs: list[Tensor]) -> None:
+    """Set the running statistics of batch norm to the mean over some batches; no other module enters training mode."""
+    layers = [module for module in net.modules() if isinstance(module, BATCH_NORM)]
+    momenta = [layer.momentum for layer in layers]
+    net.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over batches
+        layer.train()
+    for x in inputs:
+        net(x)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    net.eval()
