@@ -136,7 +136,7 @@ class Classifier(LightningModule):
         self.compile_backend = compile_backend
         if compile_backend is not None and compile_backend not in (known := torch.compiler.list_backends(())):
             raise ValueError(f"compile_backend must be one of {', '.join(known)}, got {compile_backend!r}")
-        self._compiled: tuple[Any, ...] = ()  # a tuple, so that it is not registered and saved
+        self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple, so that it is not registered and saved
         self.seed = seed
         self.val, self.test = Evaluation(), Evaluation()
         self.inputs: Tensor | None = None

@@ -29,7 +29,7 @@ FORBIDDEN = {
     **{layer: [*ATTACKING[i + 1 :], *LAYERS, *TOPS] for i, layer in enumerate(ATTACKING)},
     **{
         f"kafnets.{name}": [*LAYERS, *ATTACKING, *TOPS]
-        for name in ("losses", "metrics", "schedules", "logits", "keyed_random", "described", "files")
+        for name in ("losses", "metrics", "schedules", "logits", "keyed_random", "device_reads", "described", "files")
     },
     "kafnets.analysis": ["kafnets.plots", "kafnets.fused", "kafnets.objectives", "matplotlib"],
     "kafnets.plots": ["kafnets.fused", "kafnets.objectives"],
