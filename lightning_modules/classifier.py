@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from kafnets import objectives
 from kafnets.attacks import PGD, Attack
+from kafnets.attacks.queries import ask
 from kafnets.backbones import Backbone
 from kafnets.keyed_random import image_keys
 from kafnets.logits import check_logits, is_correct
@@ -258,7 +259,7 @@ class Classifier(LightningModule):
     def _count(self, batch: Batch, counters: Evaluation, attack: Attack, images: int | None, use: int) -> None:
         x, y, index = batch
         with in_float32(x.device):
-            logits = self.net(x)
+            logits = ask(self.net, x)
             check_logits(logits, y)
             counters.loss.update(cross_entropy(logits, y))
             counters.clean.update(logits, logits, y)  # clean accuracy: no attack, so the clean logits twice

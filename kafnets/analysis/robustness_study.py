@@ -29,6 +29,7 @@ from kafnets.analysis.robustness_curves import (
     search_at_steps,
 )
 from kafnets.attacks import FGSM, Attack
+from kafnets.attacks.queries import ask
 from kafnets.logits import check_logits, is_correct
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
@@ -144,7 +145,7 @@ class RobustnessStudy:
         run = _Run(net, net if attacked is None else attacked, x, y, keys)
         with watched(net, run.changed):
             with torch.no_grad():
-                logits = net(x)
+                logits = ask(net, x)
             check_logits(logits, y)
             for attack in self.attacks.values():
                 attack.check_classes(logits.shape[1])
@@ -249,7 +250,7 @@ class _Run:
         """Attack the network and judge the result."""
         x_adv = attack(self.attacked, self.x, self.y, keys=self.keys)
         with torch.no_grad():
-            right = is_correct(self.net(x_adv), self.y)
+            right = is_correct(ask(self.net, x_adv), self.y)
         fooled = clean & ~right & (self.worst == self.x).flatten(1).all(1)
         self.worst[fooled] = x_adv[fooled]
         size = attack.norm.size(x_adv - self.x)

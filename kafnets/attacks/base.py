@@ -223,7 +223,7 @@ class Attack(Described, ABC):
         """
         found = self.estimator(net, loss, x_adv, labels, keys, step)
         if isinstance(net, EvaluatedNet):
-            net.watch(found, labels[0], refuse_now=is_sync_due(step, x_adv.device))
+            net.watch(found.grad, found.logits, labels[0], refuse_now=is_sync_due(step, x_adv.device))
         return found
 
     def check_classes(self, classes: int) -> None:
@@ -275,6 +275,7 @@ class Attack(Described, ABC):
                 open_rows = worst.correct[left].nonzero().flatten()
                 worst.update(left[open_rows], *(rows[open_rows] for rows in attempt))
             restart = attempts.stop
+        net.warn_if_flat()
         return worst.images
 
     def _attempts_at_once(self, batch_size: int, images: int) -> int:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one
 from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
-from kafnets.logits import is_correct
 from kafnets.losses import margin
 from kafnets.threat import L2, ThreatModel
 
@@ -92,10 +91,13 @@ class CW(MinimumNorm):
         w = ((2 * x - 1) * _BOX).atanh()
         adam = _Adam.zeros_like(w)
         for step in range(self.steps):
-            x_adv, lead, grad = self._objective(net, w, x, y, c)
-            wrong = lead < -self.confidence
+            tanh = w.tanh()
+            x_adv = (tanh + 1) / 2
+            slope, logits, _ = self.estimate(net, self._hinge, x_adv, (y, c), step=step)
+            wrong = margin(logits, y) > self.confidence
             found.keep(left[wrong], x_adv[wrong], self.norm.size(x_adv - x)[wrong])
             going = found.sizes[left] > enough
+            grad = (2 * (x_adv - x) + slope) * (1 - tanh.square()) / 2
             w = w - self.step_size * adam.direction(grad, step + 1)
             if not bool(going.all()):
                 left, x, y, c, w = (t[going] for t in (left, x, y, c, w))
@@ -104,17 +106,9 @@ class CW(MinimumNorm):
                     break
         return found
 
-    def _objective(self, net: Net, w: Tensor, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The image, the lead of the true class ``(N,)`` (< 0 where it loses), and the gradient of the loss."""
-        w = w.detach().requires_grad_(True)
-        x_adv = (w.tanh() + 1) / 2
-        logits = net(x_adv)
-        lead = -margin(logits, y)
-        loss = (x_adv - x).flatten(1).square().sum(1) + c * (lead + self.confidence).clamp_min(0)
-        (grad,) = torch.autograd.grad(loss.sum(), w)
-        if not bool(torch.isfinite(grad[is_correct(logits, y)]).all()):
-            raise ValueError(f"{self}: the gradient of the network is not finite, so no attack can follow it")
-        return x_adv.detach(), lead.detach(), grad
+    def _hinge(self, logits: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """``c max(z_y - max_{j != y} z_j + confidence, 0)`` for each image."""
+        return c * (self.confidence - margin(logits, y)).clamp_min(0)
 
     def passes(self) -> int:
         """Three per step of each minimisation."""

@@ -62,7 +62,7 @@ class DeepFool(MinimumNorm):
         found, left = Nearest.none(x), torch.arange(len(x), device=x.device)
         classes, x_adv = likely_wrong_classes(logits, y, self.classes), x
         for _ in range(self.steps):
-            gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, classes)
+            gap, w = nearest_boundary(self.norm, net, x_adv, y, classes)
             size = gain(self.norm, w)
             length = torch.where(size > 0, gap.abs() / size.clamp_min(1e-30) + _BEYOND, 0)
             x_adv = self.norm.step(x_adv, w, (1 + self.overshoot) * per_image(length, x)).clamp(0, 1)

@@ -121,7 +121,7 @@ class FAB(MinimumNorm):
                     return
 
     def _step(self, net: Net, x_adv: Tensor, x: Tensor, y: Tensor, targets: Tensor) -> Tensor:
-        gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, targets)
+        gap, w = nearest_boundary(self.norm, net, x_adv, y, targets)
         from_here = step_to_plane(self.norm, x_adv, w, -gap)
         from_image = step_to_plane(self.norm, x, w, (w * (x_adv - x)).flatten(1).sum(1) - gap)
         here, image = (self.norm.size(step).clamp_min(1e-8) for step in (from_here, from_image))

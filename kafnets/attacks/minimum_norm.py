@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kafnets.attacks.base import Attack, Net, check_classes, check_images, keys_for
 from kafnets.attacks.preserve_state import preserve_state
-from kafnets.attacks.queries import QueriedNet
+from kafnets.attacks.queries import EvaluatedNet
 from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.threat import per_image
@@ -81,12 +81,14 @@ class MinimumNorm(Attack):
         check_classes(x, y)
         keys = keys_for(x, keys)
         with preserve_state(net, eval_mode=True):
-            net = QueriedNet(net, y)
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()
+            net = EvaluatedNet(net, y, str(self))
             best, everywhere = Nearest.none(x), torch.arange(len(x), device=x.device)
             for restart in range(self.restarts if len(x) else 0):
                 found = self._search(net, x, y, image_keys(keys, restart), enough=0.0)
                 best.keep(everywhere, found.images, found.sizes)
+                net.refuse_unusable()
+            net.warn_if_flat()
         return best
 
     def _search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, enough: float) -> Nearest:

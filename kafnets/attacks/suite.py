@@ -164,7 +164,7 @@ class Suite(Attack):
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """All attacks, once; whatever ``early_stop`` is, an image leaves the search once it is misclassified."""
-        net = net.net if isinstance(net, QueriedNet) else net  # each attack checks the logits itself
+        net = net.net if isinstance(net, QueriedNet) else net  # each attack wraps the network itself
         state = self._begin(net, x, y)
         self._search(net, x, y, keys, state, lambda state, rows: None)
         return state.worst.images
@@ -220,7 +220,7 @@ class Suite(Attack):
         rows: Tensor,
     ) -> None:
         found = attack(net, x[rows], y[rows], keys=image_keys(keys[rows], state.stage))
-        state.worst.update(rows, found, *self._judge(net, found, y[rows]))
+        state.worst.update(rows, found, *self._judge(QueriedNet(net, y[rows]), found, y[rows]))
         state.met[rows] = True
         watch(state, rows)
 

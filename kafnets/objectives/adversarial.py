@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kafnets.attacks import FGSM, Attack
 from kafnets.attacks.base import Loss, Net
+from kafnets.attacks.queries import ask
 from kafnets.losses import cross_entropy
 from kafnets.objectives.base import Batch, Objective, Terms
 
@@ -59,5 +60,5 @@ class Adversarial(Objective):
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the mean loss on ``inputs``."""
-        logits = net(inputs)
+        logits = ask(net, inputs)
         return Terms(self.image_loss(logits, batch.y).mean(), logits, inputs, {})
