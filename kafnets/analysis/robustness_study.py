@@ -147,8 +147,8 @@ class RobustnessStudy:
             with torch.no_grad():
                 logits = ask(net, x)
             check_logits(logits, y)
-            for attack in self.attacks.values():
-                attack.check_classes(logits.shape[1])
+            # under the same names, so that the report states the settings that were used
+            self.attacks = {name: attack.for_classes(logits.shape[1]) for name, attack in self.attacks.items()}
             clean = is_correct(logits, y)
             run.add({"index": index, "label": y, "predicted": logits.argmax(1), "clean": clean})
             run.facts["training"] = in_training_mode(net)

@@ -226,13 +226,18 @@ class Attack(Described, ABC):
             net.watch(found.grad, found.logits, labels[0], refuse_now=is_sync_due(step, x_adv.device))
         return found
 
-    def check_classes(self, classes: int) -> None:
-        """Raise ``ValueError`` if the loss needs more classes than the network has."""
+    def for_classes(self, classes: int) -> Self:
+        """This attack for a network with so many classes, with no more targets than there are wrong classes.
+
+        Raises:
+            ValueError: if the loss needs more classes.
+        """
         needed = max(getattr(loss, "fewest_classes", 2) for loss in self._losses())
         if classes < needed:
             raise ValueError(
-                f"{self} needs {needed} classes or more, the network has {classes}; use APGD with loss=margin instead"
+                f"{self} needs {needed} classes or more, the network has {classes}; maximise the margin instead"
             )
+        return self
 
     def _losses(self) -> tuple[Callable[..., Tensor], ...]:
         return (self.loss,)

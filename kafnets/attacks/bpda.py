@@ -77,6 +77,12 @@ class BPDA(Attack):
         )
         self.attack, self.substitutes = attack, substitutes
 
+    def for_classes(self, classes: int) -> Self:
+        """With the attack for so many classes."""
+        fitted = copy.copy(self)
+        fitted.attack = self.attack.for_classes(classes)
+        return fitted
+
     def within(self, threat: ThreatModel) -> Self:
         """The attack in the threat model of a run, with the same substitutes."""
         bound = copy.copy(self)

@@ -1,6 +1,7 @@
 """DeepFool."""
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -56,6 +57,12 @@ class DeepFool(MinimumNorm):
         if not 0 <= overshoot < float("inf"):
             raise ValueError(f"overshoot must be >= 0 and finite, got {overshoot:g}; the default is 0.02")
         self.overshoot = overshoot
+
+    def for_classes(self, classes: int) -> Self:
+        """This attack with no more classes than there are wrong ones."""
+        fitted = copy.copy(self)
+        fitted.classes = min(self.classes, classes - 1)
+        return fitted
 
     def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
         """Step until misclassified."""

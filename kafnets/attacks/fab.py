@@ -1,6 +1,7 @@
 """The fast adaptive boundary attack."""
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -82,6 +83,12 @@ class FAB(MinimumNorm):
     def passes(self) -> int:
         """Three per step and class."""
         return 3 * self.steps * self.classes * self.restarts
+
+    def for_classes(self, classes: int) -> Self:
+        """This attack with no more classes than there are wrong ones."""
+        fitted = copy.copy(self)
+        fitted.classes = min(self.classes, classes - 1)
+        return fitted
 
     def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
         """One walk for each target, or one for all classes."""
