@@ -132,5 +132,5 @@ class FAB(MinimumNorm):
         from_here = step_to_plane(self.norm, x_adv, w, -gap)
         from_image = step_to_plane(self.norm, x, w, (w * (x_adv - x)).flatten(1).sum(1) - gap)
         here, image = (self.norm.size(step).clamp_min(1e-8) for step in (from_here, from_image))
-        a = per_image((here / (here + image)).clamp_max(self.alpha_max), x)
+        a = per_image((here / (here + image)).clamp_max(self.alpha_max), x).to(x.dtype)
         return ((1 - a) * (x_adv + self.eta * from_here) + a * (x + self.eta * from_image)).clamp(0, 1)

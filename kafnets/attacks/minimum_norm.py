@@ -12,6 +12,7 @@ from kafnets.attacks.queries import EvaluatedNet
 from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.threat import per_image
+from kafnets.threat.norms import widened
 
 _ROUNDING = 1 - 1e-5  # of eps: such a perturbation is within eps however its norm is rounded
 
@@ -32,7 +33,7 @@ class Nearest:
     @classmethod
     def none(cls, x: Tensor) -> "Nearest":
         """Nothing found yet."""
-        return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype))
+        return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=widened(x).dtype))
 
     def keep(self, where: Tensor, images: Tensor, sizes: Tensor) -> None:
         """Keep the errors ``images``, of the images number ``where``, that are nearer than the ones known."""

@@ -141,8 +141,8 @@ class Suite(Attack):
             progress: called after each batch.
 
         Raises:
-            ValueError: as when called, if an attack needs more classes, or if ``state_file`` is not a state of this run;
-                it is left as it was.
+            ValueError: as when called, if an attack needs more classes, or if ``state_file`` is not a state of this
+                run; it is left as it was.
             FileNotFoundError: if its folder does not exist.
         """
         check_images(x)
