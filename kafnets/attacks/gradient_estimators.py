@@ -38,8 +38,8 @@ def gradient_at(x: Tensor, values: Tensor, *, retain_graph: bool = False, create
     grad = None
     if values.requires_grad:
         # with respect to the images alone: parameters keep their .grad, and DDP's hooks stay quiet
-        keep = {"retain_graph": retain_graph or create_graph, "create_graph": create_graph}
-        (grad,) = torch.autograd.grad(values.sum(), x, allow_unused=True, **keep)
+        keep = retain_graph or create_graph
+        grad = torch.autograd.grad(values.sum(), x, retain_graph=keep, create_graph=create_graph, allow_unused=True)[0]
     if grad is None:
         raise ValueError(
             "no gradient reaches the images: the network or the loss detaches them, computes under no_grad() or "
