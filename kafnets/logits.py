@@ -49,7 +49,7 @@ class LabelRange:
 
 
 def check_shape(logits: Tensor, images: int) -> None:
-    """Raise ``ValueError`` unless ``logits`` are ``(images, classes)``.
+    """Raise ``ValueError`` unless ``logits`` are ``(images, classes)``, for two classes or more.
 
     Example:
         >>> check_shape(torch.zeros(10), 1)
@@ -60,6 +60,11 @@ def check_shape(logits: Tensor, images: int) -> None:
         raise ValueError(f"the network must return a tensor of logits, got {type(logits).__name__}")
     if logits.dim() != 2 or len(logits) != images:
         raise ValueError(f"the network must return logits ({images}, classes), got shape {tuple(logits.shape)}")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"the network must return logits of two classes or more, got shape {tuple(logits.shape)}; "
+            "one output z of a two-class network is the logits torch.cat([torch.zeros_like(z), z], 1)"
+        )
 
 
 def likely_wrong_classes(logits: Tensor, y: Tensor, count: int) -> Tensor:

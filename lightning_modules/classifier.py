@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from kafnets import objectives
 from kafnets.attacks import PGD, Attack
 from kafnets.attacks.base import Loss
+from kafnets.attacks.queries import ask
 from kafnets.backbones import Backbone
 from kafnets.described import in_words
 from kafnets.keyed_random import image_keys
@@ -329,7 +330,7 @@ class Classifier(LightningModule):
         x, y, index = batch
         net, attacked = nets or (self.net, self.attacked)
         with in_float32(x.device):
-            logits = net(x)
+            logits = ask(net, x)
             check_logits(logits, y)
             counters.loss.update(cross_entropy(logits, y))
             counters.clean.update(logits, logits, y)  # clean accuracy: no attack, so the clean logits twice

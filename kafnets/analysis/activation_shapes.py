@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
+from kafnets.attacks.queries import ask
 
 SAMPLE = 1_000_000  # pre-activations kept per layer: quantiles and densities need no more
 QUANTILES = (0.001, 0.999)
@@ -108,7 +109,7 @@ def pre_activations(net: nn.Module, modules: dict[str, Activation], images: Tens
     try:
         # A compiled graph does not call hooks that were added after its compilation.
         with torch.compiler.set_stance("force_eager"):
-            net(images.to(next(net.parameters()).device))
+            ask(net, images.to(next(net.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kafnets.attacks import Attack
+from kafnets.attacks.gradient_estimators import gradient_at
 from kafnets.attacks.preserve_state import preserve_state
+from kafnets.attacks.queries import ask
 from kafnets.losses import cross_entropy, margin
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
@@ -37,7 +39,7 @@ def gradients(net: Net, x: Tensor, y: Tensor, attack: Attack) -> dict[str, Tenso
         is unrelated to nearby values gives about 0. NaN where no change is predicted.
 
     Raises:
-        ValueError: if the logits carry no gradient at all.
+        ValueError: if no gradient reaches the images.
 
     Example:
         >>> from kafnets.attacks import PGD
@@ -49,20 +51,15 @@ def gradients(net: Net, x: Tensor, y: Tensor, attack: Attack) -> dict[str, Tenso
     with preserve_state(net, eval_mode=True):
         x = x.detach().clone().requires_grad_(True)
         y = y.clone()
-        logits = net(x)
-        if not logits.requires_grad:
-            raise ValueError(
-                "the logits carry no gradient (detached, or computed under no_grad), so no gradient attack can be run; "
-                "give the network a differentiable path from images to logits"
-            )
-        (slope,) = torch.autograd.grad(cross_entropy(logits, y).sum(), x, retain_graph=True)
+        logits = ask(net, x)
+        slope = gradient_at(x, cross_entropy(logits, y), retain_graph=True)
         before = margin(logits, y)
-        (uphill,) = torch.autograd.grad(before.sum(), x)
+        uphill = gradient_at(x, before)
         start = x.detach()
         moved = attack.norm.project(attack.norm.step(start, uphill, attack.eps / FRACTION), start, attack.eps)
         predicted = (uphill * (moved - start)).flatten(1).sum(1)
         with torch.no_grad():
-            change = margin(net(moved), y) - before
+            change = margin(ask(net, moved), y) - before
     flat = slope.flatten(1)
     return {
         "zero_gradient": (flat == 0).all(1),
@@ -89,12 +86,12 @@ def loss_along(net: Net, x: Tensor, y: Tensor, attack: Attack, *, steps: int = L
         x_adv = x
         for _ in range(steps):
             x_adv = x_adv.detach().requires_grad_(True)
-            loss = cross_entropy(net(x_adv), y)
-            (uphill,) = torch.autograd.grad(loss.sum(), x_adv)
+            loss = cross_entropy(ask(net, x_adv), y)
+            uphill = gradient_at(x_adv, loss)
             losses.append(loss.detach())
             x_adv = attack.norm.project(attack.norm.step(x_adv, uphill, attack.eps / 4), x, attack.eps)
         with torch.no_grad():
-            losses.append(cross_entropy(net(x_adv), y))
+            losses.append(cross_entropy(ask(net, x_adv), y))
     return torch.stack(losses)
 
 
@@ -112,9 +109,9 @@ def answers(net: Net, x: Tensor) -> dict[str, Tensor]:
         {'probabilities': True, 'repeatable': True, 'batch_independent': True}
     """
     with torch.no_grad():
-        logits = net(x)
-        halves = torch.cat([net(part) for part in x.tensor_split(2) if len(part)])
-        again = net(x)
+        logits = ask(net, x)
+        halves = torch.cat([ask(net, part) for part in x.tensor_split(2) if len(part)])
+        again = ask(net, x)
     sums = (logits.sum(1) - 1).abs() < ROUNDING
     return {
         "probabilities": sums & (logits >= 0).all(1) & (logits <= 1).all(1),
@@ -154,7 +151,7 @@ def half_precision(net: Net, x: Tensor, y: Tensor) -> set[str]:
     """
     with preserve_state(net, eval_mode=True), torch.compiler.set_stance("force_eager"), _HalfPrecision() as mode:
         x = x.detach().clone().requires_grad_(True)
-        torch.autograd.grad(cross_entropy(net(x), y.clone()).sum(), x, allow_unused=True)
+        torch.autograd.grad(cross_entropy(ask(net, x), y.clone()).sum(), x, allow_unused=True)
     return mode.found
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kafnets.attacks import APGD, L1, PGD, Attack, Norm
+from kafnets.attacks.queries import ask
 from kafnets.logits import is_correct
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
@@ -65,7 +66,7 @@ def withstood(net: Net, x: Tensor, y: Tensor, attack: Attack, keys: Tensor) -> T
     """Whether each image is classified correctly as it is and after the attack: bool ``(N,)``."""
     x_adv = attack(net, x, y, keys=keys)
     with torch.no_grad():
-        return is_correct(net(x), y) & is_correct(net(x_adv), y)
+        return is_correct(ask(net, x), y) & is_correct(ask(net, x_adv), y)
 
 
 def curve(
@@ -117,7 +118,7 @@ def nested_curve(
     if sorted(values) != list(values):
         raise ValueError(f"radii must ascend, got {list(values)}")
     with torch.no_grad():
-        robust = is_correct(net(x), y)
+        robust = is_correct(ask(net, x), y)
     for eps in values:
         left = robust.nonzero().flatten()
         if len(left):

@@ -30,6 +30,7 @@ from kafnets.analysis.robustness_curves import (
     search_at_steps,
 )
 from kafnets.attacks import FGSM, Attack
+from kafnets.attacks.queries import ask
 from kafnets.logits import check_logits, is_correct
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
@@ -159,10 +160,10 @@ class RobustnessStudy:
         run = _Run(net, net if attacked is None else attacked, x, y, keys, tell)
         with watched(net, run.changed):
             with torch.no_grad():
-                logits = net(x)
+                logits = ask(net, x)
             check_logits(logits, y)
-            for attack in self.attacks.values():
-                attack.check_classes(logits.shape[1])
+            # under the same names, so that the report states the settings that were used
+            self.attacks = {name: attack.for_classes(logits.shape[1]) for name, attack in self.attacks.items()}
             clean = is_correct(logits, y)
             run.add({"index": index, "label": y, "predicted": logits.argmax(1), "clean": clean})
             run.facts["training"] = in_training_mode(net)
@@ -267,7 +268,7 @@ class _Run:
         """Attack the network and judge the result."""
         x_adv = attack(self.attacked, self.x, self.y, keys=self.keys)
         with torch.no_grad():
-            right = is_correct(self.net(x_adv), self.y)
+            right = is_correct(ask(self.net, x_adv), self.y)
         fooled = clean & ~right & (self.worst == self.x).flatten(1).all(1)
         self.worst[fooled] = x_adv[fooled]
         size = attack.norm.size(x_adv - self.x)

@@ -2,6 +2,7 @@
 
 from kafnets.attacks.apgd import APGD
 from kafnets.attacks.apgd_targeted import APGDT
+from kafnets.attacks.autoattack import AutoAttack
 from kafnets.attacks.base import Attack
 from kafnets.attacks.bpda import BPDA, replaced_backward
 from kafnets.attacks.cw import CW
@@ -13,7 +14,7 @@ from kafnets.attacks.mifgsm import MIFGSM
 from kafnets.attacks.pgd import PGD
 from kafnets.attacks.random_noise import GaussianNoise, SphereNoise, UniformNoise
 from kafnets.attacks.square import Square
-from kafnets.attacks.suite import AutoAttack, Suite
+from kafnets.attacks.suite import Suite
 from kafnets.attacks.transfer import Transfer
 from kafnets.threat import L1, L2, Linf, Norm
 

@@ -240,16 +240,21 @@ class Attack(Described, ABC):
         """
         found = self.estimator(net, loss, x_adv, labels, keys, step)
         if isinstance(net, EvaluatedNet):
-            net.watch(found, labels[0], refuse_now=is_sync_due(step, x_adv.device))
+            net.watch(found.grad, found.logits, labels[0], refuse_now=is_sync_due(step, x_adv.device))
         return found
 
-    def check_classes(self, classes: int) -> None:
-        """Raise ``ValueError`` if the loss needs more classes than the network has."""
+    def for_classes(self, classes: int) -> Self:
+        """This attack for a network with so many classes, with no more targets than there are wrong classes.
+
+        Raises:
+            ValueError: if the loss needs more classes.
+        """
         needed = max(getattr(loss, "fewest_classes", 2) for loss in self._losses())
         if classes < needed:
             raise ValueError(
-                f"{self} needs {needed} classes or more, the network has {classes}; use APGD with loss=margin instead"
+                f"{self} needs {needed} classes or more, the network has {classes}; maximise the margin instead"
             )
+        return self
 
     def _losses(self) -> tuple[Callable[..., Tensor], ...]:
         return (self.loss,)
@@ -292,6 +297,7 @@ class Attack(Described, ABC):
                 open_rows = worst.correct[left].nonzero().flatten()
                 worst.update(left[open_rows], *(rows[open_rows] for rows in attempt))
             restart = attempts.stop
+        net.warn_if_flat()
         return worst.images
 
     def _attempts_at_once(self, batch_size: int, images: int) -> int:

@@ -39,8 +39,10 @@ def replaced_backward(substitutes: Substitutes) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module, substitute in substitutes.items():
-            # before other hooks, which then see the replaced output
-            stack.callback(module.register_forward_hook(_replacing(substitute), prepend=True).remove)
+            replacing = _Replacing(substitute)
+            # the last to see the input, and the first to see the output, which other hooks then see replaced
+            stack.callback(module.register_forward_pre_hook(replacing.keep_input).remove)
+            stack.callback(module.register_forward_hook(replacing.replace_output, prepend=True).remove)
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled graph does not see new hooks
         yield
 
@@ -74,6 +76,12 @@ class BPDA(Attack):
             eps=attack.eps, norm=attack.norm, restarts=attack.restarts, loss=attack.loss, estimator=attack.estimator
         )
         self.attack, self.substitutes = attack, substitutes
+
+    def for_classes(self, classes: int) -> Self:
+        """With the attack for so many classes."""
+        fitted = copy.copy(self)
+        fitted.attack = self.attack.for_classes(classes)
+        return fitted
 
     def within(self, threat: ThreatModel) -> Self:
         """The attack in the threat model of a run, with the same substitutes."""
@@ -140,16 +148,26 @@ class _Replace(torch.autograd.Function):
         return None, grad
 
 
-def _replacing(substitute: Callable[[Tensor], Tensor]) -> Callable[..., Tensor | None]:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if not (torch.is_grad_enabled() and inputs[0].requires_grad):
+class _Replacing:
+    """The hooks of one module: its substitute is applied to what the module's input was before the call."""
+
+    def __init__(self, substitute: Callable[[Tensor], Tensor]) -> None:
+        self.substitute = substitute
+        self.inputs: list[Tensor] = []  # a stack: a module may be called within its own call
+
+    def keep_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        # the module gets a copy: an in-place module overwrites its input
+        self.inputs.append(inputs[0])
+        return (inputs[0].clone(), *inputs[1:])
+
+    def replace_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        x = self.inputs.pop()
+        if not (torch.is_grad_enabled() and x.requires_grad):
             return None
-        replacement = substitute(inputs[0])
+        replacement = self.substitute(x)
         if not isinstance(output, Tensor) or replacement.shape != output.shape:
             raise ValueError(
                 f"the substitute of {type(module).__name__} must return its shape "
                 f"{tuple(getattr(output, 'shape', ()))}, got {tuple(replacement.shape)}"
             )
         return _Replace.apply(output.detach(), replacement.to(output.dtype))
-
-    return hook

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one, is_sync_due
-from kafnets.attacks.gradient_estimators import Estimate
 from kafnets.attacks.minimum_norm import MinimumNorm, Nearest
-from kafnets.attacks.queries import EvaluatedNet
 from kafnets.losses import margin
 from kafnets.threat import L2, ThreatModel, per_image
 
@@ -93,10 +91,13 @@ class CW(MinimumNorm):
         w = ((2 * x - 1) * _BOX).atanh()
         adam, searched = _Adam.zeros_like(w), torch.ones(len(x), dtype=torch.bool, device=x.device)
         for step in range(self.steps):
-            x_adv, lead, grad = self._objective(net, w, x, y, c, step)
-            wrong = searched & (lead < -self.confidence)
+            tanh = w.tanh()
+            x_adv = (tanh + 1) / 2
+            slope, logits, _ = self.estimate(net, self._hinge, x_adv, (y, c), step=step)
+            wrong = searched & (margin(logits, y) > self.confidence)
             found.keep(left, x_adv, torch.where(wrong, self.norm.size(x_adv - x), torch.inf))
             searched = found.sizes[left] > enough
+            grad = (2 * (x_adv - x) + slope) * (1 - tanh.square()) / 2
             w = torch.where(per_image(searched, x), w - self.step_size * adam.direction(grad, step + 1), w)
             if is_sync_due(step, x.device) and not bool(searched.all()):
                 going = searched.nonzero().flatten()
@@ -106,19 +107,9 @@ class CW(MinimumNorm):
                     break
         return found
 
-    def _objective(
-        self, net: Net, w: Tensor, x: Tensor, y: Tensor, c: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The image, the lead of the true class ``(N,)`` (< 0 where it loses), and the gradient of the loss."""
-        w = w.detach().requires_grad_(True)
-        x_adv = (w.tanh() + 1) / 2
-        logits = net(x_adv)
-        lead = -margin(logits, y)
-        loss = (x_adv - x).flatten(1).square().sum(1) + c * (lead + self.confidence).clamp_min(0)
-        (grad,) = torch.autograd.grad(loss.sum(), w)
-        if isinstance(net, EvaluatedNet):
-            net.watch(Estimate(grad, logits.detach(), lead.detach()), y, refuse_now=is_sync_due(step, x.device))
-        return x_adv.detach(), lead.detach(), grad
+    def _hinge(self, logits: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """``c max(z_y - max_{j != y} z_j + confidence, 0)`` for each image."""
+        return c * (self.confidence - margin(logits, y)).clamp_min(0)
 
     def passes(self) -> int:
         """Three per step of each minimisation."""

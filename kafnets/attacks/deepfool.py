@@ -1,6 +1,7 @@
 """DeepFool."""
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -57,13 +58,19 @@ class DeepFool(MinimumNorm):
             raise ValueError(f"overshoot must be >= 0 and finite, got {overshoot:g}; the default is 0.02")
         self.overshoot = overshoot
 
+    def for_classes(self, classes: int) -> Self:
+        """This attack with no more classes than there are wrong ones."""
+        fitted = copy.copy(self)
+        fitted.classes = min(self.classes, classes - 1)
+        return fitted
+
     def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
         """Step until misclassified."""
         found, left = Nearest.none(x), torch.arange(len(x), device=x.device)
         classes, x_adv = likely_wrong_classes(logits, y, self.classes), x
         correct = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for step in range(self.steps):
-            gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, classes, step)
+            gap, w = nearest_boundary(self.norm, net, x_adv, y, classes, step)
             size = gain(self.norm, w)
             length = torch.where(size > 0, gap.abs() / size.clamp_min(1e-30) + _BEYOND, 0)
             moved = self.norm.step(x_adv, w, (1 + self.overshoot) * per_image(length, x)).clamp(0, 1)

@@ -1,6 +1,7 @@
 """The fast adaptive boundary attack."""
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -83,6 +84,12 @@ class FAB(MinimumNorm):
         """Three per step and class."""
         return 3 * self.steps * self.classes * self.restarts
 
+    def for_classes(self, classes: int) -> Self:
+        """This attack with no more classes than there are wrong ones."""
+        fitted = copy.copy(self)
+        fitted.classes = min(self.classes, classes - 1)
+        return fitted
+
     def search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, logits: Tensor, enough: float) -> Nearest:
         """One walk for each target, or one for all classes."""
         classes, found = likely_wrong_classes(logits, y, self.classes), Nearest.none(x)
@@ -123,9 +130,9 @@ class FAB(MinimumNorm):
                     return
 
     def _step(self, net: Net, x_adv: Tensor, x: Tensor, y: Tensor, targets: Tensor, step: int) -> Tensor:
-        gap, w, _ = nearest_boundary(self.norm, net, x_adv, y, targets, step)
+        gap, w = nearest_boundary(self.norm, net, x_adv, y, targets, step)
         from_here = step_to_plane(self.norm, x_adv, w, -gap)
         from_image = step_to_plane(self.norm, x, w, (w * (x_adv - x)).flatten(1).sum(1) - gap)
         here, image = (self.norm.size(step).clamp_min(1e-8) for step in (from_here, from_image))
-        a = per_image((here / (here + image)).clamp_max(self.alpha_max), x)
+        a = per_image((here / (here + image)).clamp_max(self.alpha_max), x).to(x.dtype)
         return ((1 - a) * (x_adv + self.eta * from_here) + a * (x + self.eta * from_image)).clamp(0, 1)

@@ -24,6 +24,31 @@ class Estimate(NamedTuple):
     loss: Tensor
 
 
+def gradient_at(x: Tensor, values: Tensor, *, retain_graph: bool = False, create_graph: bool = False) -> Tensor:
+    """The gradient of the sum of ``values`` with respect to the images ``x``, of their shape.
+
+    Raises:
+        ValueError: if ``values`` were not computed from ``x`` with a graph.
+
+    Example:
+        >>> x = torch.ones(1, 2, requires_grad=True)
+        >>> gradient_at(x, (x * x).sum(1))
+        tensor([[2., 2.]])
+    """
+    grad = None
+    if values.requires_grad:
+        # with respect to the images alone: parameters keep their .grad, and DDP's hooks stay quiet
+        keep = retain_graph or create_graph
+        grad = torch.autograd.grad(values.sum(), x, retain_graph=keep, create_graph=create_graph, allow_unused=True)[0]
+    if grad is None:
+        raise ValueError(
+            "no gradient reaches the images: the network or the loss detaches them, computes under no_grad() or "
+            "outside PyTorch; give it a differentiable path from images to logits, or attack with its outputs alone: "
+            "Square, or PGD with estimator=FiniteDifferences()"
+        )
+    return grad
+
+
 class GradientEstimator(Described, ABC):
     """Computes the gradient of a loss at each image of a batch; injected into an attack."""
 
@@ -74,9 +99,7 @@ class Autograd(GradientEstimator):
         x = x.detach().requires_grad_(True)
         logits = net(x)
         value = loss(logits, *labels)
-        # with respect to the images alone: parameters keep their .grad, and DDP's hooks stay quiet
-        (grad,) = torch.autograd.grad(value.sum(), x)
-        return Estimate(grad, logits.detach(), value.detach())
+        return Estimate(gradient_at(x, value), logits.detach(), value.detach())
 
 
 class EOT(GradientEstimator):

@@ -12,6 +12,7 @@ from kafnets.attacks.queries import EvaluatedNet
 from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 from kafnets.threat import per_image
+from kafnets.threat.norms import widened
 
 _ROUNDING = 1 - 1e-5  # of eps: such a perturbation is within eps however its norm is rounded
 
@@ -32,7 +33,7 @@ class Nearest:
     @classmethod
     def none(cls, x: Tensor) -> "Nearest":
         """Nothing found yet."""
-        return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype))
+        return cls(x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=widened(x).dtype))
 
     def keep(self, where: Tensor, images: Tensor, sizes: Tensor) -> None:
         """Keep the errors ``images``, of the images number ``where``, that are nearer than the ones known.
@@ -87,12 +88,14 @@ class MinimumNorm(Attack):
         check_classes(x, y)
         keys = keys_for(x, keys)
         with preserve_state(net, eval_mode=True):
-            net = EvaluatedNet(net, y, str(self))
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()
+            net = EvaluatedNet(net, y, str(self))
             best, everywhere = Nearest.none(x), torch.arange(len(x), device=x.device)
             for restart in range(self.restarts if len(x) else 0):
                 found = self._search(net, x, y, image_keys(keys, restart), enough=0.0)
                 best.keep(everywhere, found.images, found.sizes)
+                net.refuse_unusable()
+            net.warn_if_flat()
         return best
 
     def _search(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, enough: float) -> Nearest:

@@ -1,29 +1,23 @@
-"""The ordered worst case of several attacks, and AutoAttack."""
+"""The ordered worst case of several attacks."""
 
 import copy
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial, singledispatch
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from functools import partial
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from kafnets.attacks.apgd import APGD
-from kafnets.attacks.apgd_targeted import APGDT
 from kafnets.attacks.base import Attack, Net, at_least_one, check_classes, check_images, keys_for
-from kafnets.attacks.fab import FAB
-from kafnets.attacks.gradient_estimators import EOT
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import QueriedNet
-from kafnets.attacks.square import Square
 from kafnets.attacks.suite_state import StateFile, SuiteState, fingerprint
 from kafnets.attacks.worst_case import WorstCase
 from kafnets.keyed_random import image_keys
-from kafnets.losses import dlr
-from kafnets.threat import L1, Norm, ThreatModel
+from kafnets.threat import ThreatModel
 
 # called with the state whenever it changes, and with the numbers of the images that were just attacked, if any
 _Watch: TypeAlias = Callable[[SuiteState, Tensor | None], None]
@@ -90,6 +84,7 @@ class Suite(Attack):
         ValueError: if there is no attack, if they differ in eps or norm, or if ``batch_size`` < 1.
 
     Example:
+        >>> from kafnets.attacks import APGD
         >>> x, y = torch.tensor([[0.6, 0.0], [0.9, 0.0]]), torch.tensor([0, 0])
         >>> suite = Suite({"short": APGD(eps=0.2, steps=2), "long": APGD(eps=0.2, steps=50)})
         >>> suite.evaluate(lambda x: torch.stack([x[:, 0] - 0.5, 0 * x[:, 0]], 1), x, y).counts
@@ -112,6 +107,12 @@ class Suite(Attack):
         bound._set_threat(next(iter(bound.attacks.values())).threat)
         bound._check_one_ball()
         return bound
+
+    def for_classes(self, classes: int) -> Self:
+        """This suite with each of its attacks for a network with so many classes."""
+        fitted = copy.copy(self)
+        fitted.attacks = {name: attack.for_classes(classes) for name, attack in self.attacks.items()}
+        return fitted
 
     def _check_one_ball(self) -> None:
         for name, attack in self.attacks.items():
@@ -140,34 +141,37 @@ class Suite(Attack):
             progress: called after each batch.
 
         Raises:
-            ValueError: as when called; if ``state_file`` is not a state of this run or damaged (it is left as it was);
-                or if the network or an attack can't be identified.
+            ValueError: as when called; if an attack needs more classes; if ``state_file`` is not a state of this run or
+                damaged (it is left as it was); or if the network or an attack can't be identified.
             FileNotFoundError: if its folder does not exist.
         """
         check_images(x)
         check_classes(x, y)
         keys = image_keys(torch.arange(len(x), device=x.device), 0) if keys is None else keys_for(x, keys)
         kept = None if state_file is None else StateFile(state_file, self._fingerprint(net, x, y, keys))
-        clock = _Clock(self.attacks, progress or (lambda _: None))
-
-        def watch(state: SuiteState, rows: Tensor | None) -> None:
-            if kept:
-                kept.save(state)
-            if rows is not None:
-                clock.report(state, rows)
 
         with preserve_state(net, eval_mode=True):
             x, y, keys = x.detach().clone(), y.clone(), keys.clone()  # inference tensors can't be differentiated
-            state = (kept.load(x, self.threat, len(self.attacks)) if kept else None) or self._begin(net, x, y)
-            self._search(net, x, y, keys, state, watch)
-        counts = dict(zip(["clean", *self.attacks], state.counts, strict=True))
+            fitted = self._fitted(net, x, y)
+            clock = _Clock(fitted.attacks, progress or (lambda _: None))
+
+            def watch(state: SuiteState, rows: Tensor | None) -> None:
+                if kept:
+                    kept.save(state)
+                if rows is not None:
+                    clock.report(state, rows)
+
+            state = (kept.load(x, self.threat, len(fitted.attacks)) if kept else None) or fitted._begin(net, x, y)
+            fitted._search(net, x, y, keys, state, watch)
+        counts = dict(zip(["clean", *fitted.attacks], state.counts, strict=True))
         return SuiteResult(state.worst.images, state.worst.correct, counts)
 
     def run(self, net: Net, x: Tensor, y: Tensor, keys: Tensor, *, early_stop: bool) -> Tensor:
         """All attacks, once; whatever ``early_stop`` is, an image leaves the search once it is misclassified."""
-        net = net.net if isinstance(net, QueriedNet) else net  # each attack checks the logits itself
-        state = self._begin(net, x, y)
-        self._search(net, x, y, keys, state, lambda state, rows: None)
+        net = net.net if isinstance(net, QueriedNet) else net  # each attack wraps the network itself
+        fitted = self._fitted(net, x, y)
+        state = fitted._begin(net, x, y)
+        fitted._search(net, x, y, keys, state, lambda state, rows: None)
         return state.worst.images
 
     def passes(self) -> int:
@@ -189,13 +193,13 @@ class Suite(Attack):
             raise ValueError(f"a state file needs a torch.nn.Module, whose parameters tell runs apart, got {name}")
         return fingerprint(net, x, y, keys, self.attacks)
 
+    def _fitted(self, net: Net, x: Tensor, y: Tensor) -> Self:
+        return self.for_classes(self._answers(QueriedNet(net, y), x[:1]).shape[1]) if len(x) else self
+
     def _begin(self, net: Net, x: Tensor, y: Tensor) -> SuiteState:
         if len(x) == 0:
             return SuiteState(WorstCase(x, y > 0, y.to(x.dtype)), [0], y > 0)
         net = QueriedNet(net, y)
-        classes = self._answers(net, x[:1]).shape[1]
-        for attack in self.attacks.values():
-            attack.check_classes(classes)
         judged: list[tuple[Tensor, Tensor]] = []
         all_rows = torch.arange(len(x), device=x.device)
         self._in_batches(all_rows, lambda rows: judged.append(self._judge(net, x[rows], y[rows])))
@@ -221,7 +225,7 @@ class Suite(Attack):
         rows: Tensor,
     ) -> None:
         found = attack(net, x[rows], y[rows], keys=image_keys(keys[rows], state.stage))
-        state.worst.update(rows, found, *self._judge(net, found, y[rows]))
+        state.worst.update(rows, found, *self._judge(QueriedNet(net, y[rows]), found, y[rows]))
         state.met[rows] = True
         watch(state, rows)
 
@@ -262,107 +266,3 @@ class _Clock:
                 seconds_left=left * (time.monotonic() - self.started) / self.done,
             )
         )
-
-
-@singledispatch
-def _starts_and_targets(norm: Norm) -> tuple[int, int]:
-    """Starts of APGD-CE and targets of APGD-T in the standard version of AutoAttack."""
-    return 1, 9
-
-
-@_starts_and_targets.register
-def _(norm: L1) -> tuple[int, int]:
-    return 5, 5
-
-
-def _standard(*, norm: Norm, **settings: Any) -> dict[str, Attack]:
-    settings["norm"] = norm
-    starts, targets = _starts_and_targets(norm)
-    return {
-        "APGD-CE": APGD(restarts=starts, **settings),
-        "APGD-T": APGDT(targets=targets, **settings),
-        "FAB-T": FAB(**settings),
-        "Square": Square(**settings),
-    }
-
-
-def _plus(**settings: Any) -> dict[str, Attack]:
-    return {
-        "APGD-CE": APGD(restarts=5, **settings),
-        "APGD-DLR": APGD(restarts=5, loss=dlr, **settings),
-        "FAB": FAB(targeted=False, **settings),
-        "FAB again": FAB(targeted=False, restarts=4, random_start=True, **settings),
-        "Square": Square(**settings),
-        "APGD-T": APGDT(**settings),
-        "FAB-T": FAB(**settings),
-    }
-
-
-def _rand(**settings: Any) -> dict[str, Attack]:
-    return {
-        "APGD-CE": APGD(estimator=EOT(20), **settings),
-        "APGD-DLR": APGD(estimator=EOT(20), loss=dlr, **settings),
-    }
-
-
-_VERSIONS = {"standard": _standard, "plus": _plus, "rand": _rand}
-
-
-class AutoAttack(Suite):
-    """AutoAttack (Croce and Hein 2020): the worst case of attacks whose settings are fixed.
-
-    - ``"standard"``: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5,000 queries); in L1, APGD-CE with 5
-      restarts and APGD-T with 5 targets (Croce and Hein 2021);
-    - ``"plus"``: APGD-CE and APGD-DLR with 5 restarts, FAB from the image and from 4 random starts, Square, APGD-T,
-      FAB-T;
-    - ``"rand"``, for randomised networks: APGD-CE and APGD-DLR on gradients averaged over 20 evaluations.
-
-    APGD and FAB take 100 steps. The targeted attacks need 4 classes or more.
-
-    Args:
-        version: one of these.
-        eps: radius of the ball in input units, a number or ``"8/255"``.
-        norm: Linf, L2 or L1.
-        batch_size: see :class:`Suite`.
-
-    Raises:
-        ValueError: for another version, or if a setting is out of its range.
-
-    Example:
-        >>> list(AutoAttack("standard").attacks)
-        ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
-        >>> print(AutoAttack("rand", eps="4/255"))
-        AutoAttack-rand Linf eps 4/255
-    """
-
-    headline: ClassVar[tuple[str, ...]] = ("version",)
-
-    def __init__(
-        self,
-        version: Literal["standard", "plus", "rand"] = "standard",
-        *,
-        eps: float | str | None = None,
-        norm: Norm | None = None,
-        batch_size: int | None = 250,
-    ) -> None:
-        if version not in _VERSIONS:
-            raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
-        own = ThreatModel(norm, ThreatModel().eps if eps is None else eps)
-        super().__init__(_VERSIONS[version](norm=own.norm, eps=own.eps), batch_size=batch_size)
-        self.version = version
-        self._own_eps, self._own_norm = eps, norm
-
-    def within(self, threat: ThreatModel) -> Self:
-        """This version in the threat model of a run: the norm decides the settings of its attacks."""
-        ball = self._filled(threat)
-        bound = copy.copy(self)
-        bound.attacks = _VERSIONS[self.version](norm=ball.norm, eps=ball.eps)
-        bound._set_threat(ball)
-        return bound
-
-    def settings(self) -> dict[str, Any]:
-        """The settings for a report: names and values that JSON can store."""
-        return {"version": self.version, **super().settings()}
-
-    def __str__(self) -> str:
-        return f"{self.short_label} {self.threat}"

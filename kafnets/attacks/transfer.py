@@ -36,6 +36,12 @@ class Transfer(Attack):
         super().__init__(eps=attack.eps, norm=attack.norm, loss=attack.loss)
         self.surrogate, self.attack = surrogate, attack
 
+    def for_classes(self, classes: int) -> Self:
+        """With the attack for so many classes."""
+        fitted = copy.copy(self)
+        fitted.attack = self.attack.for_classes(classes)
+        return fitted
+
     def within(self, threat: ThreatModel) -> Self:
         """The attack in the threat model of a run, on the same surrogate."""
         bound = copy.copy(self)

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kafnets.activations import KAF, ReLU
+from kafnets.activations import ELU, KAF, ReLU, SiLU
 from kafnets.backbones.base import ActivationFactory
 from kafnets.backbones.kafresnet import KafResNet
 
 Arrays = dict[str, np.ndarray]
 TAGS = ("__activation__", "__bn_eps__")
+# The forms of chapter 4. A KAF that began as a ReLU, an ELU or a Swish is stored like any other.
+FIXED: dict[str, ActivationFactory] = {"relu": ReLU, "elu": ELU, "swish": SiLU}
+TRAINABLE = ("kaf", "kaf_relu", "kaf_elu", "kaf_swish", "kaf_free")
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -53,7 +56,8 @@ def load_thesis(path: str | Path) -> KafResNet:
 
     The ``.npz`` holds ``conv1``, ``bn1``, ``act1``, ``block<stage>_<k>.{conv_a, bn_a, act_a, conv_b, conv_skip, bn_out,
     act_out}`` and ``fc``, each with ``kernel`` (HWIO, or in x out) and ``bias``, or ``gamma, beta, mean, var``, or
-    ``mix`` (C, 20), ``dict`` (1, 20) or (C, 20) and ``bandwidth`` (1,) or (C,); ``__activation__`` ("relu" or "kaf")
+    ``mix`` (C, 20), ``dict`` (1, 20) or (C, 20) and ``bandwidth`` (1,) or (C,); ``__activation__`` ("relu", "elu",
+    "swish" or "kaf"; a KAF may also be called "kaf_relu", "kaf_elu", "kaf_swish" or "kaf_free", which changes nothing)
     and ``__bn_eps__`` (1e-3). Dictionary and bandwidth per channel make a KAF that trains both (``free=True``).
 
     Args:
@@ -97,9 +101,10 @@ def _read(path: Path) -> Arrays:
 
 def _activation(path: str | Path, arrays: Arrays) -> ActivationFactory:
     tag = str(arrays.get("__activation__"))
-    if tag not in ("relu", "kaf"):
-        raise ValueError(f"{path} needs __activation__ 'relu' or 'kaf', got {tag!r}; is it a thesis .npz?")
-    return ReLU if tag == "relu" else functools.partial(KAF, free=_is_free(arrays))
+    if tag not in (*FIXED, *TRAINABLE):
+        known = ", ".join((*FIXED, *TRAINABLE))
+        raise ValueError(f"{path} needs __activation__ to be one of {known}, got {tag!r}; is it a thesis .npz?")
+    return FIXED.get(tag) or functools.partial(KAF, free=_is_free(arrays))
 
 
 def _is_free(arrays: Arrays) -> bool:

@@ -141,7 +141,7 @@ class _FusedForm:
     @torch.no_grad()
     def run_net(self, x: Tensor) -> Tensor:
         """The network's own logits of the first image; for images of the wrong shape, it raises its own error."""
-        logits: Tensor = self.net(x[:1])
+        logits: Tensor = self.net(x[:1].clone())  # a network may write into its input
         self.shapes.add(x.shape[1:])
         return logits
 
@@ -193,5 +193,5 @@ def _agree(graph: nn.Module, net: nn.Module, x: Tensor) -> bool:
 
 
 def _logits_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    logits = net(x)
+    logits = net(x.clone())
     return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), x)[0]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kafnets.losses.margin import margin
+from kafnets.losses.margin import margin, targeted_margin
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -56,9 +56,7 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         tensor([-1.])
     """
     first = _largest(logits, 4)
-    logits = logits.to(first.dtype)
-    chosen, true = (logits.gather(1, classes.unsqueeze(1)).squeeze(1) for classes in (target, y))
-    return _ratio(chosen - true, first[:, 0] - (first[:, 2] + first[:, 3]) / 2)
+    return _ratio(targeted_margin(logits, y, target), first[:, 0] - (first[:, 2] + first[:, 3]) / 2)
 
 
 def _largest(logits: Tensor, count: int) -> Tensor:

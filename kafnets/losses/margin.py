@@ -1,4 +1,4 @@
-"""The margin by which a classifier is wrong, one value per image."""
+"""The margin by which a classifier is wrong, and by which it prefers a target class; one value per image."""
 
 from torch import Tensor
 
@@ -30,3 +30,26 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     logits = logits.float() if logits.dtype.itemsize < 4 else logits
     true = y.unsqueeze(1)
     return logits.scatter(1, true, float("-inf")).amax(1) - logits.gather(1, true).squeeze(1)
+
+
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """``z_t - z_y`` for each image and its target class t, in float32 or better: positive where z_t is larger.
+
+    With two classes it is the :func:`margin`.
+
+    Args:
+        logits: ``(N, classes)``, floating point; half precision is raised to float32 first.
+        y: int64 ``(N,)``, the true classes, in [0, classes).
+        target: int64 ``(N,)``, the class to reach for each image, in [0, classes).
+
+    Returns:
+        ``(N,)``.
+
+    Example:
+        >>> import torch
+        >>> targeted_margin(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]), torch.tensor([2]))
+        tensor([-3.])
+    """
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    chosen, true = (logits.gather(1, classes.unsqueeze(1)).squeeze(1) for classes in (target, y))
+    return chosen - true

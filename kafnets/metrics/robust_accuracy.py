@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from kafnets.logits import is_correct
+from kafnets.logits import check_logits, is_correct
 from kafnets.metrics.wilson import wilson_interval
 
 
@@ -21,7 +21,8 @@ class RobustAccuracy(Metric):
     their number. With no image counted, accuracies are NaN.
 
     Raises:
-        ValueError: if shapes do not fit together.
+        ValueError: if shapes do not fit together, there are fewer than two classes, or labels are not int64 or not one
+            of the classes.
 
     Example:
         >>> metric = RobustAccuracy()
@@ -51,6 +52,9 @@ class RobustAccuracy(Metric):
                 "clean_logits and adv_logits must be (N, classes) and y (N,), got "
                 f"{tuple(clean_logits.shape)}, {tuple(adv_logits.shape)} and {tuple(y.shape)}"
             )
+        if y.dtype != torch.int64:
+            raise ValueError(f"y must be int64, the numbers of the true classes, got {y.dtype}")
+        check_logits(clean_logits, y)
         clean = is_correct(clean_logits, y)
         self.clean_right += clean.sum()
         self.robust_right += (clean & is_correct(adv_logits, y)).sum()

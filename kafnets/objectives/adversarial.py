@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kafnets.attacks import FGSM, Attack
 from kafnets.attacks.base import Net
+from kafnets.attacks.queries import ask
 from kafnets.objectives.base import Batch, Objective, Terms
 
 
@@ -74,5 +75,5 @@ class Adversarial(Objective):
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the mean loss on ``inputs``."""
-        logits = net(inputs)
+        logits = ask(net, inputs)
         return Terms(batch.loss(logits, batch.y).mean(), logits, inputs, {})

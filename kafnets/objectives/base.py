@@ -55,8 +55,9 @@ class Objective(Described, nn.Module, ABC):
 
     ``net`` is in the mode that the training loop has set. In :meth:`craft` it is a module that may be attacked with
     :meth:`kafnets.attacks.Attack.craft`, which restores modes and running statistics. In :meth:`loss` it is any
-    callable from images to logits whose graph reaches the parameters. An objective never changes a mode, a parameter or
-    a ``.grad``; state of its own belongs in buffers, which checkpoints save.
+    callable from images to logits whose graph reaches the parameters; it may write into its input, so an objective
+    calls it through :func:`kafnets.attacks.queries.ask`. An objective never changes a mode, a parameter or a ``.grad``;
+    state of its own belongs in buffers, which checkpoints save.
 
     Example:
         >>> import torch

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from kafnets.attacks.base import Net
+from kafnets.attacks.queries import ask
 from kafnets.objectives.base import Batch, Objective, Terms
 
 
@@ -20,5 +21,5 @@ class Clean(Objective):
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the mean loss."""
-        logits = net(inputs)
+        logits = ask(net, inputs)
         return Terms(batch.loss(logits, batch.y).mean(), logits, inputs, {})

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one
+from kafnets.attacks.queries import ask
 from kafnets.objectives.base import Batch, Objective, Terms
 
 
@@ -55,7 +56,7 @@ class Free(Objective):
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the mean loss on ``inputs``."""
-        logits = net(inputs)
+        logits = ask(net, inputs)
         return Terms(batch.loss(logits, batch.y).mean(), logits, inputs, {})
 
     def after_backward(self, batch: Batch, terms: Terms) -> None:

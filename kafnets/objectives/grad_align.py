@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from kafnets.attacks.base import Net, positive_and_finite
+from kafnets.attacks.gradient_estimators import gradient_at
 from kafnets.attacks.preserve_state import preserve_state
+from kafnets.attacks.queries import ask
 from kafnets.keyed_random import image_keys
 from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.threat import per_image
@@ -67,7 +69,7 @@ class GradAlign(Objective):
         near = ball.norm.random_start(batch.x.detach(), ball.eps, image_keys(batch.keys, 1))
         cosine, usable = _cosine(here, self._gradient(net, batch, near, create_graph=True))
         alignment = (cosine * usable).sum() / usable.sum().clamp_min(1)
-        logits = net(inputs)
+        logits = ask(net, inputs)
         loss = batch.loss(logits, batch.y).mean() + self.weight * (1 - alignment)
         return Terms(loss, logits, inputs, {"gradient_alignment": alignment.detach()})
 
@@ -76,8 +78,7 @@ class GradAlign(Objective):
         _refuse_compiled(net)
         with preserve_state(net, eval_mode=False):
             x = x.detach().clone().requires_grad_(True)
-            value = batch.loss(net(x), batch.y).sum()
-            return torch.autograd.grad(value, x, create_graph=create_graph)[0]
+            return gradient_at(x, batch.loss(ask(net, x), batch.y), create_graph=create_graph)
 
 
 def _cosine(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one, positive_and_finite
+from kafnets.attacks.queries import ask
 from kafnets.logits import is_correct
 from kafnets.losses import kl_divergence
 from kafnets.objectives.adversarial import Adversarial
@@ -50,7 +51,7 @@ class MART(Adversarial):
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the loss on both kinds of images; the logits are those of ``inputs``."""
-        clean, attacked = net(batch.x), net(inputs)
+        clean, attacked = ask(net, batch.x), ask(net, inputs)
         boosted = batch.loss(attacked, batch.y) - _log_not_runner_up(attacked, batch.y)
         wrong = 1 - _wide(clean).softmax(1).gather(1, batch.y.unsqueeze(1)).squeeze(1)
         divergence = kl_divergence(attacked, clean) * wrong

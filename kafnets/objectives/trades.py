@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kafnets.attacks.base import Net, at_least_one, positive_and_finite
 from kafnets.attacks.preserve_state import preserve_state
+from kafnets.attacks.queries import ask
 from kafnets.losses import kl_divergence
 from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.objectives.nearby_start import NearbyStart
@@ -49,13 +50,13 @@ class TRADES(Objective):
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the images whose predictions differ most from those on the clean images."""
         with preserve_state(net, eval_mode=self.eval_mode), torch.no_grad():
-            clean = net(batch.x)
+            clean = ask(net, batch.x)
         attack = self.attack.within(batch.threat)
         return attack.craft(net, batch.x, clean, keys=batch.keys, eval_mode=self.eval_mode)
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the clean loss plus the weighted divergence; the logits are those of ``inputs``."""
-        clean, attacked = net(batch.x), net(inputs)
+        clean, attacked = ask(net, batch.x), ask(net, inputs)
         natural = batch.loss(clean, batch.y).mean()
         divergence = kl_divergence(attacked, clean).mean()
         log = {"natural_loss": natural.detach(), "kl_divergence": divergence.detach()}

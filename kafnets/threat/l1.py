@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kafnets.keyed_random import image_keys, uniform
-from kafnets.threat.norms import Norm, towards
+from kafnets.threat.norms import Norm, towards, widened
 
 
 class L1(Norm):
@@ -55,17 +55,17 @@ class L1(Norm):
         the sizes add up to eps at most; room_i is how far pixel i can move within [0, 1]. Exact: the sum is piecewise
         linear in lambda, and its breakpoints are sorted.
         """
-        delta = (x_adv - x).flatten(1).double()
+        delta = (widened(x_adv) - widened(x)).flatten(1).double()
         start = x.flatten(1).double()
         length, room = delta.abs(), torch.where(delta > 0, 1 - start, start)
         less = _shrinkage(length, room, eps * self._INSIDE)
-        shrunk = (delta.sign() * (length - less).clamp_min(0)).to(x.dtype).reshape(x.shape)
+        shrunk = (delta.sign() * (length - less).clamp_min(0)).to(widened(x).dtype).reshape(x.shape)
         # the sum is rounded: where many entries round away from x, or eps is small, it would leave the ball
-        return towards(x, (x + shrunk).clamp(0, 1), shrunk.abs())
+        return towards(x, (x + shrunk).clamp(0, 1).to(x.dtype), shrunk.abs())
 
     def size(self, delta: Tensor) -> Tensor:
         """Sum of the absolute entries of each perturbation."""
-        return delta.flatten(1).abs().sum(1)
+        return widened(delta).flatten(1).abs().sum(1)
 
 
 def steepest(grad: Tensor, count: Tensor) -> Tensor:

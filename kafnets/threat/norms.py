@@ -15,6 +15,11 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32 or better: the difference of two half-precision images in [0, 1] is exact there."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def l2_norm(x: Tensor) -> Tensor:
     """L2 norm of each image: ``(N, ...)`` to ``(N, 1, ...)``, ready to divide by."""
     # sum() adds pairwise; norm() does not, and is off by 1e-4 on an ImageNet image
@@ -35,7 +40,8 @@ def round_down(value: float, dtype: torch.dtype) -> float:
 
 def towards(x: Tensor, x_adv: Tensor, limit: Tensor | float) -> Tensor:
     """``x_adv``, one unit in the last place nearer to ``x`` where rounding took it further away than ``limit``."""
-    return torch.where((x_adv - x).abs() > limit, torch.nextafter(x_adv, x), x_adv)
+    # in float64: the difference itself would be rounded, in half precision by up to 5e-4 of the limit
+    return torch.where((x_adv.double() - x.double()).abs() > limit, torch.nextafter(x_adv, x), x_adv)
 
 
 class Norm(ABC):
@@ -67,7 +73,7 @@ class Norm(ABC):
 
     @abstractmethod
     def size(self, delta: Tensor) -> Tensor:
-        """The norm of each perturbation: ``(N, ...)`` to ``(N,)``."""
+        """The norm of each perturbation: ``(N, ...)`` to ``(N,)``, in float32 or better."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -115,7 +121,7 @@ class Linf(Norm):
 
     def size(self, delta: Tensor) -> Tensor:
         """Largest absolute entry of each perturbation."""
-        return delta.flatten(1).abs().amax(1)
+        return widened(delta).flatten(1).abs().amax(1)
 
 
 class L2(Norm):
@@ -150,12 +156,13 @@ class L2(Norm):
 
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """Shrink the perturbation to length eps, then clip to [0, 1] (which only shortens it)."""
-        delta = x_adv - x
+        start = widened(x)
+        delta = widened(x_adv) - start
         length = l2_norm(delta)
         shrunk = torch.where(length > eps * self._INSIDE, delta * (eps * self._INSIDE / length), delta)
         # the sum is rounded: where many entries round away from x, or eps is small, it would leave the ball
-        return towards(x, (x + shrunk).clamp(0, 1), shrunk.abs())
+        return towards(x, (start + shrunk).clamp(0, 1).to(x.dtype), shrunk.abs())
 
     def size(self, delta: Tensor) -> Tensor:
         """Euclidean length of each perturbation."""
-        return l2_norm(delta).flatten()
+        return l2_norm(widened(delta)).flatten()

@@ -219,8 +219,29 @@ def test_batches_and_their_order_do_not_matter(robust, digits):
 
 def test_a_network_without_a_gradient_is_refused(robust, digits):
     x, y, index = digits[0][:4], digits[1][:4], torch.arange(4)
-    with pytest.raises(ValueError, match="carry no gradient"):
+    with pytest.raises(ValueError, match="no gradient reaches the images"):
         study().measure(Wrapped(robust, last=lambda z: z.detach()), x, y, index=index, keys=image_keys(index, 0))
+
+
+def test_a_network_that_overwrites_its_input_is_measured_like_one_that_does_not(robust, digits):
+    x, y, index = digits[0][:4].clone(), digits[1][:4], torch.arange(4)
+
+    class Shifted(nn.Module):
+        def __init__(self, *, inplace):
+            super().__init__()
+            self.net, self.inplace = robust, inplace
+
+        def forward(self, x):
+            return self.net(x.mul_(0.5) if self.inplace else x * 0.5)
+
+    few = lambda attack: lambda value: PGD(eps=EPS, steps=1)  # noqa: E731
+    one = study(attack_at_eps=few, attack_at_steps=few, attack_at_restarts=few)
+    plain, overwriting = (
+        one.measure(Shifted(inplace=inplace), x, y, index=index, keys=image_keys(index, 0)).outcomes
+        for inplace in (False, True)
+    )
+    for name, expected in plain.columns.items():
+        torch.testing.assert_close(overwriting[name], expected, equal_nan=True, msg=name)
 
 
 def test_attacks_may_use_another_network_and_the_network_itself_judges(digits):

@@ -126,10 +126,11 @@ def test_inside_inference_mode_and_no_grad(attack, norm, use, outer):
 
 @every_attack
 @in_eval_mode
-def test_float64_images_stay_float64(attack, norm, use):
-    net, (x, y, keys) = in_training("relu").double(), batch(dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_keep_their_dtype_and_ball(attack, norm, use, dtype):
+    net, (x, y, keys) = in_training("relu").to(dtype), batch(dtype=dtype)
     x_adv = USES[use](build(attack, norm), net, x, y, keys=keys)
-    assert x_adv.dtype == torch.float64
+    assert x_adv.dtype == dtype
     assert_inside(x_adv, x, *NORMS[norm])
 
 

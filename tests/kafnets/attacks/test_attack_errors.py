@@ -3,7 +3,22 @@
 import pytest
 import torch
 
-from kafnets.attacks import FGSM, L1, L2, PGD, Attack, Linf
+from kafnets.attacks import (
+    APGD,
+    APGDT,
+    CW,
+    FAB,
+    FGSM,
+    L1,
+    L2,
+    MIFGSM,
+    PGD,
+    Attack,
+    AutoAttack,
+    DeepFool,
+    Linf,
+    Square,
+)
 
 X, Y = torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
 WEIGHT = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -111,6 +126,13 @@ def test_one_key_for_all_images_is_refused():
 def test_logits_of_a_wrong_shape(bad, shape, use):
     with pytest.raises(ValueError, match=rf"the network must return logits \(4, classes\), got shape {shape}"):
         use(PGD(steps=1), bad, X, Y)
+
+
+@pytest.mark.parametrize("attack", [PGD, FGSM, MIFGSM, APGD, APGDT, FAB, DeepFool, CW, Square, AutoAttack])
+def test_fewer_than_two_classes_are_refused(attack):
+    for use in (attack().__call__, attack().craft):
+        with pytest.raises(ValueError, match=r"logits of two classes or more, got shape \(\d, 1\)"):
+            use(lambda x: net(x)[:, :1], X, 0 * Y)
 
 
 class BadGradient(torch.autograd.Function):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kafnets.attacks import PGD
-from kafnets.attacks.gradient_estimators import Autograd, Estimate
+from kafnets.attacks.gradient_estimators import Autograd
 from kafnets.attacks.queries import EvaluatedNet, QueriedNet, TrainedNet
 from kafnets.losses import cross_entropy
 
@@ -90,12 +90,12 @@ def test_soft_targets_must_have_as_many_columns_as_there_are_classes(wrap):
 
 
 def found(*, bad_row=None, value=NAN, correct=True):
-    """An estimate whose images are all classified correctly, or none of them; one gradient may hold a bad value."""
+    """Gradient and logits at images that are all classified correctly, or none; one gradient may hold a bad value."""
     grad = torch.ones(4, 3)
     if bad_row is not None:
         grad[bad_row, 1] = value
     logits = torch.eye(3)[Y if correct else (Y + 1) % 3]
-    return Estimate(grad, logits, torch.zeros(4))
+    return grad, logits
 
 
 def evaluated():
@@ -109,38 +109,38 @@ MESSAGE = "PGD-50-1: the gradient of the network is not finite, so no attack can
 @pytest.mark.parametrize("row", [0, 3])
 def test_a_gradient_that_is_not_finite_at_a_correct_image_is_refused(row, value):
     with pytest.raises(ValueError, match=MESSAGE):
-        evaluated().watch(found(bad_row=row, value=value), Y, refuse_now=True)
+        evaluated().watch(*found(bad_row=row, value=value), Y, refuse_now=True)
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_at_misclassified_images_any_gradient_is_accepted(value):
     net = evaluated()
-    net.watch(found(bad_row=0, value=value, correct=False), Y, refuse_now=True)
+    net.watch(*found(bad_row=0, value=value, correct=False), Y, refuse_now=True)
     net.refuse_unusable()
 
 
 def test_logits_that_are_not_finite_count_as_misclassified():
-    estimate = found(bad_row=0)
-    estimate.logits[0, 2] = NAN
-    evaluated().watch(estimate, Y, refuse_now=True)
+    grad, logits = found(bad_row=0)
+    logits[0, 2] = NAN
+    evaluated().watch(grad, logits, Y, refuse_now=True)
 
 
 def test_finite_gradients_are_accepted_zeros_and_huge_ones_included():
     net = evaluated()
     for value in (0.0, torch.finfo(torch.float32).max, -1.0):
-        net.watch(found(bad_row=1, value=value), Y, refuse_now=True)
-    net.watch(Estimate(torch.zeros(4, 3), torch.eye(3)[Y], torch.zeros(4)), Y, refuse_now=True)
+        net.watch(*found(bad_row=1, value=value), Y, refuse_now=True)
+    net.watch(torch.zeros(4, 3), torch.eye(3)[Y], Y, refuse_now=True)
     net.refuse_unusable()
 
 
 def test_a_gradient_is_remembered_until_it_is_refused_once():
     net = evaluated()
-    net.watch(found(bad_row=2), Y, refuse_now=False)
-    net.watch(found(), Y, refuse_now=False)
+    net.watch(*found(bad_row=2), Y, refuse_now=False)
+    net.watch(*found(), Y, refuse_now=False)
     with pytest.raises(ValueError, match=MESSAGE):
-        net.watch(found(), Y, refuse_now=True)
+        net.watch(*found(), Y, refuse_now=True)
     net.refuse_unusable()
-    net.watch(found(bad_row=2), Y, refuse_now=False)
+    net.watch(*found(bad_row=2), Y, refuse_now=False)
     with pytest.raises(ValueError, match=MESSAGE):
         net.refuse_unusable()
 

@@ -13,7 +13,7 @@ from kafnets.attacks.fab import FAB
 from kafnets.attacks.gradient_estimators import EOT
 from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
-from kafnets.losses import cross_entropy, dlr
+from kafnets.losses import cross_entropy, dlr, targeted_dlr
 
 
 def some_net(seed=0):
@@ -150,7 +150,7 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     file, net = tmp_path / "state.pt", Counting(NET)
     first = some_suite().evaluate(Counting(NET), X, Y, state_file=file)
     again = some_suite().evaluate(net, X, Y, state_file=file)
-    assert net.images == 0
+    assert net.images == 1  # tells the number of classes
     assert again.counts == first.counts
     assert torch.equal(again.images, first.images)
 
@@ -271,7 +271,7 @@ def test_the_network_is_unchanged():
         (lambda: some_suite().evaluate(NET, X * 2, Y), "images must be finite and in"),
         (lambda: some_suite().evaluate(NET, X, Y + 4), "labels must lie in"),
         (
-            lambda: AutoAttack().evaluate(lambda x: NET(x)[:, :3], X, Y % 3),
+            lambda: Suite({"a": APGDT(targeted_loss=targeted_dlr)}).evaluate(lambda x: NET(x)[:, :3], X, Y % 3),
             "needs 4 classes or more, the network has 3",
         ),
     ],
@@ -298,6 +298,26 @@ def test_the_versions_are_those_of_the_paper():
     assert all(isinstance(attack.estimator, EOT) and attack.estimator.samples == 20 for attack in rand.values())
     for attack in (*standard.values(), *plus.values(), *rand.values()):
         assert (attack.eps, type(attack.norm)) == (4 / 255, L2)
+
+
+@pytest.mark.parametrize(("version", "classes"), [("standard", 2), ("standard", 3), ("plus", 2), ("rand", 2)])
+def test_autoattack_on_few_classes(version, classes):
+    attack, few = AutoAttack(version, eps=0.05), lambda x: NET(x)[:, :classes]
+    for name, part in attack.attacks.items():
+        part.steps, part.queries = 5, 20  # for time
+        assert "DLR" not in name or part.loss is dlr
+    y = few(X).argmax(1)
+    result, said = attack.evaluate(few, X, y), attack.for_classes(classes).settings()["attacks"]
+    assert 0 < result.robust.sum() < N and list(result.counts) == ["clean", *said]
+    if version != "rand":
+        assert (said["APGD-T"]["targets"], said["FAB-T"]["classes"]) == (classes - 1, classes - 1)
+        assert said["APGD-T"]["targeted_loss"] == "targeted_margin"
+    if version != "standard":
+        assert said["APGD-margin"]["loss"] == "margin" and "APGD-DLR" not in said
+    if version == "standard":  # as an attack of its own, it does the same
+        alone = attack.attacks["APGD-T"]
+        assert not is_correct(few(alone(few, X, y)), y).all()
+    assert attack.for_classes(10).settings() == attack.settings()
 
 
 def test_settings_and_names():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kafnets.activations import KAF, ReLU
+from kafnets.activations import ELU, KAF, ReLU, SiLU
 from kafnets.backbones import KafResNet, load_thesis
 
 SHARED = Path(os.environ.get("KAFNETS_SHARED") or Path(__file__).parents[4] / "shared" / "data")
@@ -82,6 +82,21 @@ def test_round_trip_fills_every_tensor(free, tmp_path):
         assert torch.equal(loaded[name], value), name
 
 
+@pytest.mark.parametrize(("tag", "kind"), [("elu", ELU), ("swish", SiLU)])
+def test_other_fixed_activations_load(tag, kind, tmp_path):
+    torch.manual_seed(1)
+    net, x = KafResNet(activation=kind).eval(), torch.rand(1, 3, 32, 32)
+    loaded = load(keras_layers(net) | {"__activation__": np.array(tag)}, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), net(x))
+
+
+@pytest.mark.parametrize("tag", ["kaf_relu", "kaf_elu", "kaf_swish", "kaf_free"])
+def test_a_kaf_may_be_named_after_what_it_began_as(tag, arrays, tmp_path):
+    act = load(arrays | {"__activation__": np.array(tag)}, tmp_path).act1
+    np.testing.assert_array_equal(act.alpha.detach(), arrays["act1.mix"])
+
+
 def test_an_uneven_dictionary_is_used(arrays, tmp_path):
     odd = np.sort(np.random.default_rng(0).uniform(-3, 3, (1, 20))).astype(np.float32)
     net = load(arrays | {"act1.dict": odd, "act1.bandwidth": np.array([0.7], np.float32)}, tmp_path)
@@ -95,8 +110,11 @@ def test_an_uneven_dictionary_is_used(arrays, tmp_path):
     [
         ({"fc.bias": None}, r"lacks 1 of the \d+ tensors.*: fc.bias"),
         ({"block9_9.conv_a.bias": np.zeros(3)}, r"has unknown 1 of.*: block9_9.conv_a.bias"),
-        ({"__activation__": None}, "needs __activation__ 'relu' or 'kaf', got 'None'"),
-        ({"__activation__": np.array("tanh")}, "needs __activation__ 'relu' or 'kaf', got 'tanh'"),
+        ({"__activation__": None}, "needs __activation__ to be one of relu, elu, swish, kaf, .* got 'None'"),
+        (
+            {"__activation__": np.array("tanh")},
+            "to be one of relu, elu, swish, kaf, .* got 'tanh'",
+        ),
         ({"__activation__": np.array("relu")}, "has unknown 57 of"),
         ({"__bn_eps__": np.array(1e-5)}, "needs __bn_eps__ 1e-3"),
         ({"__bn_eps__": None}, "needs __bn_eps__ 1e-3"),

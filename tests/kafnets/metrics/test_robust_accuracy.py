@@ -101,6 +101,21 @@ def test_shapes_that_do_not_fit_are_refused(shapes):
         RobustAccuracy().update(torch.zeros(clean), torch.zeros(adv), torch.zeros(y, dtype=torch.long))
 
 
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([0.0, 1.0, 1.0]), "y must be int64.*got torch.float32"),
+        (torch.tensor([0, 1, 4]), r"labels must lie in \[0, 3\] for 4 classes, got 0 to 4"),
+        (torch.tensor([0, -1, 3]), r"labels must lie in \[0, 3\] for 4 classes, got -1 to 3"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(y, message):
+    metric = RobustAccuracy()
+    with pytest.raises(ValueError, match=message):
+        metric.update(torch.eye(4)[:3], torch.eye(4)[:3], y)
+    assert metric.total == 0
+
+
 def test_states_summed_over_uneven_ranks_equal_one_process():
     data = random_logits(11)
     ranks = [tuple(part[chosen] for part in data) for chosen in (slice(0, 8), slice(8, 11), slice(11, 11))]

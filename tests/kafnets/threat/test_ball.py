@@ -31,12 +31,13 @@ def candidates(norm, x, eps):
             yield norm.project(x + step * norm.direction(direction), x, eps)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", EPS)
 def test_linf_ball_is_exact(eps, dtype):
     x = difficult_images(dtype)
     for x_adv in candidates(Linf(), x, eps):
         assert (x_adv - x).abs().max().item() <= eps
+        assert (x_adv.double() - x.double()).abs().max().item() <= eps
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
 
@@ -79,6 +80,17 @@ def test_l1_ball_is_exact_however_the_norm_is_summed(eps, dtype):
         assert (x_adv - x).flatten(1).norm(p=1, dim=1).max().item() <= eps
         assert L1().size(x_adv - x).max().item() <= eps
         assert L1().size(x_adv.double() - x.double()).max().item() <= eps
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("norm", "eps"), [(L2(), 0.1), (L2(), 1.0), (L1(), 1.0), (L1(), 12.0)])
+def test_balls_are_exact_in_half_precision(norm, eps, dtype):
+    x = difficult_images(dtype)
+    for x_adv in candidates(norm, x, eps):
+        assert x_adv.dtype == dtype
+        assert norm.size(x_adv.double() - x.double()).max().item() <= eps
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
 
