@@ -67,11 +67,11 @@ class ImageFolder(ImageDataModule):
         self.path = Path(path).expanduser()
         self.cache = default_cache() if cache is None else Path(cache).expanduser()
         self._wanted, self._wanted_classes = WantedFormat(in_channels, image_size), num_classes
-        given = (num_classes, in_channels, image_size)
-        found = self._described() if None in given else given
-        self.num_classes, self.in_channels, self.image_size = (
-            there if stated is None else stated for stated, there in zip(given, found, strict=True)
-        )
+        if num_classes is None or in_channels is None or image_size is None:
+            found, self.in_channels, self.image_size = self._described()
+            self.num_classes = num_classes or found
+        else:
+            self.num_classes, self.in_channels = num_classes, in_channels
 
     def prepare_data(self) -> None:
         """Decode the images into the cache, unless they are already there."""
