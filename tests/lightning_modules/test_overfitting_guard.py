@@ -1,0 +1,144 @@
+"""The guard against catastrophic overfitting: when it speaks, what it does, and that it changes nothing otherwise."""
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+
+from kafnets.attacks import FGSM, PGD
+from kafnets.keyed_random import image_keys
+from kafnets.objectives import AWP, MART, NFGSM, Adversarial, Clean, GradAlign
+from lightning_modules.callbacks import OverfittingGuard
+from lightning_modules.callbacks.overfitting_guard import PROBE
+
+
+class Scripted(OverfittingGuard):
+    """Sees a collapse from a given step on."""
+
+    def __init__(self, *, collapse: int = 10**9, **settings):
+        super().__init__(**settings)
+        self.collapse, self.probes = collapse, []
+
+    def accuracies(self, trainer, module):
+        self.probes.append(trainer.global_step)
+        return (0.9, 0.1) if trainer.global_step >= self.collapse else (0.5, 0.45)
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.net.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_healthy_run_is_left_as_it_is(make_module, make_data, make_trainer, recwarn):
+    nets = []
+    for name, guards in (("plain", []), ("guarded", [OverfittingGuard(every=3, images=40)])):
+        module = make_module()
+        make_trainer(*guards, name=name, max_epochs=1).fit(module, make_data())
+        nets.append(state(module))
+    assert same(*nets)
+    assert not [w for w in recwarn if "overfitting" in str(w.message)]
+
+
+def test_it_counts_held_out_images_under_both_attacks(make_module, make_data, make_trainer):
+    class Recording(OverfittingGuard):
+        def _probe(self, trainer, module):
+            found.append(self.accuracies(trainer, module))
+            x, y, index = trainer.datamodule.val_set[torch.arange(30)]
+            x, keys, net = x.float() / 255, image_keys(index, module.seed, PROBE), module.net
+            net.eval()
+            right = net(x).argmax(1) == y
+            for attack in (FGSM(), PGD(steps=10)):
+                adv = attack.within(module.threat)(net, x, y, keys=keys)
+                expected.append((right & (net(adv).argmax(1) == y)).float().mean().item())
+            net.train()
+
+    found, expected = [], []
+    make_trainer(Recording(every=10**6, images=30), max_epochs=1, limit_train_batches=20).fit(
+        make_module(), make_data()
+    )
+    assert found == [pytest.approx(tuple(expected))]
+
+
+def test_it_probes_at_intervals_and_ends_of_epochs(make_module, make_data, make_trainer):
+    guard = Scripted(every=3)
+    make_trainer(guard, max_epochs=2).fit(make_module(), make_data())
+    assert guard.probes == [3, 4, 6, 8]
+
+
+def test_by_default_it_tells_and_training_goes_on(make_module, make_data, make_trainer):
+    guard, module = Scripted(every=2, collapse=4), make_module()
+    with pytest.warns(UserWarning, match=r"catastrophic overfitting at step 4 \(epoch 1\): .* 90% resist FGSM") as said:
+        trainer = make_trainer(guard, max_epochs=2)
+        trainer.fit(module, make_data())
+    assert len([w for w in said if "catastrophic" in str(w.message)]) == 1
+    assert trainer.global_step == 8 and guard.probes == [2, 4]
+    assert module.labels()["objective"] == "Adversarial-FGSM"
+
+
+@pytest.mark.filterwarnings("ignore:catastrophic")
+def test_it_stops_a_run(make_module, make_data, make_trainer):
+    trainer = make_trainer(Scripted(every=2, collapse=6, stop=True), max_epochs=5)
+    trainer.fit(make_module(), make_data())
+    assert trainer.current_epoch == 2 and trainer.global_step <= 8
+
+
+@pytest.mark.filterwarnings("ignore:catastrophic")
+def test_it_goes_back_and_on_with_another_objective(make_module, make_data, make_trainer, tmp_path):
+    def run(name, epochs, checkpoint=None):
+        module, guard, seen = make_module(), Scripted(every=2, collapse=6, fallback=NFGSM()), {}
+
+        class After(Callback):
+            def on_train_batch_end(self, trainer, module, *rest):
+                seen[trainer.global_step] = state(module)
+
+        make_trainer(guard, After(), name=name, max_epochs=epochs).fit(module, make_data(), ckpt_path=checkpoint)
+        return module, seen
+
+    whole, seen = run("whole", 3)
+    assert same(seen[6], seen[4]) and not same(seen[6], seen[5])
+    assert whole.labels()["objective"] == "Adversarial-FGSM, from step 6 NFGSM"
+    assert isinstance(whole.objective, NFGSM)
+    broken, _ = run("broken", 2)
+    resumed, _ = run("resumed", 3, tmp_path / "broken" / "version_0" / "checkpoints" / "last.ckpt")
+    assert resumed.labels()["objective"] == "Adversarial-FGSM, from step 6 NFGSM"
+    assert same(state(resumed), state(whole)) and not same(state(broken), state(whole))
+
+
+@pytest.mark.parametrize(
+    ("objective", "watched"),
+    [
+        (Adversarial, True),
+        (NFGSM, True),
+        (GradAlign, True),
+        (lambda: AWP(objective=NFGSM()), True),
+        (lambda: Adversarial(attack=PGD(steps=2)), False),
+        (Clean, False),
+        (MART, False),
+    ],
+)
+def test_single_step_objectives_are_watched(objective, watched):
+    assert objective().single_step == watched
+
+
+def test_a_slow_decline_is_told_apart(make_module, make_data, make_trainer, capsys):
+    module = make_module()
+    module.on_validation_epoch_end = lambda: module.log("val/robust_accuracy", 0.5 - 0.02 * module.current_epoch)
+    make_trainer(OverfittingGuard(every=10**6), max_epochs=3).fit(module, make_data())
+    said = "robust overfitting: validation robust accuracy fell from 50.0% in epoch 1 to 46.0% at the end"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"every": 0}, "every must be >= 1, got 0"),
+        ({"images": 0}, "images must be >= 1, got 0"),
+        ({"gap": 1}, r"gap must lie in \(0, 1\), got 1"),
+        ({"stop": True, "fallback": NFGSM()}, "give one of them"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        OverfittingGuard(**settings)

@@ -1,0 +1,106 @@
+"""Averages of weights: their values, what checkpoints hold, what a test measures."""
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+
+from lightning_modules.callbacks import WeightAverage
+from lightning_modules.callbacks.weight_average import estimate_statistics
+
+
+class Weights(Callback):
+    """The weights after every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, module, *rest):
+        self.seen.append([p.detach().clone() for p in module.net.parameters()])
+
+
+def expected(seen, keep, first):
+    average = first
+    for t, weights in enumerate(seen):
+        average = [keep(t) * a + (1 - keep(t)) * w for a, w in zip(average, weights, strict=True)]
+    return average
+
+
+@pytest.mark.parametrize(
+    ("settings", "keep"),
+    [
+        ({"decay": 0.3}, lambda t: min(0.3, (1 + t) / (10 + t))),
+        ({"decay": None}, lambda t: t / (t + 1)),
+        ({"decay": None, "start": 0.5}, lambda t: (t - 4) / (t - 3) if t >= 4 else 0),
+    ],
+)
+def test_the_average_follows_its_formula(settings, keep, make_module, make_data, make_trainer):
+    module, average, weights = make_module(), WeightAverage(**settings), Weights()
+    first = [p.detach().clone() for p in module.net.parameters()]
+    make_trainer(weights, average, max_epochs=2).fit(module, make_data())
+    for a, b in zip(average.net.parameters(), expected(weights.seen, keep, first), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_statistics_are_those_of_the_inputs(make_net):
+    net, x = make_net(), torch.rand(3, 16, 1, 8, 8)
+    estimate_statistics(net, list(x))
+    net.train()
+    seen = []
+    layer = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for batch in x:
+        net(batch)
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in seen]).mean(0)
+    estimate_statistics(net, list(x))
+    torch.testing.assert_close(layer.running_mean, means)
+    assert not layer.training and layer.momentum is not None
+
+
+def test_checkpoints_hold_the_average_and_a_resumed_run_the_live_weights(
+    make_module, make_data, make_trainer, tmp_path
+):
+    def run(name, epochs, checkpoint=None):
+        module, average = make_module(), WeightAverage(decay=0.9)
+        trainer = make_trainer(average, name=name, max_epochs=epochs)
+        trainer.fit(module, make_data(), ckpt_path=checkpoint)
+        return module, average, trainer
+
+    module, average, trainer = run("whole", 2)
+    run("broken", 1)
+    last = tmp_path / "broken" / "version_0" / "checkpoints" / "last.ckpt"
+    resumed = run("resumed", 2, last)
+    for a, b in ((module.net, resumed[0].net), (average.net, resumed[1].net)):
+        assert all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+    assert (
+        trainer.callback_metrics["val/average_robust_accuracy"]
+        == (resumed[2].callback_metrics["val/average_robust_accuracy"])
+    )
+    checkpoint = torch.load(tmp_path / "whole" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, value in average.net.state_dict().items():
+        assert torch.equal(checkpoint["state_dict"][f"net.{name}"], value)
+        assert torch.equal(checkpoint["live_net"][name], module.net.state_dict()[name])
+    tested = make_module()
+    tester = make_trainer(name="test")
+    tester.test(tested, make_data(), ckpt_path=tmp_path / "whole" / "version_0" / "checkpoints" / "last.ckpt")
+    assert tested.labels()["weights"] == "exponential average with decay 0.9 of 8 steps"
+    assert all(torch.equal(value, tested.net.state_dict()[name]) for name, value in average.net.state_dict().items())
+
+
+def test_a_checkpoint_without_an_average_is_refused(make_module, make_data, make_trainer, tmp_path):
+    make_trainer(name="plain", max_epochs=1).fit(make_module(), make_data())
+    last = tmp_path / "plain" / "version_0" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match="contains no average of weights; resume it without WeightAverage"):
+        make_trainer(WeightAverage(), name="resumed").fit(make_module(), make_data(), ckpt_path=last)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"decay": 1.0}, r"decay must lie in \(0, 1\), or be null"),
+        ({"start": 1.0}, r"start must be a fraction of the run in \[0, 1\), got 1"),
+        ({"batches": 0}, "batches must be >= 1, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        WeightAverage(**settings)
