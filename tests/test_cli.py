@@ -178,7 +178,7 @@ def test_flags_beat_what_a_checkpoint_was_trained_with(tiny_run: Path, capsys):
         (["--ckpt_path=last"], "train first"),
         (["--trainer.precision=bf16-true"], "use 32-true, 16-mixed or bf16-mixed"),
         (["--trainer.max_epochs=-1"], "set trainer.max_epochs >= 1"),
-        (["--checkpoint.monitor=val/robust"], "monitors val/robust, which is never logged; did you mean val/robust_acc"),
+        (["--checkpoint.monitor=val/robust"], "monitors val/robust, which is never logged; did you mean val/robust"),
         (["--checkpoint.monitor=val/loss"], "monitors val/loss with mode max, so it would choose the worst; set its"),
     ],
 )  # fmt: skip

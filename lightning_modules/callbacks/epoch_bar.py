@@ -15,7 +15,7 @@ class EpochBar(TQDMProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 0)
+        super().__init__(refresh_rate=refresh_rate if sys.stdout and sys.stdout.isatty() else 0)
 
     def get_metrics(self, trainer: Trainer, model: Any) -> dict[str, Any]:
         """Return the accuracies shown after the bar."""

@@ -23,6 +23,7 @@ from lightning_modules.callbacks import (
     Results,
     Throughput,
 )
+from lightning_modules.callbacks.results import results_table
 
 LOGGED = {"train/loss", "train/accuracy", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"}
 LOGGED |= {"images_per_second", "epoch_seconds", "peak_memory_mb"}
