@@ -100,7 +100,8 @@ class Ridge(KAFInit):
 
     Scardapane et al. 2019 (arXiv 1707.04035), section 3; see :func:`kafnets.functional.ridge`. The fit holds inside the
     dictionary's range; outside, a KAF falls to zero whatever the target does (``RidgeFit.outside``), so its inputs
-    should lie inside: :func:`kafnets.analysis.collapse.outside_dictionary` measures that. Coefficients can be as large as 70.
+    should lie inside: :func:`kafnets.analysis.collapse.outside_dictionary` measures that. Coefficients can
+    be as large as 70.
 
     Args:
         target: the elementwise function to start as, e.g. ``torch.nn.functional.elu``.

@@ -74,6 +74,7 @@ def activation_shapes(
 
 
 def trainable_activations(net: nn.Module) -> dict[str, Activation]:
+    """The pointwise activations with parameters, by name, without the parts of an activation."""
     activations = {name: module for name, module in net.named_modules() if isinstance(module, Activation)}
     parts = {part for module in activations.values() for part in module.modules() if part is not module}
     return {
@@ -85,6 +86,7 @@ def trainable_activations(net: nn.Module) -> dict[str, Activation]:
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and restore its modes afterwards."""
     # Restored module by module: a global .train() would also change modules that are frozen in evaluation mode.
     modes = [(module, module.training) for module in net.modules()]
     net.eval()

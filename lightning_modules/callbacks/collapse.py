@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from kafnets.analysis.collapse import only_class, outside_dictionary
+from lightning_modules.measuring import in_float32
 
 FEWEST = 20  # images; a good network may predict one class for fewer
 OUTSIDE = 0.5  # share of a layer's inputs outside its dictionary
@@ -35,7 +36,8 @@ class Collapse(Callback):
     ) -> None:
         """Check the first batch."""
         if batch_idx == 0 and not trainer.sanity_checking:
-            found = dict(self._find(pl_module.net, batch))
+            with in_float32(batch[0].device):
+                found = dict(self._find(pl_module.net, batch))
             told = self._before if trainer.state.fn == "fit" else set(found)
             self._before = set(found)
             for name in told & set(found):
@@ -46,8 +48,9 @@ class Collapse(Callback):
     ) -> None:
         """Check the first batch."""
         if batch_idx == 0:
-            for _, text in self._find(pl_module.net, batch):
-                rank_zero_warn(text)
+            with in_float32(batch[0].device):
+                for _, text in self._find(pl_module.net, batch):
+                    rank_zero_warn(text)
 
     def _find(self, net: Any, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[tuple[str, str]]:
         """Yield a key and a message for everything found."""

@@ -15,7 +15,7 @@ class EpochBar(TQDMProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 0)
+        super().__init__(refresh_rate=refresh_rate if sys.stdout and sys.stdout.isatty() else 0)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Name the epoch, counted from 1; Lightning counts from 0."""

@@ -30,6 +30,7 @@ from lightning_modules.callbacks import (
     Throughput,
     pictures,
 )
+from lightning_modules.callbacks.results import results_table
 from lightning_modules.provenance import data_identity
 
 LOGGED = {"train/loss", "train/accuracy", "val/loss", "val/clean_accuracy", "val/robust_accuracy", "lr"}
