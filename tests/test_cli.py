@@ -50,7 +50,8 @@ def test_results_hold_intervals_attack_checkpoint_and_run(tiny_run: Path):
     assert results["dtype"] == "float32" and results["seed"] == 0
     assert results["run"] == {
         "activation": "KAF", "backbone": "KafVGG(in_channels=1, image_size=8, width=4, hidden=8)",
-        "objective": "Adversarial-FGSM", "norm": "Linf", "eps": 8 / 255, "seed": 0,
+        "objective": "Adversarial-FGSM", "loss": "cross_entropy", "weights": "of the last step",
+        "norm": "Linf", "eps": 8 / 255, "seed": 0,
     }  # fmt: skip
 
 
