@@ -1,12 +1,12 @@
 """A fit that gets SIGTERM, SIGINT or SIGUSR1 ends with an exit status and a line on how to resume."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import cli
 
@@ -22,35 +22,56 @@ class Stop(Callback):
 """
 
 
-def run(folder: Path, tiny_flags: list[str], *flags: str, epoch: int, with_signal: str) -> subprocess.CompletedProcess:
+def start(folder: Path, tiny_flags: list[str], *flags: str, epoch: int, with_signal: str) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
     (folder / "stop.py").write_text(STOP)
     command = [sys.executable, str(Path(cli.__file__)), "fit", "--config=vgg_relu_fast_at.yaml", *tiny_flags]
     command += ["--trainer.max_epochs=3", "--trainer.limit_train_batches=5", "--run.dir=runs", "--run.name=run", *flags]
     environment = {"PYTHONPATH": str(folder), "MPLBACKEND": "agg", "STOP_EPOCH": str(epoch), "STOP_WITH": with_signal}
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, "--trainer.callbacks+=stop.Stop"],
-        cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=200, check=False,
+        cwd=folder, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 1), ("SIGUSR1", 138)])
-def test_a_signal_ends_a_fit_with_a_status_and_how_to_resume(
-    name: str, status: int, tmp_path: Path, tiny_flags: list[str]
-):
-    done = run(tmp_path, tiny_flags, epoch=1, with_signal=name)
-    assert done.returncode == status, done.stderr[-2000:]
-    last = Path("runs") / "run" / "version_0" / "checkpoints" / "last.ckpt"
-    lines = [line for line in done.stderr.splitlines() if line.startswith("stopped in epoch")]
+# what is stopped: in which epoch, by which signal
+CASES = {"terminated": (1, "SIGTERM"), "interrupted": (1, "SIGINT"), "requeued": (1, "SIGUSR1")}
+CASES |= {"early": (0, "SIGTERM")}
+LAST = Path("runs") / "run" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, tiny_flags: list[str]) -> dict[str, tuple[Path, int, str]]:
+    """Folder, exit status and stderr of each case; all run at once."""
+    parent = tmp_path_factory.mktemp("stopped")
+    running = {
+        name: start(parent / name, tiny_flags, epoch=epoch, with_signal=number)
+        for name, (epoch, number) in CASES.items()
+    }
+    errors = {name: process.communicate(timeout=280)[1] for name, process in running.items()}
+    return {name: (parent / name, process.returncode, errors[name]) for name, process in running.items()}
+
+
+@pytest.mark.parametrize(("name", "status"), [("terminated", 143), ("interrupted", 1), ("requeued", 138)])
+def test_a_signal_ends_a_fit_with_a_status_and_how_to_resume(name: str, status: int, stopped):
+    folder, found, errors = stopped[name]
+    assert found == status, errors[-2000:]
+    lines = [line for line in errors.splitlines() if line.startswith("stopped in epoch")]
     assert len(lines) == 1 and lines[0].startswith("stopped in epoch 2/3; resume with --ckpt_path ")
-    assert lines[0].endswith(str(last)) and (tmp_path / last).is_file()
-    if name != "SIGTERM":
-        return
-    again = run(tmp_path, tiny_flags, f"--ckpt_path={tmp_path / last}", epoch=9, with_signal=name)
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert (tmp_path / "runs" / "run" / "version_1" / "results.json").is_file()
+    assert lines[0].endswith(str(LAST)) and (folder / LAST).is_file()
+    checkpoint = torch.load(folder / LAST, weights_only=True)
+    assert checkpoint["epoch"] == 0 and checkpoint["optimizer_states"]
 
 
-def test_a_signal_in_the_first_epoch_leaves_no_checkpoint(tmp_path: Path, tiny_flags: list[str]):
-    done = run(tmp_path, tiny_flags, epoch=0, with_signal="SIGTERM")
-    assert done.returncode == 128 + signal.SIGTERM
-    assert "stopped in epoch 1/3; no epoch was finished, so there is no checkpoint" in done.stderr
+def test_the_checkpoint_of_a_stopped_fit_is_resumed(stopped, tiny_flags: list[str]):
+    folder = stopped["terminated"][0]
+    again = start(folder, tiny_flags, f"--ckpt_path={folder / LAST}", epoch=9, with_signal="SIGTERM")
+    errors = again.communicate(timeout=200)[1]
+    assert again.returncode == 0, errors[-2000:]
+    assert (folder / "runs" / "run" / "version_1" / "results.json").is_file()
+
+
+def test_a_signal_in_the_first_epoch_leaves_no_checkpoint(stopped):
+    _, status, errors = stopped["early"]
+    assert status == 143
+    assert "stopped in epoch 1/3; no epoch was finished, so there is no checkpoint" in errors

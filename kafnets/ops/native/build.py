@@ -39,10 +39,10 @@ def load(source: Path, march: str = "native") -> ctypes.CDLL:
         BuildError: if there is no compiler, it fails, the cache cannot be written or the library cannot be loaded.
     """
     compiler = _compiler()
-    command = [compiler, *FLAGS, f"-march={march}", f"-I{HEADERS}", str(source)]
+    command = [compiler, *FLAGS, f"-march={march}"]
     file = _folder() / f"{source.stem}-{_fingerprint(source, command)}.so"
     if not file.is_file():
-        _compile(command, file)
+        _compile([*command, f"-I{HEADERS}", str(source)], file)
     try:
         return ctypes.CDLL(str(file))
     except OSError as error:
@@ -68,7 +68,7 @@ def _folder() -> Path:
 
 
 def _fingerprint(source: Path, command: list[str]) -> str:
-    """A hash of everything that the library's instructions depend on."""
+    """A hash of everything that the library's instructions depend on; the folder of the source is not part of it."""
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
     headers = sorted({*HEADERS.glob("*.h"), *source.parent.glob("*.h")})
     contents = [file.read_bytes() for file in [source, *headers]]

@@ -98,6 +98,8 @@ NETS = {
     "relu": functools.partial(conv_net, ReLU),
     "kaf": functools.partial(conv_net, functools.partial(KAF, free=True)),
     "kwta": functools.partial(conv_net, functools.partial(KWTA, ratio=0.3)),
+    # trained dictionaries, ties and zero slopes in one network
+    "kaf_and_kwta": lambda: nn.Sequential(*NETS["kaf"]()[:3], *NETS["kwta"]()[3:]),
 }
 
 
@@ -129,3 +131,9 @@ def batch(n=12, dtype=torch.float32):
 
 CASES = [(attack, norm) for attack, norm in itertools.product(ATTACKS, NORMS) if norm in ONLY_IN.get(attack, NORMS)]
 every_attack = pytest.mark.parametrize(("attack", "norm"), CASES)
+# every attack in one norm and every norm, for what does not depend on both
+IN_TURN = [
+    (attack, ONLY_IN.get(attack, [*NORMS])[turn % len(ONLY_IN.get(attack, NORMS))])
+    for turn, attack in enumerate(ATTACKS)
+]
+every_attack_in_one_norm = pytest.mark.parametrize(("attack", "norm"), IN_TURN)

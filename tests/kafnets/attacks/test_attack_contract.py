@@ -12,7 +12,7 @@ from kafnets.attacks.minimum_norm import MinimumNorm
 from kafnets.keyed_random import image_keys
 from kafnets.logits import is_correct
 
-from .attack_cases import NETS, NORMS, batch, build, every_attack, in_training
+from .attack_cases import NETS, NORMS, batch, build, every_attack, every_attack_in_one_norm, in_training
 
 
 def evaluate(attack, net, x, y, *, keys=None):
@@ -60,9 +60,8 @@ in_eval_mode = pytest.mark.parametrize("use", ["evaluate", "craft_eval"])
 
 @every_attack
 @every_use
-@pytest.mark.parametrize("net", ["relu", "kaf", "kwta"])
-def test_inside_the_ball_and_the_network_untouched(attack, norm, use, net):
-    net, (x, y, keys) = in_training(net), batch()
+def test_inside_the_ball_and_the_network_untouched(attack, norm, use):
+    net, (x, y, keys) = in_training("kaf_and_kwta"), batch()
     before, given = snapshot(net), (x.clone(), y.clone(), keys.clone())
     attack = build(attack, norm)
     x_adv = USES[use](attack, net, x, y, keys=keys)
@@ -87,7 +86,7 @@ def test_finds_errors_and_corrects_none(attack, norm):
     assert right_attacked.sum() < right.sum()
 
 
-@every_attack
+@every_attack_in_one_norm
 @every_use
 def test_same_keys_same_attack(attack, norm, use):
     (x, y, keys), net = batch(), in_training("linear")
@@ -97,9 +96,8 @@ def test_same_keys_same_attack(attack, norm, use):
 
 @every_attack
 @in_eval_mode
-@pytest.mark.parametrize("net", ["kaf"])
-def test_the_result_for_an_image_does_not_depend_on_the_batch(attack, norm, use, net):
-    net, (x, y, keys) = in_training(net).double(), batch(dtype=torch.float64)
+def test_the_result_for_an_image_does_not_depend_on_the_batch(attack, norm, use):
+    net, (x, y, keys) = in_training("kaf").double(), batch(9, dtype=torch.float64)
     attack = functools.partial(USES[use], build(attack, norm))
     whole = attack(net, x, y, keys=keys)
     parts = [attack(net, *part[:2], keys=part[2]) for part in zip(x.split(5), y.split(5), keys.split(5), strict=True)]
@@ -108,7 +106,7 @@ def test_the_result_for_an_image_does_not_depend_on_the_batch(attack, norm, use,
     torch.testing.assert_close(attack(net, x[order], y[order], keys=keys[order]), whole[order])
 
 
-@every_attack
+@every_attack_in_one_norm
 @every_use
 @pytest.mark.parametrize("outer", [torch.inference_mode, torch.no_grad], ids=["inference_mode", "no_grad"])
 def test_inside_inference_mode_and_no_grad(attack, norm, use, outer):
@@ -134,7 +132,7 @@ def test_images_keep_their_dtype_and_ball(attack, norm, use, dtype):
     assert_inside(x_adv, x, *NORMS[norm])
 
 
-@every_attack
+@every_attack_in_one_norm
 @every_use
 def test_inside_autocast(attack, norm, use):
     net, (x, y, keys) = in_training("relu"), batch()
@@ -148,7 +146,7 @@ def test_inside_autocast(attack, norm, use):
     assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
 
 
-@every_attack
+@every_attack_in_one_norm
 def test_an_empty_batch_gives_an_empty_batch(attack, norm):
     net, (x, y, keys) = in_training("relu"), batch()
     x_adv = build(attack, norm)(net, x[:0], y[:0], keys=keys[:0])

@@ -92,15 +92,15 @@ def small_net(seed=0):
 
 def curved():
     net, rng = small_net(), torch.Generator().manual_seed(3)
-    x = torch.rand(60, 8, generator=rng)
+    x = torch.rand(30, 8, generator=rng)
     with torch.no_grad():
-        return net, x, net(x).argmax(1), image_keys(torch.arange(60), 1)
+        return net, x, net(x).argmax(1), image_keys(torch.arange(30), 1)
 
 
 @every_attack
 def test_a_larger_eps_loses_no_error(attack, norm):
     net, x, y, keys = curved()
-    robust = [is_correct(net(attack(eps=eps)(net, x, y, keys=keys)), y) for eps in (0.0, 0.05, 0.2, 0.5, 1.0)]
+    robust = [is_correct(net(attack(eps=eps)(net, x, y, keys=keys)), y) for eps in (0.0, 0.1, 0.3, 1.0)]
     for smaller, larger in itertools.pairwise(robust):
         assert not bool((larger & ~smaller).any())
     assert robust[0].all()

@@ -2,6 +2,7 @@ import logging
 import os
 import platform
 import re
+import shutil
 import warnings
 
 import pytest
@@ -18,9 +19,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def no_choice_yet(monkeypatch, tmp_path):
-    """The state of a process that has not chosen an engine yet, with an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def no_choice_yet(monkeypatch):
+    """The state of a process that has not chosen an engine yet."""
     monkeypatch.delenv(dispatch.SETTING, raising=False)
     caches = (dispatch._best, dispatch._missing, build.load, native_kaf.library)
     for cached in caches:
@@ -28,6 +28,12 @@ def no_choice_yet(monkeypatch, tmp_path):
     yield
     for cached in caches:
         cached.cache_clear()
+
+
+@pytest.fixture
+def nothing_built(no_choice_yet, monkeypatch, tmp_path):
+    """The same, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def test_the_choice_is_logged_once(no_choice_yet, caplog, monkeypatch):
@@ -48,7 +54,7 @@ def test_the_choice_is_logged_once(no_choice_yet, caplog, monkeypatch):
     ],
     ids=["unknown compiler", "broken compiler", "no compiler", "nowhere to write"],
 )
-def test_a_failed_build_is_warned_about_once_and_eager_takes_over(no_choice_yet, monkeypatch, environment, reason):
+def test_a_failed_build_is_warned_about_once_and_eager_takes_over(nothing_built, monkeypatch, environment, reason):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     layer, x = KAF(3), torch.randn(2, 3)
@@ -87,12 +93,10 @@ def test_state_dicts_do_not_depend_on_the_engine():
     torch.testing.assert_close(other(x), expected)
 
 
-def test_the_error_names_a_broken_library(no_choice_yet, tmp_path, monkeypatch):
-    if reason := dispatch._no_native():
-        pytest.skip(reason)
+def test_the_error_names_a_broken_library(nothing_built, monkeypatch):
+    monkeypatch.setattr(build, "_compiler", lambda: "c++")  # it is not called: a library of this name exists
     monkeypatch.setattr(build, "_fingerprint", lambda source, command: "cut")
-    (tmp_path / "kafnets" / "native" / "kwta-cut.so").write_bytes(b"")
-    build.load.cache_clear()
+    (build._folder() / "kwta-cut.so").write_bytes(b"")
     with pytest.raises(BuildError, match=r"cannot be loaded .*delete it to have it built again"):
         build.load(KWTA_SOURCE)
 
@@ -103,6 +107,15 @@ def test_a_library_with_wrong_values_is_not_used(no_choice_yet, monkeypatch):
     right = NativeSweep.sweep
     monkeypatch.setattr(NativeSweep, "sweep", lambda *a, **k: tuple(1.001 * t for t in right(*a, **k)))
     assert dispatch._no_native().startswith("its values are wrong")
+
+
+def test_the_same_source_in_another_folder_is_not_built_again(no_choice_yet, monkeypatch, tmp_path):
+    if reason := dispatch._no_native():
+        pytest.skip(reason)
+    shutil.copytree(KWTA_SOURCE.parent, tmp_path / "copy")
+    monkeypatch.setattr(build, "_compile", lambda command, file: pytest.fail(f"compiles {file}"))
+    monkeypatch.setattr(build, "HEADERS", tmp_path / "copy")
+    build.load(tmp_path / "copy" / KWTA_SOURCE.name)
 
 
 @pytest.mark.slow
