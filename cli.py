@@ -169,9 +169,11 @@ class CLI(LightningCLI):
         theirs = as_list(config.get("callbacks"))
         if config.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.clear()
+        replaced: tuple[type, ...] = tuple(type(item) for item in theirs)
         if config.get("enable_progress_bar") is False or any(isinstance(item, ProgressBar) for item in theirs):
-            ours = [item for item in self.trainer_defaults["callbacks"] if not isinstance(item, ProgressBar)]
-            self.trainer_defaults = self.trainer_defaults | {"callbacks": ours}
+            replaced += (ProgressBar,)
+        ours = [item for item in self.trainer_defaults["callbacks"] if not isinstance(item, replaced)]
+        self.trainer_defaults = self.trainer_defaults | {"callbacks": ours}
 
     def _check_images(self) -> None:
         net, data = self.model.net, self.datamodule

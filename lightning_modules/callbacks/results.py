@@ -29,6 +29,7 @@ def results_table(record: dict[str, Any], attack: str, folder: str) -> str:
     run = record["run"]
     rows = [
         ("run", f"{run['backbone']} {run['activation']}, trained by {run['objective']}, seed {run['seed']}"),
+        ("weights", run["weights"]),
         ("checkpoint", f"{record['checkpoint']}  sha256 {(record['checkpoint_sha256'] or '-')[:12]}"),
     ]
     for name, label in (("clean", "clean accuracy"), ("robust", "robust accuracy")):
