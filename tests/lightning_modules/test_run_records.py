@@ -324,6 +324,7 @@ def test_the_table_of_a_test_fits_a_terminal():
         "backbone": "KafVGG(" + ", ".join(["setting=1"] * 12) + ")",
         "activation": "KAF",
         "objective": "A",
+        "weights": "of the last step",
         "seed": 0,
     }
     record = {"run": run, "checkpoint": "best.ckpt", "checkpoint_sha256": "0" * 64, "clean": value, "robust": value}
