@@ -141,6 +141,7 @@ class Classifier(LightningModule):
         self.seed = seed
         self.val, self.test = Evaluation(), Evaluation()
         self.inputs: Tensor | None = None
+        self.accuracy: Tensor | None = None  # of the last training step
         self._step: tuple[objectives.Batch, Terms, LabelRange] | None = None
         self._replay = 0
         self.test_results: dict[str, float] = {}
@@ -193,8 +194,8 @@ class Classifier(LightningModule):
         check_shape(terms.logits, len(y))
         self.inputs = terms.inputs  # FiniteLoss needs them if the loss is not finite
         self._step = known, terms, labels
-        accuracy = is_correct(terms.logits.detach(), y).float().mean()
-        values = {"loss": terms.loss.detach(), "accuracy": accuracy} | terms.log
+        self.accuracy = is_correct(terms.logits.detach(), y).float().mean()
+        values = {"loss": terms.loss.detach(), "accuracy": self.accuracy} | terms.log
         values = {f"train/{name}": value for name, value in values.items()}
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
         return terms.loss

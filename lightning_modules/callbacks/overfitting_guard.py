@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from kafnets.attacks import FGSM, PGD
 from kafnets.keyed_random import image_keys
@@ -13,6 +14,7 @@ from kafnets.metrics import RobustAccuracy
 from kafnets.objectives import Objective
 from lightning_modules.measuring import in_float32
 
+WINDOW = 50  # steps
 PROBE = 3  # what random numbers are drawn for, beside TRAIN, VAL and TEST of the classifier
 
 
@@ -21,9 +23,9 @@ class OverfittingGuard(Callback):
 
     Under catastrophic overfitting (Wong, Rice, Kolter 2020, section 5.4) a network trained with single steps learns to
     resist just these: within a few hundred steps its accuracy under FGSM rises and that under PGD falls towards zero.
-    Every ``every`` steps, at the end of an epoch, and there also when the adversarial training accuracy has jumped, the
-    first ``images`` validation images are attacked with FGSM and with PGD-10 in the threat model of the run. A gap of
-    ``gap`` or more is a collapse. The test split is never touched, and training is not changed by the probes.
+    Every ``every`` steps, at the end of an epoch, and when the adversarial training accuracy has jumped, the first
+    ``images`` validation images are attacked with FGSM and with PGD-10 in the threat model of the run. A gap of ``gap``
+    or more is a collapse. The test split is never touched, and training is not changed by the probes.
 
     On a collapse the guard says so once. Then, as configured:
 
@@ -40,6 +42,8 @@ class OverfittingGuard(Callback):
         images: validation images of a probe, >= 1.
         gap: difference of the two accuracies that counts as a collapse, in (0, 1). In the public logs of a benchmark
             of fast adversarial training, healthy runs stay below 0.19 and collapsed ones exceed 0.24.
+        jump: rise of the mean training accuracy from one window of 50 steps to the next that is reason enough for a
+            probe, in (0, 1).
         stop: True ends training on a collapse.
         fallback: an objective to go on with, such as :class:`~kafnets.objectives.NFGSM`.
         decline: fall of the validation robust accuracy from its peak to the end that counts as robust overfitting, in
@@ -55,6 +59,7 @@ class OverfittingGuard(Callback):
         every: int = 250,
         images: int = 100,
         gap: float = 0.2,
+        jump: float = 0.12,
         stop: bool = False,
         fallback: Objective | None = None,
         decline: float = 0.03,
@@ -62,28 +67,35 @@ class OverfittingGuard(Callback):
         for name, count in (("every", every), ("images", images)):
             if count < 1:
                 raise ValueError(f"{name} must be >= 1, got {count}")
-        for name, share in (("gap", gap), ("decline", decline)):
+        for name, share in (("gap", gap), ("jump", jump), ("decline", decline)):
             if not 0 < share < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {share:g}")
         if stop and fallback is not None:
             raise ValueError("a collapse can't both stop training and go on with a fallback: give one of them")
-        self.every, self.images, self.gap, self.stop = every, images, gap, stop
-        self.fallback, self.decline = fallback, decline
+        self.every, self.images, self.gap, self.jump = every, images, gap, jump
+        self.stop, self.fallback, self.decline = stop, fallback, decline
         self.single, self.multi = FGSM(), PGD(steps=10)
         self.collapsed_at: int | None = None
         self.peak, self.last, self.peak_epoch = 0.0, 0.0, 0
         self._good: dict[str, Any] | None = None
+        self._window: list[Tensor] = []
+        self._mean_before: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Take over the objective of a resumed run that has collapsed before."""
         if self.collapsed_at is not None and self.fallback is not None:
             self._fall_back(pl_module)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Begin a window of training accuracies, as a resumed run does."""
+        self._window, self._mean_before = [], None
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Probe every ``every`` steps and at the end of an epoch."""
-        ends_epoch = batch_idx + 1 == trainer.num_training_batches
-        if self._is_watching(pl_module) and (trainer.global_step % self.every == 0 or ends_epoch):
-            self._probe(trainer, pl_module)
+        """Probe every ``every`` steps, at the end of an epoch, and after a jump of the training accuracy."""
+        if self.collapsed_at is None and pl_module.objective.single_step:
+            due = trainer.global_step % self.every == 0 or batch_idx + 1 == trainer.num_training_batches
+            if self._has_jumped(trainer, pl_module.accuracy) or due:
+                self._probe(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep the peak of the validation robust accuracy."""
@@ -114,8 +126,14 @@ class OverfittingGuard(Callback):
         for name in ("collapsed_at", "peak", "last", "peak_epoch"):
             setattr(self, name, state_dict[name])
 
-    def _is_watching(self, module: Any) -> bool:
-        return self.collapsed_at is None and module.objective.single_step
+    def _has_jumped(self, trainer: Trainer, accuracy: Tensor) -> bool:
+        """Whether a window of training accuracies is complete and its mean far above that of the one before."""
+        self._window.append(accuracy)
+        if len(self._window) < WINDOW:
+            return False
+        mean = float(trainer.strategy.reduce(torch.stack(self._window).mean(), reduce_op="mean"))
+        before, self._mean_before, self._window = self._mean_before, mean, []
+        return before is not None and mean - before >= self.jump
 
     def _probe(self, trainer: Trainer, module: Any) -> None:
         single, multi = self.accuracies(trainer, module)

@@ -7,7 +7,7 @@ from pytorch_lightning import Callback
 from kafnets.attacks import FGSM, PGD
 from kafnets.keyed_random import image_keys
 from kafnets.objectives import AWP, MART, NFGSM, Adversarial, Clean, GradAlign
-from lightning_modules.callbacks import OverfittingGuard
+from lightning_modules.callbacks import OverfittingGuard, overfitting_guard
 from lightning_modules.callbacks.overfitting_guard import PROBE
 
 
@@ -65,6 +65,18 @@ def test_it_probes_at_intervals_and_ends_of_epochs(make_module, make_data, make_
     guard = Scripted(every=3)
     make_trainer(guard, max_epochs=2).fit(make_module(), make_data())
     assert guard.probes == [3, 4, 6, 8]
+
+
+def test_a_jump_of_the_training_accuracy_is_reason_for_a_probe(make_module, make_data, make_trainer, monkeypatch):
+    class Jumping(Scripted):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            module.accuracy = torch.tensor(0.3 if trainer.global_step <= 4 else 0.5)
+            super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(overfitting_guard, "WINDOW", 2)
+    guard = Jumping(every=10**6)
+    make_trainer(guard, max_epochs=1, limit_train_batches=10).fit(make_module(), make_data())
+    assert guard.probes == [6, 10]
 
 
 def test_by_default_it_tells_and_training_goes_on(make_module, make_data, make_trainer):
@@ -135,6 +147,7 @@ def test_a_slow_decline_is_told_apart(make_module, make_data, make_trainer, caps
     [
         ({"every": 0}, "every must be >= 1, got 0"),
         ({"images": 0}, "images must be >= 1, got 0"),
+        ({"jump": 0}, r"jump must lie in \(0, 1\), got 0"),
         ({"gap": 1}, r"gap must lie in \(0, 1\), got 1"),
         ({"stop": True, "fallback": NFGSM()}, "give one of them"),
     ],
