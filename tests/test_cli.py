@@ -262,7 +262,7 @@ def test_a_misspelt_name_is_answered_with_the_similar_one(flag: str, answer: str
     ("flag", "answer"),
     [
         ("model.attack=PGD", "did you mean val_attack, test_attack, attack_view?"),
-        ("model.decayed=x", "AdversarialTraining accepts attack_view, decay_filter, net, objective, "),
+        ("model.decayed=x", "AdversarialTraining accepts attack_view, channels_last, compile_backend, decay_filter, "),
         ("model.test_attack.early_stop=false", "PGD accepts eps, estimator, loss, norm, "),
         ("model.val_attack.eps_=0.1", "did you mean eps?"),
         ("model.net.activation.ratio=0.1", "KAF accepts bandwidth, boundary, free, "),

@@ -154,7 +154,8 @@ def test_the_record_of_a_test_is_complete(make_module, make_data, make_trainer, 
     settings = {"attack": "PGD", "eps": 0.1, "steps": 2, "step_size": 0.05, "restarts": 1, "norm": "Linf"}
     assert record["attack"] | settings == record["attack"]
     run = {"activation": "ReLU", "backbone": "KafVGG(width=4, hidden=8, image_size=8, in_channels=1)"}
-    run |= {"objective": "Adversarial-FGSM", "norm": "Linf", "eps": 0.1, "seed": 7}
+    run |= {"objective": "Adversarial-FGSM", "loss": "cross_entropy", "weights": "of the last step"}
+    run |= {"norm": "Linf", "eps": 0.1, "seed": 7}
     assert record["run"] == run
     assert (record["seed"], record["dtype"], record["device"], record["data"]) == (7, "float32", "cpu", "Digits")
     best = trainer.checkpoint_callback.best_model_path

@@ -5,7 +5,7 @@ import torch
 
 from kafnets.attacks import APGDT
 from kafnets.logits import is_correct, likely_wrong_classes
-from kafnets.losses import targeted_dlr
+from kafnets.losses import targeted_dlr, targeted_margin
 
 from .apgd_cases import linear
 
@@ -37,11 +37,8 @@ def test_images_that_stay_correct_try_all_targets_in_order():
 def test_few_classes_need_another_loss_than_the_ratio():
     _, net = linear(classes=3)
     x = torch.rand(5, 30)
-    with pytest.raises(ValueError, match="at least 4 classes, got 3"):
-        APGDT()(net, x, net(x).argmax(1))
-
-    def difference(logits, y, target):
-        return (logits.gather(1, target.unsqueeze(1)) - logits.gather(1, y.unsqueeze(1))).squeeze(1)
-
-    attack = APGDT(eps=0.5, steps=10, targeted_loss=difference)
-    assert not is_correct(net(attack(net, x, net(x).argmax(1))), net(x).argmax(1)).any()
+    y = net(x).argmax(1)
+    with pytest.raises(ValueError, match="needs 4 classes or more, the network has 3"):
+        APGDT(targeted_loss=targeted_dlr).for_classes(3)
+    attack = APGDT(eps=0.5, steps=10, targeted_loss=targeted_margin)
+    assert not is_correct(net(attack(net, x, y)), y).any()
