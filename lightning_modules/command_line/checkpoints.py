@@ -60,8 +60,17 @@ def checkpoint_config(path: Path, checkpoint: dict[str, Any], trusted: Iterable[
     return flat
 
 
-def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ``ValueError`` unless training can be resumed from a checkpoint with this optimizer."""
+def check_resumable(
+    path: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer, *, averages: bool
+) -> None:
+    """Raise ``ValueError`` unless training can be resumed from a checkpoint.
+
+    Args:
+        path: path of the checkpoint, for error messages.
+        checkpoint: result of :func:`read_checkpoint`.
+        optimizer: the optimizer of the run.
+        averages: whether the run averages weights.
+    """
     missing = [key for key in ("epoch", "global_step", "optimizer_states", "loops") if key not in checkpoint]
     if missing:
         raise ValueError(
@@ -75,6 +84,11 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.opt
         raise ValueError(
             f"{path} was trained with another optimizer than {type(optimizer).__name__}; "
             "pass the config of that training"
+        )
+    if "live_net" in checkpoint and not averages:
+        raise ValueError(
+            f"{path} holds an average of weights, which training can't go on from without averaging; "
+            "pass --config ema.yaml, or the WeightAverage of that training"
         )
 
 
