@@ -140,6 +140,17 @@ class WeightAverage(Callback):
             if name.endswith(("running_mean", "running_var")):
                 buffer.copy_(trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return what :meth:`go_back` needs; its tensors are not copies."""
+        assert self.net is not None
+        return {"net": self.net.state_dict(), "steps": self.steps}
+
+    def go_back(self, state: dict[str, Any]) -> None:
+        """Take the average back to a snapshot."""
+        assert self.net is not None
+        self.net.load_state_dict(state["net"])
+        self.steps = state["steps"]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps averaged."""
         return {"steps": self.steps}
