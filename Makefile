@@ -17,7 +17,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@echo "== tests; the long ones: $(BIN)/pytest -m slow"
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 # adv-lib: other implementations of the attacks, for tests; without its dependencies, as visdom no longer builds
 $(READY): pyproject.toml

@@ -42,7 +42,7 @@ from lightning_modules.command_line.messages import is_first, quieten, say_engin
 from lightning_modules.command_line.monitors import check_monitors
 from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
-from lightning_modules.command_line.signals import status, stop_on_sigusr1
+from lightning_modules.command_line.signals import status, stop_on_signals
 from lightning_modules.command_line.sizes import SIZES, check_size, size_flags
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -137,7 +137,7 @@ class CLI(LightningCLI):
         kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
-        stop_on_sigusr1(trainer)
+        stop_on_signals(trainer)
         return trainer
 
     @staticmethod

@@ -1,7 +1,7 @@
 """The base class of all data modules: images in memory, a held-out split, batches in [0, 1]."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ class ImageDataModule(LightningDataModule, ABC):
     Batches arrive on the device as ``(x (B, C, H, W) float32 in [0, 1], y (B,) int64, index (B,) int64)``; ``index``
     is the position in the training, validation or test set. Training batches are shuffled, full and augmented; their
     order is a function of (seed, epoch) and their augmentation of (seed, rank, epoch, batch) alone, so that a run
-    resumed at the end of an epoch sees the same batches as one that was not stopped.
+    resumed at any step sees the same batches as one that was not stopped.
 
     Validation images are held out of the training images, in proportion from every class; the choice depends on the
     labels, ``seed`` and ``val_fraction`` alone. The test set is never used to choose anything. Both sets are ordered so
@@ -180,10 +180,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def _eval_sampler(self, images: ImageTensors) -> EvalBatches:
         return EvalBatches(len(images), batch_size=self.eval_batch_size, rank=self._rank, world_size=self._world_size)
 
-    def _loader(self, images: ImageTensors, sampler: Sampler) -> DataLoader:
+    def _loader(self, images: ImageTensors, sampler: Sampler, kind: "type[_LazyLoader] | None" = None) -> "_LazyLoader":
         device = self._accelerator
         resident = self._fits(images, device)
-        return _LazyLoader(
+        return (kind or _LazyLoader)(
             images.to(device) if resident else images,
             sampler=sampler,
             batch_size=None,
@@ -196,7 +196,12 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches of the training set."""
-        return self._loader(self.train_set, self._train_sampler())
+        loader = self._loader(self.train_set, self._train_sampler(), _TrainLoader)
+        loader.trained = self._batches_trained  # type: ignore[attr-defined]
+        return loader
+
+    def _batches_trained(self) -> int:
+        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
     def val_dataloader(self) -> DataLoader:
         """Each validation image once over all processes."""
@@ -234,6 +239,25 @@ class _LazyLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from super().__iter__()
+
+
+class _TrainLoader(_LazyLoader):
+    """The loader of training batches, which can go on in the middle of an epoch.
+
+    Lightning calls ``state_dict`` when it saves a checkpoint, and ``load_state_dict`` when it resumes in the middle of
+    an epoch.
+    """
+
+    trained: Callable[[], int]  # number of batches of this epoch that were trained on
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the epoch."""
+        return {"batches": self.trained()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from that place; after the last batch, with the next epoch."""
+        sampler: Any = self.sampler
+        sampler.start = state["batches"] % len(sampler)
 
 
 def _identity(batch: Any) -> Any:

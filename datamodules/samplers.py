@@ -43,6 +43,7 @@ class ShuffledBatches(Sampler[Tensor]):
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.start = 0  # batches that the next iteration leaves out; a run resumed within an epoch sets it
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation that the next iteration follows; Lightning calls this before every epoch."""
@@ -54,7 +55,8 @@ class ShuffledBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.num_images, generator=keyed_generator("order", self.seed, self.epoch))
         mine = order[: len(self) * self.batch_size * self.world_size][self.rank :: self.world_size]
-        return iter(mine.split(self.batch_size))
+        start, self.start = self.start, 0
+        return iter(mine.split(self.batch_size)[start:])
 
 
 class EvalBatches(Sampler[Tensor]):

@@ -259,6 +259,12 @@ class Classifier(LightningModule):
                 "robust accuracy cannot be measured; use 32-true, 16-mixed or bf16-mixed"
             )
 
+    def on_train_start(self) -> None:
+        """Let callbacks begin an epoch that a resumed run begins in the middle, which Lightning does not tell them."""
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_train_epoch_start(self.trainer, self)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this step, and seed torch's own generator (used by dropout)."""
         multiplier = self.schedule(self._fractional_epoch(batch_idx), self.trainer.max_epochs or 1)

@@ -246,13 +246,15 @@ def test_a_mistake_is_one_line_and_writes_nothing(flags: list[str], answer: str,
         ("model.net.activation=Silu", f"'Silu' {UNKNOWN}; did you mean SiLU?"),
         ("model.net.activation.kernel=laplacian", f"'laplacian' {UNKNOWN}; did you mean Laplacian?"),
         ("model.optimizer=Adma", f"'Adma' {UNKNOWN}; did you mean Adamax, Adam, RAdam?"),
+        ("trainer.callbacks.fallback=NFGSMM", f"'NFGSMM' {UNKNOWN}; did you mean NFGSM, FGSM, MIFGSM?"),
         ("model.optimizer=sgd", f"'sgd' {UNKNOWN}; did you mean SGD?"),
         ("model.decay_filter=kernels", "did you mean kafnets.parameter_filters.kernels?"),
         ("model.test_attack.loss=kafnets.losses.margn", "did you mean kafnets.losses.margin?"),
     ],
 )
 def test_a_misspelt_name_is_answered_with_the_similar_one(flag: str, answer: str, refused: Refused):
-    line = refused([*RECIPE, f"--{flag}"])
+    guard = ["--trainer.callbacks+=OverfittingGuard"] if "callbacks" in flag else []
+    line = refused([*RECIPE, *guard, f"--{flag}"])
     assert line.startswith(f"error: {flag.partition('=')[0]}: ") and line.endswith(answer)
 
 

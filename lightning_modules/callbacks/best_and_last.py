@@ -1,11 +1,13 @@
 """The checkpoints of a run."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 
@@ -16,6 +18,10 @@ class BestAndLast(ModelCheckpoint):
     run resumed into another folder loses the best value so far. Here ``last.ckpt`` is written every epoch, and a
     resumed run starts with the best value of the run it continues (whose files it does not change). In names of files,
     epochs count from 1, as everywhere else.
+
+    When a signal stops a run of one process, ``last.ckpt`` is also written in the middle of an epoch, between two
+    steps, and one line says how to go on. Several processes may not stop at the same step, so they keep the last
+    finished epoch.
     """
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
@@ -26,6 +32,20 @@ class BestAndLast(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         if not self._should_skip_saving_checkpoint(trainer) and self._should_save_on_train_epoch_end(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """After a signal, save the state between two steps and print how to resume."""
+        if not isinstance(exception, KeyboardInterrupt | SIGTERMException) or trainer.state.fn != "fit":
+            return
+        # an interrupt comes at any place within a step; a validation would have to begin anew
+        between_steps = isinstance(exception, SIGTERMException) and trainer.training and trainer.world_size == 1
+        if between_steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if trainer.is_global_zero:
+            last = self.last_model_path
+            onward = f"resume with --ckpt_path {last}" if last else "no epoch was finished, so there is no checkpoint"
+            place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            print(f"stopped in {place}; {onward}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do nothing: all is saved by now, and Lightning's method would write a file even in a ``fast_dev_run``."""

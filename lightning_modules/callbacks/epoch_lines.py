@@ -1,12 +1,10 @@
 """The progress of training as lines of text."""
 
 import math
-import sys
 import time
 from typing import Any
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules.callbacks.epoch_bar import has_bar
 from lightning_modules.callbacks.this_epoch import ThisEpoch
@@ -83,14 +81,3 @@ class EpochLines(ThisEpoch):
         if trainer.is_global_zero:
             line = epoch_line(trainer.current_epoch + 1, trainer.max_epochs or 0, self.figures(trainer))
             print(line, flush=True)
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """After a signal, print how to resume; only the last finished epoch is kept."""
-        stopped = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
-        if not (stopped and trainer.is_global_zero and trainer.state.fn == "fit"):
-            return
-        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
-        onward = f"resume with --ckpt_path {last}" if last else "no epoch was finished, so there is no checkpoint"
-        print(
-            f"stopped in epoch {trainer.current_epoch + 1}/{trainer.max_epochs}; {onward}", file=sys.stderr, flush=True
-        )

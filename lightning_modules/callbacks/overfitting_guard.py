@@ -103,10 +103,6 @@ class OverfittingGuard(Callback):
                 "fallback again, or begin a new run"
             )
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Begin a window of training accuracies, as a resumed run does."""
-        self._window, self._mean_before = [], None
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Probe every ``every`` steps, at the end of an epoch, and after a jump of the training accuracy."""
         if self.collapsed_at is None and pl_module.objective.single_step:
@@ -137,11 +133,13 @@ class OverfittingGuard(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to act as this one."""
         names = ("collapsed_at", "peak", "last", "peak_epoch")
-        return {name: getattr(self, name) for name in names} | {"good": self._good}
+        window = {"good": self._good, "window": list(self._window), "mean_before": self._mean_before}
+        return {name: getattr(self, name) for name in names} | window
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of the resumed run."""
-        self._good = state_dict["good"]
+        self._good, self._window = state_dict["good"], list(state_dict["window"])
+        self._mean_before = state_dict["mean_before"]
         for name in ("collapsed_at", "peak", "last", "peak_epoch"):
             setattr(self, name, state_dict[name])
 

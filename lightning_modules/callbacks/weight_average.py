@@ -67,10 +67,6 @@ class WeightAverage(Callback):
         self._counted.to(pl_module.device)
         pl_module.record.pop("weights", None)  # of the checkpoint that is resumed; training goes on with live weights
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Forget the inputs of the last epoch: a resumed run does not know them."""
-        self._inputs.clear()
-
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the average towards the weights of this step."""
@@ -110,6 +106,10 @@ class WeightAverage(Callback):
             names = ("clean_accuracy", "robust_accuracy")
             pl_module.log_dict({f"val/average_{name}": values[name] for name in names}, sync_dist=True)
             self._attacked = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Forget the inputs, so that checkpoints of whole epochs do not hold them."""
+        self._inputs.clear()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the average in the place of the network, and the live weights beside it."""
@@ -152,12 +152,13 @@ class WeightAverage(Callback):
         self.steps = state["steps"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps averaged."""
-        return {"steps": self.steps}
+        """Return the number of steps averaged, and the inputs of the last steps."""
+        return {"steps": self.steps, "inputs": list(self._inputs)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting and collecting."""
         self.steps = state_dict["steps"]
+        self._inputs.extend(state_dict["inputs"])
 
 
 @torch.no_grad()

@@ -51,6 +51,8 @@ def one_line(message: str, keys: Iterable[str] = ()) -> str:
             continue  # the value is named already
         if text and not _NOISE.match(text) and text not in rest:
             rest.append(text)
+    if unknown:  # another alternative of the type does not have the option at all, which is no help
+        rest = [text for text in rest if not text.startswith("Option '")]
     gist = (f"{'.'.join(path)}: " if path else "") + " ".join(rest)
     gist = re.sub(r"<class '([\w.]+)'>", r"\1", gist)
     gist = re.sub(r"\.*\s*Got value: Namespace\(.*", "", gist)

@@ -54,13 +54,13 @@ def suggestion(message: str, owner: str, keys: Iterable[str]) -> str:
         keys: the keys of the parser.
     """
     near: list[str] = []
-    if option := re.search(r"Option '([^']+)' is not accepted", message):
+    if name := re.search(r"'(\w+)' is neither a known class nor a dotted path", message):
+        near = closest(name[1], _public_names())
+    elif option := re.search(r"Option '([^']+)' is not accepted", message):
         accepted = _options(owner)
         near = closest(option[1].rpartition(".")[2], accepted, cutoff=0.7)
         if accepted and not near:
             return f"; {owner.rpartition('.')[2]} accepts {', '.join(sorted(accepted))}"
-    elif name := re.search(r"'(\w+)' is neither a known class nor a dotted path", message):
-        near = closest(name[1], _public_names())
     elif member := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         near = [f"{member[1]}.{name}" for name in closest(member[2], _members(member[1]))]
     elif key := re.search(r"(?:does not accept option '|nrecognized arguments: --)([\w.]+)", message):
