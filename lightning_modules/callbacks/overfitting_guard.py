@@ -91,7 +91,8 @@ class OverfittingGuard(Callback):
         self._mean_before: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Take over the objective of a resumed run that has collapsed before."""
+        """Take over the state of a resumed run; if it has collapsed before, with its objective."""
+        self._window = [accuracy.to(pl_module.device) for accuracy in self._window]
         data = trainer.datamodule  # type: ignore[attr-defined]
         if pl_module.objective.single_step and getattr(data, "val_set", None) is None:
             raise ValueError("OverfittingGuard attacks the val_set of a data module: pass datamodule=... to fit")
@@ -209,8 +210,8 @@ class OverfittingGuard(Callback):
 def _state(trainer: Trainer, module: Any) -> dict[str, Any]:
     """Copies of the state of network, optimizer and averages."""
     kept = {"net": module.net.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
-    kept["averages"] = [average.snapshot() for average in _averages(trainer)]
-    return copy.deepcopy(kept) | {"step": trainer.global_step}
+    averages = [average.snapshot() for average in _averages(trainer)]
+    return copy.deepcopy(kept) | {"averages": averages, "step": trainer.global_step}
 
 
 def _restore(trainer: Trainer, module: Any, state: dict[str, Any]) -> None:

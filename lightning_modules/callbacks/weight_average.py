@@ -64,6 +64,7 @@ class WeightAverage(Callback):
         if self.net is None:
             self.net = copy.deepcopy(pl_module.net).requires_grad_(False)
         self.net.to(pl_module.device)
+        self._inputs = deque((x.to(pl_module.device) for x in self._inputs), maxlen=self.batches)
         self._counted.to(pl_module.device)
         pl_module.record.pop("weights", None)  # of the checkpoint that is resumed; training goes on with live weights
 
@@ -109,12 +110,13 @@ class WeightAverage(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the inputs, so that checkpoints of whole epochs do not hold them."""
+        self._estimate(trainer)  # there may have been no validation
         self._inputs.clear()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the average in the place of the network, and the live weights beside it."""
         assert self.net is not None
-        self._estimate(trainer)  # there may have been no validation
+        self._estimate(trainer)  # a signal may have stopped the run between two steps
         checkpoint["record"] = {"weights": self.label}
         state = checkpoint["state_dict"]
         checkpoint["live_net"] = {name: state[f"net.{name}"] for name in self.net.state_dict()}
@@ -141,15 +143,16 @@ class WeightAverage(Callback):
                 buffer.copy_(trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what :meth:`go_back` needs; its tensors are not copies."""
+        """Return copies of the averaged weights, and the number of steps."""
         assert self.net is not None
-        return {"net": self.net.state_dict(), "steps": self.steps}
+        return {"weights": [p.clone() for p in self.net.parameters()], "steps": self.steps}
 
+    @torch.no_grad()
     def go_back(self, state: dict[str, Any]) -> None:
-        """Take the average back to a snapshot."""
+        """Take the average back to a snapshot; the statistics of batch norm are estimated when they are needed."""
         assert self.net is not None
-        self.net.load_state_dict(state["net"])
-        self.steps = state["steps"]
+        torch._foreach_copy_(list(self.net.parameters()), state["weights"])
+        self.steps, self._has_moved = state["steps"], True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps averaged, and the inputs of the last steps."""

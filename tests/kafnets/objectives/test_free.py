@@ -1,4 +1,4 @@
-"""Free adversarial training: its perturbation step by step, and its replays."""
+"""Free adversarial training: its perturbation step by step, its replays, its checkpoints."""
 
 import pytest
 import torch
@@ -52,6 +52,18 @@ def test_images_stay_in_the_ball(threat, make_net, make_batch):
     assert threat.norm.size(inputs - batch.x).max() <= threat.eps
     assert threat.norm.size(inputs - batch.x).min() > 0.5 * threat.eps
     assert inputs.min() >= 0 and inputs.max() <= 1
+
+
+def test_a_checkpoint_contains_the_perturbation(make_net, make_batch):
+    net, batch, objective = make_net(), make_batch(), Free()
+    step(objective, net, batch)
+    resumed = Free()
+    resumed.load_state_dict(objective.state_dict())
+    assert torch.equal(resumed.craft(net, batch), objective.craft(net, batch))
+    broken = objective.state_dict()
+    broken["_extra_state"] = broken["_extra_state"] | {"delta": torch.tensor([float("nan")])}
+    with pytest.raises(ValueError, match="not finite numbers"):
+        resumed.load_state_dict(broken)
 
 
 @pytest.mark.parametrize("replays", [0, 1])
