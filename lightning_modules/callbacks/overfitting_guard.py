@@ -139,8 +139,8 @@ class OverfittingGuard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of the resumed run."""
-        self._good, self._window = state_dict["good"], list(state_dict["window"])
-        self._mean_before = state_dict["mean_before"]
+        self._good, self._window = state_dict["good"], list(state_dict.get("window", ()))
+        self._mean_before = state_dict.get("mean_before")
         for name in ("collapsed_at", "peak", "last", "peak_epoch"):
             setattr(self, name, state_dict[name])
 

@@ -161,7 +161,7 @@ class WeightAverage(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting and collecting."""
         self.steps = state_dict["steps"]
-        self._inputs.extend(state_dict["inputs"])
+        self._inputs.extend(state_dict.get("inputs", ()))
 
 
 @torch.no_grad()
