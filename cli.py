@@ -31,6 +31,7 @@ from lightning_modules.callbacks import (
     RobustnessReport,
     RunConfig,
     Throughput,
+    WeightAverage,
 )
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
@@ -186,7 +187,9 @@ class CLI(LightningCLI):
             checkpoint = read_checkpoint(Path(path))
             check_fits(Path(path), checkpoint, self.model)
             if self.subcommand == "fit":
-                check_resumable(Path(path), checkpoint, self.model.configure_optimizers())
+                callbacks = as_list(self._get(self.config_init, "trainer").get("callbacks"))
+                averages = any(isinstance(item, WeightAverage) for item in callbacks)
+                check_resumable(Path(path), checkpoint, self.model.configure_optimizers(), averages=averages)
 
 
 def main(arguments: list[str] | None = None) -> None:

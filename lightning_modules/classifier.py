@@ -171,8 +171,8 @@ class Classifier(LightningModule):
         return names | self.record | {"eps": threat.eps, "seed": self.seed}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what callbacks have noted about the training."""
-        checkpoint["record"] = dict(self.record)
+        """Save what callbacks have noted about the training, and about the weights of this checkpoint."""
+        checkpoint["record"] = self.record | checkpoint.get("record", {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the notes of the training."""

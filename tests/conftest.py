@@ -1,5 +1,6 @@
 """Small runs of the command line, shared by several tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cli
+
+# pytest shows these warnings, users never see them; the first command line of a process would print them
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 TINY = [
     "--config=digits.yaml",

@@ -16,15 +16,14 @@ class Free(Objective):
     clipped to the images that it is added to, as in Wong et al.'s code. An epoch of m replays costs as much as m epochs
     of standard training, so it is usual to divide the number of epochs by m.
 
-    The perturbation starts at zero and is part of a checkpoint. With several processes, each has a perturbation of its
-    own, and a checkpoint contains that of the first; therefore it returns to zero at the beginning of every epoch, and
-    a run that is resumed there equals an uninterrupted one.
+    The perturbation starts at zero in every epoch, and is part of a checkpoint. With several processes, each has a
+    perturbation of its own, and a checkpoint contains that of the first: a run of several is resumed after an epoch.
 
     Args:
         replays: steps on every batch, >= 2; the authors use 8 on CIFAR-10 and 4 on ImageNet.
 
     Raises:
-        ValueError: if ``replays`` is out of its range, or a checkpoint contains a perturbation that is not finite.
+        ValueError: if ``replays`` is out of its range, or a checkpoint contains no perturbation of finite numbers.
 
     Example:
         >>> print(Free().label, Free(replays=4).label)
@@ -73,7 +72,7 @@ class Free(Objective):
 
     def set_extra_state(self, state: dict[str, Tensor | int]) -> None:
         """Take over the perturbation of a checkpoint."""
-        delta, epoch = state["delta"], state["epoch"]
+        delta, epoch = (state.get(name) if isinstance(state, dict) else None for name in ("delta", "epoch"))
         if not (isinstance(delta, Tensor) and isinstance(epoch, int) and bool(torch.isfinite(delta).all())):
             raise ValueError("the checkpoint's perturbation of free adversarial training is not finite numbers")
         self._delta, self._epoch = delta.clone(), epoch

@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, distributed, nn
 
 from kafnets.attacks.preserve_state import preserve_state
+from kafnets.attacks.queries import ask
 from kafnets.device_reads import Later
 
 
@@ -58,7 +59,7 @@ def first_affected(net: nn.Module, x: Tensor, images: Tensor) -> str:
         # in training mode SyncBatchNorm would wait for the ranks whose loss is finite
         synced = any(isinstance(module, nn.SyncBatchNorm) for module in net.modules())
         with preserve_state(net, eval_mode=synced), torch.no_grad(), _first_bad_output(net) as names:
-            net(batch)
+            ask(net, batch)
         if names:
             return f"layer {names[0]}"
     return "no layer: the loss itself overflowed" if attacked_is_finite else "the attack's gradient"

@@ -9,9 +9,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from kafnets.attacks import FGSM, PGD
+from kafnets.attacks.preserve_state import preserve_state
+from kafnets.attacks.queries import ask
 from kafnets.keyed_random import image_keys
 from kafnets.metrics import RobustAccuracy
 from kafnets.objectives import Objective
+from lightning_modules.callbacks.weight_average import WeightAverage
 from lightning_modules.measuring import in_float32
 
 WINDOW = 50  # steps
@@ -31,8 +34,9 @@ class OverfittingGuard(Callback):
 
     - by default training goes on;
     - with ``stop=True`` training ends, and the best checkpoint so far is tested;
-    - with ``fallback`` the network, optimizer and objective of the last probe without a collapse are restored and
-      training goes on with the fallback objective, whose name is then part of the objective's name in every record.
+    - with ``fallback`` the network, the optimizer and an average of weights are taken back to the last probe without a
+      collapse, and training goes on with the fallback objective, whose name is then part of the objective's name in
+      every record.
 
     After training it says if robust accuracy fell slowly after its peak, which is robust overfitting (Rice, Wong,
     Kolter 2020) and no collapse.
@@ -45,12 +49,14 @@ class OverfittingGuard(Callback):
         jump: rise of the mean training accuracy from one window of 50 steps to the next that is reason enough for a
             probe, in (0, 1).
         stop: True ends training on a collapse.
-        fallback: an objective to go on with, such as :class:`~kafnets.objectives.NFGSM`.
+        fallback: an objective to go on with, such as :class:`~kafnets.objectives.NFGSM`; one without buffers or
+            parameters, because checkpoints hold those of the run's own objective.
         decline: fall of the validation robust accuracy from its peak to the end that counts as robust overfitting, in
             (0, 1).
 
     Raises:
-        ValueError: if a setting is out of its range, or both ``stop`` and ``fallback`` are given.
+        ValueError: if a setting is out of its range, or both ``stop`` and ``fallback`` are given; when training begins,
+            if there is no data module with a ``val_set``, or the resumed run went on with a fallback and none is given.
     """
 
     def __init__(
@@ -72,25 +78,39 @@ class OverfittingGuard(Callback):
                 raise ValueError(f"{name} must lie in (0, 1), got {share:g}")
         if stop and fallback is not None:
             raise ValueError("a collapse can't both stop training and go on with a fallback: give one of them")
+        if fallback is not None and fallback.state_dict():
+            raise ValueError(f"{fallback.label} has buffers or parameters, so it can't be a fallback; take another one")
         self.every, self.images, self.gap, self.jump = every, images, gap, jump
         self.stop, self.fallback, self.decline = stop, fallback, decline
         self.single, self.multi = FGSM(), PGD(steps=10)
         self.collapsed_at: int | None = None
         self.peak, self.last, self.peak_epoch = 0.0, 0.0, 0
+        self._probed_at = 0
         self._good: dict[str, Any] | None = None
         self._window: list[Tensor] = []
         self._mean_before: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Take over the objective of a resumed run that has collapsed before."""
+        """Take over the state of a resumed run; if it has collapsed before, with its objective."""
+        self._window = [accuracy.to(pl_module.device) for accuracy in self._window]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if pl_module.objective.single_step and getattr(data, "val_set", None) is None:
+            raise ValueError("OverfittingGuard attacks the val_set of a data module: pass datamodule=... to fit")
         if self.collapsed_at is not None and self.fallback is not None:
             self._fall_back(pl_module)
+        elif "objective" in pl_module.record:
+            raise ValueError(
+                f"the run went on as {pl_module.record['objective']} after a collapse; give OverfittingGuard this "
+                "fallback again, or begin a new run"
+            )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Probe every ``every`` steps, at the end of an epoch, and after a jump of the training accuracy."""
         if self.collapsed_at is None and pl_module.objective.single_step:
             due = trainer.global_step % self.every == 0 or batch_idx + 1 == trainer.num_training_batches
+            due = due and trainer.global_step != self._probed_at  # a step may take several batches
             if self._has_jumped(trainer, pl_module.accuracy) or due:
+                self._probed_at = trainer.global_step
                 self._probe(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -119,8 +139,8 @@ class OverfittingGuard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of the resumed run."""
-        self._good, self._window = state_dict["good"], list(state_dict["window"])
-        self._mean_before = state_dict["mean_before"]
+        self._good, self._window = state_dict["good"], list(state_dict.get("window", ()))
+        self._mean_before = state_dict.get("mean_before")
         for name in ("collapsed_at", "peak", "last", "peak_epoch"):
             setattr(self, name, state_dict[name])
 
@@ -145,10 +165,10 @@ class OverfittingGuard(Callback):
             return
         self.collapsed_at = trainer.global_step
         then = self._act(trainer, module)
+        images = min(self.images, len(trainer.datamodule.val_set))  # type: ignore[attr-defined]
         rank_zero_warn(
             f"catastrophic overfitting at step {trainer.global_step} (epoch {trainer.current_epoch + 1}): of "
-            f"{self.images} validation images {single:.0%} resist {self.single} and {multi:.0%} resist {self.multi}; "
-            f"{then}"
+            f"{images} validation images {single:.0%} resist {self.single} and {multi:.0%} resist {self.multi}; {then}"
         )
 
     def accuracies(self, trainer: Trainer, module: Any) -> tuple[float, float]:
@@ -159,18 +179,11 @@ class OverfittingGuard(Callback):
         if len(chosen):
             x, y, index = (value.to(module.device) for value in images[chosen])
             x, keys = x.float() / 255, image_keys(index, module.seed, PROBE)
-            training = [part.training for part in module.net.modules()]
-            with in_float32(module.device):
-                for part in module.net.modules():
-                    part.training = False
-                with torch.no_grad():
-                    clean = module.net(x)
+            with in_float32(module.device), preserve_state(module.net, eval_mode=True), torch.no_grad():
+                clean = ask(module.net, x)
                 for counter, attack in zip(counters, (self.single, self.multi), strict=True):
                     attacked = attack.within(module.threat)(module.net, x, y, keys=keys)
-                    with torch.no_grad():
-                        counter.update(clean, module.net(attacked), y)
-                for part, mode in zip(module.net.modules(), training, strict=True):
-                    part.training = mode
+                    counter.update(clean, ask(module.net, attacked), y)
         single, multi = (float(counter.compute()["robust"]) for counter in counters)
         return single, multi
 
@@ -195,11 +208,19 @@ class OverfittingGuard(Callback):
 
 
 def _state(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """Copies of the network's and the optimizer's state."""
+    """Copies of the state of network, optimizer and averages."""
     kept = {"net": module.net.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
-    return copy.deepcopy(kept) | {"step": trainer.global_step}
+    averages = [average.snapshot() for average in _averages(trainer)]
+    return copy.deepcopy(kept) | {"averages": averages, "step": trainer.global_step}
 
 
 def _restore(trainer: Trainer, module: Any, state: dict[str, Any]) -> None:
     module.net.load_state_dict(state["net"])
     trainer.optimizers[0].load_state_dict(state["optimizer"])
+    for average, kept in zip(_averages(trainer), state["averages"], strict=True):
+        average.go_back(kept)
+
+
+def _averages(trainer: Trainer) -> list[WeightAverage]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [item for item in callbacks if isinstance(item, WeightAverage)]

@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
+from kafnets.attacks.queries import ask
 from lightning_modules.classifier import VAL, Evaluation
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -19,7 +20,7 @@ class WeightAverage(Callback):
     After step t, ``average <- d average + (1 - d) weights``. EMA has ``d = min(decay, (1 + t) / (10 + t))`` (Gowal et
     al. 2020, section 3.4), SWA ``d = t / (t + 1)`` (Izmailov et al. 2018), counted from ``start``. The running
     statistics of batch norm belong to other weights, so those of the average are estimated anew before every
-    evaluation, on the inputs of the last ``batches`` training steps.
+    evaluation and checkpoint, on the inputs of the last ``batches`` training steps.
 
     Validation counts both networks: ``val/robust_accuracy`` is that of the live weights, ``val/average_clean_accuracy``
     and ``val/average_robust_accuracy`` those of the average. In a checkpoint the average takes the place of the
@@ -47,6 +48,7 @@ class WeightAverage(Callback):
         self.decay, self.start, self.batches = decay, start, batches
         self.steps = 0
         self.net: nn.Module | None = None
+        self._has_moved = False  # since the statistics of batch norm were estimated
         self._inputs: deque[Tensor] = deque(maxlen=batches)
         self._counted = Evaluation()
         self._attacked: nn.Module | None = None
@@ -62,8 +64,9 @@ class WeightAverage(Callback):
         if self.net is None:
             self.net = copy.deepcopy(pl_module.net).requires_grad_(False)
         self.net.to(pl_module.device)
+        self._inputs = deque((x.to(pl_module.device) for x in self._inputs), maxlen=self.batches)
         self._counted.to(pl_module.device)
-        pl_module.record["weights"] = self.label
+        pl_module.record.pop("weights", None)  # of the checkpoint that is resumed; training goes on with live weights
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -76,21 +79,17 @@ class WeightAverage(Callback):
         self.steps += started
         averaged: list[Tensor] = list(self.net.parameters())
         torch._foreach_lerp_(averaged, list(pl_module.net.parameters()), 1 - keep)
-        pl_module.record["weights"] = self.label
+        self._has_moved = True
 
     def _keep(self) -> float:
         t = self.steps
         return t / (t + 1) if self.decay is None else min(self.decay, (1 + t) / (10 + t))
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Estimate the statistics of batch norm."""
+        """Prepare the average for an evaluation beside the live network."""
         if self.net is None or not self._inputs:
             return
-        with trainer.precision_plugin.train_step_context():
-            estimate_statistics(self.net, list(self._inputs))
-        for name, buffer in self.net.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.copy_(trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
+        self._estimate(trainer)
         self._attacked = pl_module.attack_view(self.net) if pl_module.attack_view else self.net
 
     def on_validation_batch_end(
@@ -111,11 +110,14 @@ class WeightAverage(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the inputs, so that checkpoints of whole epochs do not hold them."""
+        self._estimate(trainer)  # there may have been no validation
         self._inputs.clear()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the average in the place of the network, and the live weights beside it."""
         assert self.net is not None
+        self._estimate(trainer)  # a signal may have stopped the run between two steps
+        checkpoint["record"] = {"weights": self.label}
         state = checkpoint["state_dict"]
         checkpoint["live_net"] = {name: state[f"net.{name}"] for name in self.net.state_dict()}
         checkpoint["state_dict"] = state | {f"net.{name}": value for name, value in self.net.state_dict().items()}
@@ -129,6 +131,29 @@ class WeightAverage(Callback):
         self.net = copy.deepcopy(pl_module.net).requires_grad_(False)
         pl_module.net.load_state_dict(checkpoint["live_net"])
 
+    def _estimate(self, trainer: Trainer) -> None:
+        """Estimate the statistics of batch norm, unless they are those of the average as it is."""
+        if self.net is None or not self._has_moved:
+            return
+        self._has_moved = False
+        with trainer.precision_plugin.train_step_context():
+            estimate_statistics(self.net, list(self._inputs))
+        for name, buffer in self.net.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return copies of the averaged weights, and the number of steps."""
+        assert self.net is not None
+        return {"weights": [p.clone() for p in self.net.parameters()], "steps": self.steps}
+
+    @torch.no_grad()
+    def go_back(self, state: dict[str, Any]) -> None:
+        """Take the average back to a snapshot; the statistics of batch norm are estimated when they are needed."""
+        assert self.net is not None
+        torch._foreach_copy_(list(self.net.parameters()), state["weights"])
+        self.steps, self._has_moved = state["steps"], True
+
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps averaged, and the inputs of the last steps."""
         return {"steps": self.steps, "inputs": list(self._inputs)}
@@ -136,7 +161,7 @@ class WeightAverage(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting and collecting."""
         self.steps = state_dict["steps"]
-        self._inputs.extend(state_dict["inputs"])
+        self._inputs.extend(state_dict.get("inputs", ()))
 
 
 @torch.no_grad()
@@ -150,7 +175,7 @@ def estimate_statistics(net: nn.Module, inputs: list[Tensor]) -> None:
         layer.momentum = None  # a plain mean over batches
         layer.train()
     for x in inputs:
-        net(x)
+        ask(net, x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     net.eval()

@@ -26,9 +26,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of this project: it has no state_dict")
     state = checkpoint["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    # an objective may keep more than a tensor, as Free does, and checks it itself
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) or (isinstance(value, dict) and str(name).endswith("_extra_state"))
+        for name, value in state.items()
+    ):
         raise ValueError(f"{path} is not a checkpoint of this project: its state_dict does not hold tensors by name")
-    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(
             f"{path} holds weights that are not finite ({broken[0]}); it can't be tested or trained further"
@@ -60,8 +65,17 @@ def checkpoint_config(path: Path, checkpoint: dict[str, Any], trusted: Iterable[
     return flat
 
 
-def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ``ValueError`` unless training can be resumed from a checkpoint with this optimizer."""
+def check_resumable(
+    path: Path, checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer, *, averages: bool
+) -> None:
+    """Raise ``ValueError`` unless training can be resumed from a checkpoint.
+
+    Args:
+        path: path of the checkpoint, for error messages.
+        checkpoint: result of :func:`read_checkpoint`.
+        optimizer: the optimizer of the run.
+        averages: whether the run averages weights.
+    """
     missing = [key for key in ("epoch", "global_step", "optimizer_states", "loops") if key not in checkpoint]
     if missing:
         raise ValueError(
@@ -76,19 +90,27 @@ def check_resumable(path: Path, checkpoint: dict[str, Any], optimizer: torch.opt
             f"{path} was trained with another optimizer than {type(optimizer).__name__}; "
             "pass the config of that training"
         )
+    if "live_net" in checkpoint and not averages:
+        raise ValueError(
+            f"{path} holds an average of weights, which training can't go on from without averaging; "
+            "pass --config ema.yaml, or the WeightAverage of that training"
+        )
 
 
 def check_fits(path: Path, checkpoint: dict[str, Any], module: nn.Module) -> None:
     """Raise ``ValueError`` unless the checkpoint has exactly the tensors of ``module``, in the same shapes."""
     stored, wanted = checkpoint["state_dict"], module.state_dict()
-    shape = {name: tuple(getattr(value, "shape", ())) for name, value in wanted.items()}
     problems = [f"{name} is missing" for name in wanted if name not in stored]
     problems += [f"{name} is not in the network" for name in stored if name not in wanted]
     problems += [
-        f"{name} has shape {tuple(stored[name].shape)}, the network {shape[name]}"
+        f"{name} has shape {_shape(stored[name])}, the network {_shape(wanted[name])}"
         for name in wanted
-        if name in stored and tuple(getattr(stored[name], "shape", ())) != shape[name]
+        if name in stored and _shape(stored[name]) != _shape(wanted[name])
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ValueError(f"{path} does not fit this network: {problems[0]}{more}; pass the config it was trained with")
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None

@@ -8,6 +8,7 @@ from kafnets.losses import LabelSmoothing
 from kafnets.objectives import AWP, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
 from kafnets.schedules import WarmUp
 from kafnets.threat import ThreatModel
+from lightning_modules.command_line.checkpoints import check_fits, read_checkpoint
 
 OBJECTIVES = {
     "clean": Clean,
@@ -37,10 +38,12 @@ def test_an_objective_trains_and_resumes_bit_for_bit(name, make_module, make_dat
     whole = run("whole", 2)
     assert losses[1] < losses[0]
     run("broken", 1)
-    resumed = run("resumed", 2, tmp_path / "broken" / "version_0" / "checkpoints" / "last.ckpt")
+    last = tmp_path / "broken" / "version_0" / "checkpoints" / "last.ckpt"
+    resumed = run("resumed", 2, last)
     assert losses[-1] == losses[1]
     assert all(torch.equal(value, resumed[0][key]) for key, value in whole[0].items())
     assert str(whole[1:]) == str(resumed[1:])
+    check_fits(last, read_checkpoint(last), make_module(objective=OBJECTIVES[name]()))  # as the command line does
 
 
 def test_eps_follows_its_schedule(make_module, make_data, make_trainer):

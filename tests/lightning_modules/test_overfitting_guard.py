@@ -7,7 +7,7 @@ from pytorch_lightning import Callback
 from kafnets.attacks import FGSM, PGD
 from kafnets.keyed_random import image_keys
 from kafnets.objectives import AWP, MART, NFGSM, Adversarial, Clean, GradAlign
-from lightning_modules.callbacks import OverfittingGuard, overfitting_guard
+from lightning_modules.callbacks import Collapse, OverfittingGuard, WeightAverage, overfitting_guard
 from lightning_modules.callbacks.overfitting_guard import PROBE
 
 
@@ -67,6 +67,39 @@ def test_it_probes_at_intervals_and_ends_of_epochs(make_module, make_data, make_
     assert guard.probes == [3, 4, 6, 8]
 
 
+def test_a_step_of_several_batches_is_probed_once(make_module, make_data, make_trainer):
+    guard = Scripted(every=1)
+    make_trainer(guard, max_epochs=1, accumulate_grad_batches=2).fit(make_module(), make_data())
+    assert guard.probes == [1, 2]
+
+
+def test_an_average_goes_back_too(make_module, make_data, make_trainer):
+    average, seen = WeightAverage(), {}
+
+    class After(Callback):
+        def on_train_batch_end(self, trainer, module, *rest):
+            seen[trainer.global_step] = average.steps, [p.clone() for p in average.net.parameters()]
+
+    guard = Scripted(every=2, collapse=4, fallback=NFGSM())
+    with pytest.warns(UserWarning, match="catastrophic"):
+        make_trainer(average, guard, After(), max_epochs=1).fit(make_module(), make_data())
+    assert seen[4][0] == seen[2][0] == 2 and seen[3][0] == 3
+    back, good, bad = (seen[step][1] for step in (4, 2, 3))
+    assert all(map(torch.equal, back, good)) and not all(map(torch.equal, back, bad))
+
+
+def test_a_network_that_overwrites_its_input_gives_the_same_figures(make_module, make_data, make_trainer):
+    found = []
+    for shifted in (lambda net, args: (args[0] - 0.1,), lambda net, args: args[0].sub_(0.1)):
+        module, guard = make_module(attack_view=None), OverfittingGuard()
+        module.net.register_forward_pre_hook(shifted)
+        guard._probe = lambda trainer, module, guard=guard: found.append(guard.accuracies(trainer, module))
+        trainer = make_trainer(Collapse(), guard, WeightAverage(), max_epochs=1)
+        trainer.fit(module, make_data())
+        found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    assert found[:2] == found[2:]
+
+
 def test_a_jump_of_the_training_accuracy_is_reason_for_a_probe(make_module, make_data, make_trainer, monkeypatch):
     class Jumping(Scripted):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -113,9 +146,19 @@ def test_it_goes_back_and_on_with_another_objective(make_module, make_data, make
     assert whole.labels()["objective"] == "Adversarial-FGSM, from step 6 NFGSM"
     assert isinstance(whole.objective, NFGSM)
     broken, _ = run("broken", 2)
-    resumed, _ = run("resumed", 3, tmp_path / "broken" / "version_0" / "checkpoints" / "last.ckpt")
+    last = tmp_path / "broken" / "version_0" / "checkpoints" / "last.ckpt"
+    resumed, _ = run("resumed", 3, last)
     assert resumed.labels()["objective"] == "Adversarial-FGSM, from step 6 NFGSM"
     assert same(state(resumed), state(whole)) and not same(state(broken), state(whole))
+    with pytest.raises(ValueError, match="went on as Adversarial-FGSM, from step 6 NFGSM after a collapse; give"):
+        make_trainer(OverfittingGuard(), name="without").fit(make_module(), make_data(), ckpt_path=last)
+
+
+def test_a_run_without_held_out_images_is_refused(make_module, make_data, make_trainer):
+    data = make_data()
+    data.setup("fit")
+    with pytest.raises(ValueError, match="attacks the val_set of a data module"):
+        make_trainer(OverfittingGuard()).fit(make_module(), data.train_dataloader())
 
 
 @pytest.mark.parametrize(
@@ -142,6 +185,12 @@ def test_a_slow_decline_is_told_apart(make_module, make_data, make_trainer, caps
     assert said in capsys.readouterr().out
 
 
+def with_a_buffer():
+    objective = Clean()
+    objective.register_buffer("seen", torch.zeros(1))
+    return objective
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -150,6 +199,7 @@ def test_a_slow_decline_is_told_apart(make_module, make_data, make_trainer, caps
         ({"jump": 0}, r"jump must lie in \(0, 1\), got 0"),
         ({"gap": 1}, r"gap must lie in \(0, 1\), got 1"),
         ({"stop": True, "fallback": NFGSM()}, "give one of them"),
+        ({"fallback": with_a_buffer()}, "Clean has buffers or parameters, so it can't be a fallback"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, says):

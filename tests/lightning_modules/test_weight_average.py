@@ -6,6 +6,7 @@ from pytorch_lightning import Callback
 
 from lightning_modules.callbacks import WeightAverage
 from lightning_modules.callbacks.weight_average import estimate_statistics
+from lightning_modules.command_line.checkpoints import check_resumable
 
 
 class Weights(Callback):
@@ -75,15 +76,28 @@ def test_checkpoints_hold_the_average_and_a_resumed_run_the_live_weights(
         trainer.callback_metrics["val/average_robust_accuracy"]
         == (resumed[2].callback_metrics["val/average_robust_accuracy"])
     )
-    checkpoint = torch.load(tmp_path / "whole" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    whole = tmp_path / "whole" / "version_0" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(whole, weights_only=True)
+    with pytest.raises(ValueError, match=r"can't go on from without averaging; pass --config ema\.yaml"):
+        check_resumable(whole, checkpoint, trainer.optimizers[0], averages=False)
     for name, value in average.net.state_dict().items():
         assert torch.equal(checkpoint["state_dict"][f"net.{name}"], value)
         assert torch.equal(checkpoint["live_net"][name], module.net.state_dict()[name])
     tested = make_module()
     tester = make_trainer(name="test")
-    tester.test(tested, make_data(), ckpt_path=tmp_path / "whole" / "version_0" / "checkpoints" / "last.ckpt")
+    tester.test(tested, make_data(), ckpt_path=whole)
     assert tested.labels()["weights"] == "exponential average with decay 0.9 of 8 steps"
     assert all(torch.equal(value, tested.net.state_dict()[name]) for name, value in average.net.state_dict().items())
+
+
+def test_without_validation_a_checkpoint_holds_estimated_statistics(make_module, make_data, make_trainer, tmp_path):
+    module, average = make_module(), WeightAverage(batches=2)
+    make_trainer(average, max_epochs=1, limit_val_batches=0).fit(module, make_data())
+    checkpoint = torch.load(tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    variances = [value for name, value in checkpoint["state_dict"].items() if name.endswith("running_var")]
+    assert variances and not any(bool((value == 1).all()) for value in variances)
+    assert checkpoint["record"] == {"weights": average.label}
+    assert module.labels()["weights"] == "of the last step"  # those that a test without a checkpoint has
 
 
 def test_a_checkpoint_without_an_average_is_refused(make_module, make_data, make_trainer, tmp_path):
