@@ -103,11 +103,11 @@ class Kernel(ABC):
 
 
 class _Named(Kernel):
-    """A kernel of :mod:`kafnets.functional`, which the engines know; not a subclass of it with another formula."""
+    """A kernel of :mod:`kafnets.functional`, which an engine may have built in."""
 
+    @abstractmethod
     def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The function of :mod:`kafnets.functional`, with this kernel's setting."""
-        raise NotImplementedError
 
     def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
         """``k(t)`` by :meth:`formula`."""
@@ -117,7 +117,7 @@ class _Named(Kernel):
         self, x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, grid: ops.Grid | None = None
     ) -> Tensor:
         """See :meth:`Kernel.expand`; by the engine's own code where it has this kernel."""
-        if type(self).__call__ is not _Named.__call__:
+        if type(self).__call__ is not _Named.__call__:  # a subclass with another formula
             return super().expand(x, alpha, dictionary, bandwidth, grid)
         if (formula := self.formula()) is functional.gaussian:
             return ops.kaf(x, alpha, dictionary, bandwidth, grid=grid)
