@@ -1,4 +1,4 @@
-"""Time and memory of a KAF, compared with SiLU, ReLU and the plain formula; also of whole networks.
+"""Time and memory of a KAF with each kernel, compared with SiLU, ReLU and the plain formula; also of whole networks.
 
 python benchmarks/kaf.py                             # one CPU thread
 python benchmarks/kaf.py --threads 2 --networks
@@ -7,7 +7,7 @@ python benchmarks/kaf.py --figure docs/pictures/kaf_cost.png
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,25 +16,37 @@ from timing import interleaved, keep_freed_memory, machine, peak_bytes
 from torch import Tensor
 
 from kafnets import functional, ops
-from kafnets.activations import KAF, Activation, ReLU
+from kafnets.activations import KAF, Activation, ReLU, kernels
+from kafnets.activations.kernels import Kernel
 from kafnets.backbones import Backbone, KafResNet, KafVGG
 
 Function = Callable[[Tensor], Tensor]
 SHAPE = (128, 32, 32, 32)
+KERNELS = (
+    kernels.Laplacian(),
+    kernels.Matern32(),
+    kernels.Matern52(),
+    kernels.RationalQuadratic(),
+    kernels.RationalQuadratic(2.5),
+    kernels.Periodic(),
+    kernels.TriangularKernel(),
+)
 
 
 class Kaf:
     """A KAF, computed by an engine or by the plain formula with ``(..., D)`` tensors."""
 
-    def __init__(self, size: int, channels: int, device: str, *, free: bool = False) -> None:
-        layer = KAF(channels, num_dict=size, free=free).to(device)
-        self.alpha, self.grid = layer.alpha, layer.grid
+    def __init__(
+        self, size: int, channels: int, device: str, *, kernel: Kernel | None = None, free: bool = False
+    ) -> None:
+        layer = KAF(channels, num_dict=size, kernel=kernel, free=free).to(device)
+        self.kernel, self.alpha, self.grid = layer.kernel, layer.alpha, layer.grid
         self.small = layer.dictionary, layer.bandwidth
 
     def by(self, engine: str) -> Function:
         def function(x: Tensor) -> Tensor:
             with ops.force(engine):
-                return ops.kaf(x, self.alpha, *self.small, grid=self.grid)
+                return self.kernel.expand(x, self.alpha, *self.small, self.grid)
 
         return function
 
@@ -76,7 +88,9 @@ def penalty(function: Function, x: Tensor, v: Tensor, engine: str | None) -> Cal
     return run
 
 
-def candidates(size: int, device: str, engines: list[str], *, literal: bool) -> dict[str, tuple[Function, str | None]]:
+def candidates(
+    size: int, device: str, engines: list[str], others: Sequence[Kernel] = ()
+) -> dict[str, tuple[Function, str | None]]:
     kaf, free = (Kaf(size, SHAPE[1], device, free=free) for free in (False, True))
     found: dict[str, tuple[Function, str | None]] = {
         "SiLU": (torch.nn.functional.silu, None),
@@ -84,8 +98,10 @@ def candidates(size: int, device: str, engines: list[str], *, literal: bool) -> 
     }
     found |= {f"KAF, {engine}": (kaf.by(engine), engine) for engine in engines}
     found[f"KAF, free, {engines[0]}"] = (free.by(engines[0]), engines[0])
-    if literal:
-        found["KAF, broadcast formula"] = (kaf.literally, None)
+    for kernel in others:
+        other = Kaf(size, SHAPE[1], device, kernel=kernel)
+        found[f"KAF, {kernel!r}, {engines[0]}"] = (other.by(engines[0]), engines[0])
+    found["KAF, broadcast formula"] = (kaf.literally, None)
     return found
 
 
@@ -112,7 +128,7 @@ def table(options: argparse.Namespace, engines: list[str]) -> None:
     print("| activation | forward + backward | attack step | gradient penalty | peak memory |")
     print("|---|---|---|---|---|")
     x, v = inputs(options.device, getattr(torch, options.dtype))
-    found = candidates(20, options.device, engines, literal=True)
+    found = candidates(20, options.device, engines, KERNELS)
     columns = []
     for kind in (training, attack, penalty):
         runs = {name: kind(function, x, v, engine) for name, (function, engine) in found.items()}
@@ -172,7 +188,7 @@ def figure(options: argparse.Namespace, engines: list[str]) -> None:
     times: dict[str, list[float]] = {}
     memory: dict[str, list[float]] = {}
     for size in sizes:
-        found = candidates(size, options.device, engines, literal=True)
+        found = candidates(size, options.device, engines)
         runs = {name: training(function, x, v, engine) for name, (function, engine) in found.items()}
         taken = interleaved(runs, options.rounds, options.device)
         for name, (function, engine) in found.items():

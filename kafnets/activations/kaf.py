@@ -18,7 +18,7 @@ class KAF(KernelActivation):
     Scardapane, Van Vaerenbergh, Totaro, Uncini, "Kafnets: kernel-based non-parametric activation functions for neural
     networks", Neural Networks 110, 2019 (arXiv 1707.04035), section 3. The dictionary d has ``num_dict`` points,
     evenly spaced by Delta, from ``-boundary`` to ``boundary``. The kernel is ``k(t) = exp(-gamma t^2)`` with ``gamma =
-    1 / (6 Delta^2)`` unless another is given; the Gaussian is by far the fastest.
+    1 / (6 Delta^2)`` unless another is given; the Gaussian is the fastest.
 
     Args:
         num_channels: channels of the input.

@@ -2,7 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -100,6 +102,28 @@ class Kernel(ABC):
         return f"{type(self).__name__}()"
 
 
+class _Named(Kernel):
+    """A kernel of :mod:`kafnets.functional`, which an engine may have built in."""
+
+    @abstractmethod
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function of :mod:`kafnets.functional`, with this kernel's setting."""
+
+    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+        """``k(t)`` by :meth:`formula`."""
+        return self.formula()(t, bandwidth)
+
+    def expand(
+        self, x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, grid: ops.Grid | None = None
+    ) -> Tensor:
+        """See :meth:`Kernel.expand`; by the engine's own code where it has this kernel."""
+        if type(self).__call__ is not _Named.__call__:  # a subclass with another formula
+            return super().expand(x, alpha, dictionary, bandwidth, grid)
+        if (formula := self.formula()) is functional.gaussian:
+            return ops.kaf(x, alpha, dictionary, bandwidth, grid=grid)
+        return ops.terms(x, alpha, dictionary, bandwidth, formula)
+
+
 def check_kernel(kernel: Kernel) -> Kernel:
     """Return ``kernel``, or raise an error if it is no :class:`Kernel`.
 
@@ -124,7 +148,7 @@ def _smooth(second: float, fourth: float, falling: float) -> KernelShape:
     return KernelShape(math.sqrt(second * fourth), fourth, falling)
 
 
-class Gaussian(Kernel):
+class Gaussian(_Named):
     """``exp(-gamma t^2)``, the kernel of the KAF, infinitely differentiable. Rasmussen and Williams 2006, eq. 4.9.
 
     Example:
@@ -133,22 +157,16 @@ class Gaussian(Kernel):
         tensor([1.0000, 0.5000])
     """
 
-    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """:func:`kafnets.functional.gaussian`."""
-        return functional.gaussian(t, bandwidth)
-
-    def expand(
-        self, x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, grid: ops.Grid | None = None
-    ) -> Tensor:
-        """The same by :func:`kafnets.ops.kaf`, which is much faster."""
-        return ops.kaf(x, alpha, dictionary, bandwidth, grid=grid)
+        return functional.gaussian
 
     def shape(self, bandwidth: float) -> KernelShape:
         """``|k'|`` falls from l on, ``|k''|`` from sqrt(3) l."""
         return _smooth(2 * bandwidth, 12 * bandwidth**2, math.sqrt(3) * _length(bandwidth))
 
 
-class Laplacian(Kernel):
+class Laplacian(_Named):
     """``exp(-|t| / l)``: a kink at every dictionary point, where the derivative is the mean of both sides.
 
     Rasmussen and Williams 2006, eq. 4.18 with exponent 1.
@@ -161,9 +179,9 @@ class Laplacian(Kernel):
 
     steps = 5.0
 
-    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """:func:`kafnets.functional.laplacian`."""
-        return functional.laplacian(t, bandwidth)
+        return functional.laplacian
 
     def shape(self, bandwidth: float) -> KernelShape:
         """In size, every derivative is the kernel divided by a power of l."""
@@ -171,7 +189,7 @@ class Laplacian(Kernel):
         return KernelShape(length**-3, length**-4, 0.0, (0.0,), kinks=True)
 
 
-class Matern32(Kernel):
+class Matern32(_Named):
     """``(1 + r) exp(-r)`` with ``r = sqrt(3) |t| / l``: two continuous derivatives.
 
     Rasmussen and Williams 2006, eq. 4.17.
@@ -184,9 +202,9 @@ class Matern32(Kernel):
 
     steps = 8.0
 
-    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """:func:`kafnets.functional.matern32`."""
-        return functional.matern32(t, bandwidth)
+        return functional.matern32
 
     def shape(self, bandwidth: float) -> KernelShape:
         """In r: ``k'' = (r - 1) exp(-r)`` is largest in size at 0 and turns at 2; ``k'''`` is 2, ``k''''`` 3 at 0."""
@@ -194,7 +212,7 @@ class Matern32(Kernel):
         return KernelShape(2 * rate**3, 3 * rate**4, 2 / rate, (0.0,))
 
 
-class Matern52(Kernel):
+class Matern52(_Named):
     """``(1 + r + r^2 / 3) exp(-r)`` with ``r = sqrt(5) |t| / l``: four continuous derivatives.
 
     Rasmussen and Williams 2006, eq. 4.17.
@@ -207,9 +225,9 @@ class Matern52(Kernel):
 
     steps = 5.0
 
-    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """:func:`kafnets.functional.matern52`."""
-        return functional.matern52(t, bandwidth)
+        return functional.matern52
 
     def shape(self, bandwidth: float) -> KernelShape:
         """In r: ``k''' = r (3 - r) exp(-r) / 3`` turns at ``(5 - sqrt(13)) / 2`` and is 0 at 3; ``k''''`` is 1 at 0."""
@@ -217,7 +235,7 @@ class Matern52(Kernel):
         return KernelShape(turn * (3 - turn) / 3 * math.exp(-turn) * rate**3, rate**4, 3 / rate)
 
 
-class RationalQuadratic(Kernel):
+class RationalQuadratic(_Named):
     """``(1 + gamma t^2 / mixture)^(-mixture)``, a mixture of Gaussians of many bandwidths, infinitely differentiable.
 
     Rasmussen and Williams 2006, eq. 4.19.
@@ -239,9 +257,9 @@ class RationalQuadratic(Kernel):
     def __init__(self, mixture: float = 1.0) -> None:
         self.mixture = checks.positive("mixture", mixture, 1.0, most=1e3)
 
-    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """:func:`kafnets.functional.rational_quadratic`."""
-        return functional.rational_quadratic(t, bandwidth, self.mixture)
+        return partial(functional.rational_quadratic, mixture=self.mixture)
 
     def shape(self, bandwidth: float) -> KernelShape:
         """``|k''|`` turns last where ``t^2 = 6 a / (2 a + 1) l^2``, a the mixture."""
@@ -258,7 +276,7 @@ class RationalQuadratic(Kernel):
         return f"RationalQuadratic(mixture={self.mixture:g})"
 
 
-class Periodic(Kernel):
+class Periodic(_Named):
     """``exp(-gamma (period / pi)^2 sin^2(pi t / period))``: a Gaussian of the distance on a circle.
 
     MacKay, "Introduction to Gaussian processes", 1998, section 5; Rasmussen and Williams 2006, eq. 4.31. A KAF with
@@ -280,9 +298,9 @@ class Periodic(Kernel):
     def __init__(self, period: float = 2 * math.pi) -> None:
         self.period = checks.positive("period", period, 2 * math.pi)
 
-    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """:func:`kafnets.functional.periodic`."""
-        return functional.periodic(t, bandwidth, self.period)
+        return partial(functional.periodic, period=self.period)
 
     def shape(self, bandwidth: float) -> KernelShape:
         """From ``(period / pi)^2 sin^2(pi t / period) = t^2 - (pi / period)^2 t^4 / 3 + ...``."""
@@ -298,7 +316,7 @@ class Periodic(Kernel):
         return f"Periodic(period={self.period:g})"
 
 
-class TriangularKernel(Kernel):
+class TriangularKernel(_Named):
     """``max(0, 1 - |t| / l)``, the linear B-spline: with ``l = step``, f interpolates its coefficients linearly.
 
     Rasmussen and Williams 2006, eq. 4.21 (D = 1, q = 0). The derivative at a knot is the mean of both sides.
@@ -314,9 +332,9 @@ class TriangularKernel(Kernel):
 
     steps = 1.0
 
-    def __call__(self, t: Tensor, bandwidth: Tensor) -> Tensor:
+    def formula(self) -> Callable[[Tensor, Tensor], Tensor]:
         """:func:`kafnets.functional.triangular`."""
-        return functional.triangular(t, bandwidth)
+        return functional.triangular
 
     def shape(self, bandwidth: float) -> KernelShape:
         """Straight lines between kinks."""

@@ -1,8 +1,6 @@
 """Sums over Gaussians by native/kaf.cpp."""
 
 import ctypes
-import math
-from ctypes import c_double, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -11,24 +9,12 @@ from torch import Tensor
 
 from kafnets.ops.engine import Engine, Found, Wanted, arithmetic_dtype
 from kafnets.ops.native.build import BuildError, load
-from kafnets.ops.tiling import empty_dense, has_channels_last
+from kafnets.ops.native.call import STORAGE, Sweep, pointer
+from kafnets.ops.tiling import empty_dense
 from kafnets.ops.uniform_recurrence import plan_recurrence
 
-STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # What is built in: by the powers of the weights, how many powers of the moments are computed for how many wanted.
 MOMENTS = {1: {0: 0, 1: 1, 2: 3, 3: 3}, 2: {0: 0, 1: 2, 2: 2}}
-
-
-class _Sweep(ctypes.Structure):
-    _fields_ = (
-        *((name, c_int64) for name in ("channels", "outer", "inner")),
-        *((name, c_int32) for name in ("lanes", "storage", "threads", "powers", "moment_powers")),
-        *((name, c_void_p) for name in ("x", "a", "v", "value", "slope", "moments", "weights")),
-        ("size", c_int64),
-        *((name, c_double) for name in ("first", "step", "gamma", "clamp")),
-        ("half", c_int32),
-        *((name, c_void_p) for name in ("points", "bandwidths")),
-    )
 
 
 @cache
@@ -72,52 +58,31 @@ class NativeSweep(Engine):
         weight_powers = 1 if weights is None else weights.shape[0]
         computed = MOMENTS[weight_powers][powers if want[2] else 0]
         moments = torch.zeros(max(computed, 1), channels, size, dtype=torch.float64, device=x.device)
-        call = _Sweep(channels=channels, size=size, storage=STORAGE[x.dtype], threads=torch.get_num_threads())
+        call = Sweep.over(x, size)
         call.powers, call.moment_powers = weight_powers, computed
         # the memory that the pointers point to has to live until the call is over
-        kept = [self._lay_out(call, x, a, v), value, slope, moments, self._small(call, weights, dtype, channels)]
-        call.value, call.slope = _pointer(value), _pointer(slope)
-        call.moments = _pointer(moments)
+        kept = [call.lay_out(x, a, v), value, slope, moments, self._small(call, weights, dtype)]
+        call.value, call.slope = pointer(value), pointer(slope)
+        call.moments = pointer(moments)
         if x.numel() and library(self.march).kaf_sweep(ctypes.byref(call)):
             raise BuildError("native/kaf.cpp and native/kaf.py disagree on what is built in")
         del kept
         return value, slope, moments[:powers].to(dtype) if want[2] else None
 
-    @staticmethod
-    def _lay_out(call: _Sweep, *tensors: Tensor | None) -> list[Tensor | None]:
-        """Bring x, a and v into one dense memory format; copies only those that have another one."""
-        x = tensors[0]
-        assert x is not None
-        last = has_channels_last(x) or x.dim() == 2
-        call.lanes, call.outer, call.inner = int(last), len(x), math.prod(x.shape[2:])
-        dense = [None if t is None else _dense(t.to(x.dtype), last) for t in tensors]
-        call.x, call.a, call.v = (_pointer(t) for t in dense)
-        return dense
-
-    def _small(self, call: _Sweep, weights: Tensor | None, dtype: torch.dtype, channels: int) -> list[Tensor]:
+    def _small(self, call: Sweep, weights: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
         """Weights, and grid or dictionary and bandwidth, in double precision."""
         kept = []
         if weights is not None:
             kept.append(weights.double().contiguous())
-            call.weights = _pointer(kept[-1])
+            call.weights = pointer(kept[-1])
         plan = None if self.grid is None else plan_recurrence(self.grid, dtype)
         if self.grid is not None and plan is not None:
             call.first, call.step, call.gamma = self.grid.first, self.grid.step, self.grid.bandwidth
             call.half, call.clamp = plan.half, plan.clamp
         else:
-            kept.append(self.dictionary.double().expand(channels, -1).contiguous())
-            kept.append(self.bandwidth.double().expand(channels).contiguous())
-            call.points, call.bandwidths = _pointer(kept[-2]), _pointer(kept[-1])
+            kept += call.free_points(self.dictionary, self.bandwidth)
         return kept
-
-
-def _dense(t: Tensor, channels_last: bool) -> Tensor:
-    return t.movedim(1, -1).contiguous() if channels_last else t.contiguous()
 
 
 def _rounded(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if t is None else t.to(dtype)
-
-
-def _pointer(t: Tensor | None) -> int | None:
-    return None if t is None else t.data_ptr()

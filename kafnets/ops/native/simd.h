@@ -73,6 +73,16 @@ template <class R>
 static inline Vec<R> at_most(Vec<R> x, Vec<R> high) {
     return high < x ? high : x;
 }
+#if defined(__AVX512F__)  // the same in one instruction
+template <>
+inline Vec<float> at_least<float>(Vec<float> x, Vec<float> low) {
+    return (Vec<float>)_mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)x);
+}
+template <>
+inline Vec<float> at_most<float>(Vec<float> x, Vec<float> high) {
+    return (Vec<float>)_mm512_maskz_min_ps(0xffff, (__m512)high, (__m512)x);
+}
+#endif
 template <class R>
 static inline Vec<R> clamp(Vec<R> x, Vec<R> low, Vec<R> high) {
     return at_most<R>(at_least<R>(x, low), high);
@@ -113,16 +123,30 @@ static inline Vec<R> nearest(Vec<R> y) {
     return (y + Simd<R>::magic) - Simd<R>::magic;
 }
 
+// The polynomial for 2^f on [-1/2, 1/2].
+template <class R>
+static inline Vec<R> power_near_zero(Vec<R> f) {
+    using S = Simd<R>;
+    Vec<R> sum = splat<R>(S::powers[0]);
+    for (unsigned i = 1; i < sizeof(S::powers) / sizeof(R); i++) sum = sum * f + S::powers[i];
+    return sum;
+}
+
 // 2^y for y <= 127 (1023), NaN for NaN; 0 from about where the result would be subnormal.
 template <class R>
 static inline Vec<R> power_of_two(Vec<R> y) {
-    using S = Simd<R>;
-    y = at_least<R>(y, splat<R>(S::nothing));
-    const Vec<R> n = nearest<R>(y), f = y - n;
-    Vec<R> sum = splat<R>(S::powers[0]);
-    for (unsigned i = 1; i < sizeof(S::powers) / sizeof(R); i++) sum = sum * f + S::powers[i];
-    return scale<R>(sum, n);
+    y = at_least<R>(y, splat<R>(Simd<R>::nothing));
+    const Vec<R> n = nearest<R>(y);
+    return scale<R>(power_near_zero<R>(y - n), n);
 }
+#if defined(__AVX512DQ__)
+// y without its nearest integer is one instruction here, also for very negative y; 2^(y - f) is the other.
+template <>
+inline Vec<float> power_of_two<float>(Vec<float> y) {
+    const Vec<float> f = (Vec<float>)_mm512_maskz_reduce_ps(0xffff, (__m512)y, _MM_FROUND_TO_NEAREST_INT);
+    return (Vec<float>)_mm512_maskz_scalef_ps(0xffff, (__m512)power_near_zero<float>(f), (__m512)(y - f));
+}
+#endif
 
 // 2^y and 2^-y for |y| <= 126 (1022).
 template <class R>
