@@ -40,7 +40,6 @@ OVERLAYS: dict[str, dict[str, Any]] = {
     "label_smoothing": {"model.init_args.loss.class_path": "LabelSmoothing"},
     "ema": {"trainer.callbacks.-1.class_path": "WeightAverage", "checkpoint.monitor": "val/average_robust_accuracy"},
     "lr_range": {
-        "model.init_args.optimizer.class_path": "torch.optim.SGD",
         "model.init_args.optimizer.init_args.lr": 10.0,
         "model.init_args.schedule.class_path": "Exponential",
         "model.init_args.eps_schedule.class_path": "Constant",

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,15 +11,18 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from kafnets.analysis.learning_rate_range import LearningRates, learning_rates
+from kafnets.attacks.preserve_state import preserve_state
 from kafnets.plots import plot_learning_rate_range
 from kafnets.schedules import Exponential
 from lightning_modules.callbacks.finite_loss import FiniteLoss
 from lightning_modules.callbacks.history import History
 from lightning_modules.callbacks.overfitting_guard import OverfittingGuard
 from lightning_modules.callbacks.pictures import publish
+from lightning_modules.callbacks.weight_average import estimate_statistics
 from lightning_modules.files import write_json
 
 DIVERGED = 4.0  # times the lowest loss
+BATCHES = 5  # whose inputs estimate the statistics of batch norm
 
 
 class LearningRateRange(Callback):
@@ -28,8 +32,9 @@ class LearningRateRange(Callback):
     :class:`~kafnets.schedules.Exponential` raises the learning rate at every step, from ``optimizer.lr`` times its
     ``low`` to ``optimizer.lr``. At ``points`` steps the mean training loss since the last point is kept, and the first
     ``images`` validation images are attacked with FGSM and with PGD-10 in the threat model of the run: the loss alone
-    does not show a collapse. The test split is not used. Training ends early where the loss exceeds four times its
-    lowest value or is not finite.
+    does not show a collapse. The statistics of batch norm are those of the last five batches, because running averages
+    would lag behind in so short a run; training goes on with its own. The test split is not used. Training ends early
+    where the loss exceeds four times its lowest value or is not finite.
 
     ``lr_range.png`` and ``lr_range.json`` go into the run folder; the suggestions
     (:func:`kafnets.analysis.learning_rate_range.learning_rates`) are printed. Give it with ``--config lr_range.yaml``,
@@ -55,6 +60,7 @@ class LearningRateRange(Callback):
         self.rows: list[dict[str, float]] = []
         self.diverged_at: float | None = None
         self._losses: list[float] = []
+        self._inputs: deque[Tensor] = deque(maxlen=BATCHES)
         self._seen, self._steps = 0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -76,6 +82,7 @@ class LearningRateRange(Callback):
         """Keep the loss; measure where a point is due."""
         loss: Tensor = outputs["loss"].detach()
         self._seen += 1
+        self._inputs.append(pl_module.inputs.detach())
         self._losses.append(float(trainer.strategy.reduce(loss.clone(), reduce_op="mean")))
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         mean = sum(self._losses) / len(self._losses)
@@ -83,11 +90,16 @@ class LearningRateRange(Callback):
         if not finite or mean > DIVERGED * min((row["loss"] for row in self.rows), default=math.inf):
             self.diverged_at, trainer.should_stop = lr, True
         elif self._seen * self.points // self._steps > len(self.rows):
-            with warnings.catch_warnings():  # of attacks on networks that have collapsed
-                warnings.filterwarnings("ignore", message=".*the gradient is exactly zero")
-                single, multi = self._probe.accuracies(trainer, pl_module)
+            single, multi = self._accuracies(trainer, pl_module)
             self.rows.append({"lr": lr, "loss": mean, "single_step_accuracy": single, "pgd_accuracy": multi})
             self._losses.clear()
+
+    def _accuracies(self, trainer: Trainer, module: Any) -> tuple[float, float]:
+        with preserve_state(module.net, eval_mode=False), warnings.catch_warnings():
+            # a network that has collapsed is a result here
+            warnings.filterwarnings("ignore", message=".*the gradient is exactly zero")
+            estimate_statistics(module.net, list(self._inputs))
+            return self._probe.accuracies(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the files and print the suggestions."""

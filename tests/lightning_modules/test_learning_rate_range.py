@@ -37,6 +37,15 @@ def test_it_measures_rising_rates_and_writes_its_findings(make_module, make_data
     assert "suggested maximum of the learning rate" in printed and "suggested minimum of the learning rate" in printed
 
 
+def test_measuring_changes_nothing(make_module, make_data, make_trainer):
+    states = []
+    for name, callbacks in (("plain", []), ("tested", [LearningRateRange(points=5, images=10)])):
+        module = rising(make_module)
+        make_trainer(*callbacks, name=name, limit_val_batches=0).fit(module, make_data())
+        states.append(module.net.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_a_divergence_ends_it(make_module, make_data, make_trainer, tmp_path):
     test = LearningRateRange(points=20, images=10)
     trainer = make_trainer(test, Throughput(), max_epochs=10, limit_val_batches=0)
