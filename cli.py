@@ -82,6 +82,7 @@ class CLI(LightningCLI):
         """Add the options of run folder, checkpoints and seed."""
         parser.add_argument("--run.dir", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument("--run.name", type=str, default="unnamed", help="Default: the config names, joined by +.")
+        parser.add_argument("--run.test", type=bool, default=True, help="Whether fit ends with a test.")
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.set_defaults(
             {
@@ -155,7 +156,7 @@ class CLI(LightningCLI):
 
         Weight averaging would load the weights before averaging, to train on; a later test gets the averaged ones.
         """
-        if self._get(self.config, "trainer").fast_dev_run:
+        if self._get(self.config, "trainer").fast_dev_run or not self._get(self.config, "run").test:
             return
         kept = self.trainer.checkpoint_callback
         best, last = (str(getattr(kept, f"{which}_model_path", "")) for which in ("best", "last"))
@@ -166,11 +167,13 @@ class CLI(LightningCLI):
         self.test(model=self.model, datamodule=self.datamodule, ckpt_path=best or last or None)
 
     def _make_room(self, config: Any) -> None:
-        """Drop the default callbacks that the user has switched off or replaced."""
+        """Drop the default callbacks that the user has switched off or replaced, or that a callback replaces."""
         theirs = as_list(config.get("callbacks"))
         if config.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.clear()
         replaced: tuple[type, ...] = tuple(type(item) for item in theirs)
+        for item in theirs:
+            replaced += getattr(item, "replaces", ())
         if config.get("enable_progress_bar") is False or any(isinstance(item, ProgressBar) for item in theirs):
             replaced += (ProgressBar,)
         ours = [item for item in self.trainer_defaults["callbacks"] if not isinstance(item, replaced)]

@@ -177,3 +177,26 @@ class Piecewise(Schedule):
         """The multiplier at ``epoch``."""
         # 1e-9, because rounding can leave the quotient just below a milestone
         return self.factor ** sum(epoch / max_epochs + 1e-9 >= one for one in self.milestones)
+
+
+class Exponential(Schedule):
+    """From ``low`` to 1 by equal factors: ``low^(1 - epoch / max_epochs)``, for a learning-rate range test.
+
+    Args:
+        low: multiplier at the start, in (0, 1).
+
+    Raises:
+        ValueError: if ``low`` is out of its range.
+
+    Example:
+        >>> rise = Exponential(low=0.01)
+        >>> [round(rise(epoch, 10), 4) for epoch in (0, 5, 10)]
+        [0.01, 0.1, 1.0]
+    """
+
+    def __init__(self, *, low: float = 1e-5) -> None:
+        self.low = _fraction("low", low, open_interval=True)
+
+    def __call__(self, epoch: float, max_epochs: float) -> float:
+        """The multiplier at ``epoch``."""
+        return self.low ** (1 - min(epoch / max_epochs, 1.0))

@@ -39,7 +39,21 @@ OVERLAYS: dict[str, dict[str, Any]] = {
     "cifar10_jpeg": {"data.class_path": "ImageFolder", "data.init_args.batch_size": 128},
     "label_smoothing": {"model.init_args.loss.class_path": "LabelSmoothing"},
     "ema": {"trainer.callbacks.-1.class_path": "WeightAverage", "checkpoint.monitor": "val/average_robust_accuracy"},
+    "lr_range": {
+        "model.init_args.optimizer.init_args.lr": 10.0,
+        "model.init_args.schedule.class_path": "Exponential",
+        "model.init_args.eps_schedule.class_path": "Constant",
+        "trainer.callbacks.-1.class_path": "LearningRateRange",
+        "trainer.enable_checkpointing": False,
+        "run.test": False,
+    },
     "cpu": {"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.precision": "32-true"},
+    "cpu_bf16": {
+        "trainer.accelerator": "cpu",
+        "trainer.devices": 1,
+        "trainer.precision": "bf16-mixed",
+        "model.init_args.channels_last": True,
+    },
     "gpu": {
         "trainer.accelerator": "gpu",
         "trainer.devices": 1,
@@ -101,7 +115,8 @@ PRODUCT = [*TURNS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTH
 @pytest.mark.parametrize(("network", "training"), PRODUCT)
 def test_every_network_runs_every_training(network: str, training: str):
     schedule = ["--config=short"] if NETWORKS.index(network) % 2 else []
-    one_step(f"--config={network}", f"--config={training}", *schedule, "--config=digits", "--config=cpu")
+    machine = ["--config=cpu", "--config=cpu_bf16"][TRAININGS.index(training) % 2]
+    one_step(f"--config={network}", f"--config={training}", *schedule, "--config=digits", machine)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

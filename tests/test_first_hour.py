@@ -83,6 +83,15 @@ def test_without_a_best_checkpoint_the_last_is_tested(fit, flags: list[str]):
         assert record["checkpoint"].endswith("last.ckpt") and "no validation chose a best checkpoint" in printed
 
 
+def test_a_range_test_of_the_learning_rate_trains_for_its_own_files_only(fit):
+    flags = ["--data.batch_size=32", "--trainer.callbacks.points=8", "--trainer.callbacks.images=20"]
+    run, printed = fit("--config=lr_range.yaml", *flags)
+    written = {path.name for path in run.iterdir()}
+    assert {"lr_range.json", "lr_range.png"} < written
+    assert not written & {"results.json", "history.csv", "curves.png", "checkpoints", "activations.png"}
+    assert printed.count("suggested") == 2
+
+
 # --- run folders -----------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from kafnets.plots.activations import plot_activations
 from kafnets.plots.curves import plot_curves
 from kafnets.plots.image_sheet import Sheet
+from kafnets.plots.learning_rate_range import plot_learning_rate_range
 from kafnets.plots.robustness import plot_robustness
 
-__all__ = ["Sheet", "plot_activations", "plot_curves", "plot_robustness"]
+__all__ = ["Sheet", "plot_activations", "plot_curves", "plot_learning_rate_range", "plot_robustness"]

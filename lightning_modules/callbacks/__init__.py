@@ -8,6 +8,7 @@ from lightning_modules.callbacks.evaluation_progress import EvaluationProgress
 from lightning_modules.callbacks.finite_loss import FiniteLoss
 from lightning_modules.callbacks.history import History
 from lightning_modules.callbacks.kwta_ratio import KWTARatio
+from lightning_modules.callbacks.learning_rate_range import LearningRateRange
 from lightning_modules.callbacks.overfitting_guard import OverfittingGuard
 from lightning_modules.callbacks.pictures import Pictures
 from lightning_modules.callbacks.predictions import Predictions
@@ -26,6 +27,7 @@ __all__ = [
     "FiniteLoss",
     "History",
     "KWTARatio",
+    "LearningRateRange",
     "OverfittingGuard",
     "Pictures",
     "Predictions",

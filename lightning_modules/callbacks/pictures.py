@@ -33,7 +33,7 @@ class Pictures(Callback):
         """Draw the curves."""
         histories = [item for item in trainer.callbacks if isinstance(item, History)]  # type: ignore[attr-defined]
         if histories and histories[0].rows:
-            self._publish(trainer, "curves", plot_curves(histories[0].rows, objective=pl_module.objective.label))
+            publish(trainer, "curves", plot_curves(histories[0].rows, objective=pl_module.objective.label))
 
     def on_test_batch_end(
         self,
@@ -54,14 +54,16 @@ class Pictures(Callback):
             return
         shapes = activation_shapes(pl_module.net, self._sample)
         if shapes:
-            self._publish(trainer, "activations", plot_activations(shapes))
+            publish(trainer, "activations", plot_activations(shapes))
 
-    def _publish(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        folder = trainer.log_dir  # a collective call: every rank makes it
-        if not (trainer.is_global_zero and trainer.loggers and folder):
-            return
-        path = Path(folder) / f"{name}.png"
-        write_figure(path, figure)
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image(key=name, images=[str(path)])
+
+def publish(trainer: Trainer, name: str, figure: Figure) -> None:
+    """Write a figure into the run folder and to every logger that takes images; all ranks must call it."""
+    folder = trainer.log_dir  # a collective call: every rank makes it
+    if not (trainer.is_global_zero and trainer.loggers and folder):
+        return
+    path = Path(folder) / f"{name}.png"
+    write_figure(path, figure)
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=name, images=[str(path)])

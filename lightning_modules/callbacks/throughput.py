@@ -30,11 +30,10 @@ class Throughput(Callback):
     ) -> None:
         """Count the images of a batch."""
         self._images += len(batch[0])
-        if batch_idx + 1 == trainer.num_training_batches:
-            # validation runs inside the epoch, so the training clock stops here
-            if pl_module.device.type == "cuda":
-                torch.cuda.synchronize(pl_module.device)
-            self._train_seconds = time.perf_counter() - self._mark
+        if batch_idx + 1 == trainer.num_training_batches and pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        # validation runs inside the epoch, so the training clock stops at its last batch, which may come early
+        self._train_seconds = time.perf_counter() - self._mark
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the three values."""

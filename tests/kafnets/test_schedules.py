@@ -2,13 +2,14 @@ import itertools
 
 import pytest
 
-from kafnets.schedules import Constant, Triangular, TriangularThenHalving
+from kafnets.schedules import Constant, Exponential, Triangular, TriangularThenHalving
 
 EVERY = [
     Constant(),
     Triangular(),
     Triangular(low=0.01, peak=0.3),
     Triangular(low=1.0),
+    Exponential(),
     TriangularThenHalving(),
     TriangularThenHalving(low=0.1, tail=0.5, every=0.1),
 ]

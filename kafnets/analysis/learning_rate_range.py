@@ -1,0 +1,79 @@
+"""What a learning-rate range test suggests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FEWEST = 5  # points
+START = 0.1  # of its fall, after which the loss is said to have begun to fall
+GAP = 0.2  # of the accuracies under a single step and under PGD, which is catastrophic overfitting
+
+
+class LearningRates(NamedTuple):
+    """The ends of one cycle of the learning rate.
+
+    Attributes:
+        minimum: where training begins to learn.
+        maximum: where it learns fastest, before it gets worse again.
+        collapse: where it collapses or diverges; None if it does neither.
+    """
+
+    minimum: float
+    maximum: float
+    collapse: float | None
+
+
+def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | None = None) -> LearningRates:
+    """Read a range test, in which the learning rate rises from step to step (Smith 2017, section 3.3).
+
+    Loss and accuracy under PGD are first smoothed over three points. Training has collapsed where the accuracy under a
+    single step exceeds that under PGD by 0.2 or more (catastrophic overfitting, in which the loss still falls), or
+    where, past its peak, the accuracy under PGD is below half of that. Of the points before, the suggested maximum is
+    that of the lowest loss or of the highest accuracy under PGD, whichever comes first; the minimum is where the loss
+    has done a tenth of its way down to there.
+
+    Args:
+        points: rows with the keys ``lr`` (rising), ``loss`` (adversarial training loss), ``single_step_accuracy`` and
+            ``pgd_accuracy`` (on held-out images, in [0, 1]).
+        diverged_at: the learning rate at which the test ended early because the loss grew without bound.
+
+    Raises:
+        ValueError: if there are fewer than five points before the collapse, or the loss does not fall.
+
+    Example:
+        >>> losses = [2.3, 2.3, 2.2, 2.0, 1.8, 1.7, 1.9, 2.3]
+        >>> pgd = [0.1, 0.1, 0.15, 0.2, 0.28, 0.3, 0.2, 0.1]
+        >>> values = zip([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], losses, pgd, strict=True)
+        >>> rows = [{"lr": lr, "loss": loss, "single_step_accuracy": a, "pgd_accuracy": a} for lr, loss, a in values]
+        >>> learning_rates(rows)
+        LearningRates(minimum=0.01, maximum=0.3, collapse=3.0)
+    """
+    rates, loss, single, pgd = (
+        np.array([point[key] for point in points], dtype=float)
+        for key in ("lr", "loss", "single_step_accuracy", "pgd_accuracy")
+    )
+    tested = f"between {rates[0]:.3g} and {rates[-1]:.3g}" if len(rates) else "in no step"
+    bad = np.zeros(len(rates), dtype=bool)
+    if len(rates):
+        smooth = _smoothed(pgd)
+        bad = (single - pgd >= GAP) | ((np.arange(len(rates)) > smooth.argmax()) & (pgd < smooth.max() / 2))
+    end = int(bad.argmax()) if bad.any() else len(rates)
+    if end < FEWEST:
+        raise ValueError(
+            f"a range test needs {FEWEST} points before training collapses, got {end}; it was run {tested}: begin "
+            "lower, with a smaller optimizer.lr or schedule.low, or take more points"
+        )
+    loss, pgd = _smoothed(loss[:end]), _smoothed(pgd[:end])
+    top = min(loss.argmin(), pgd.argmax())
+    if not loss[top] < loss[0]:
+        raise ValueError(f"the loss falls nowhere {tested}; test higher or lower learning rates, or more steps")
+    begun = loss[: top + 1] <= loss[0] - START * (loss[0] - loss[top])
+    collapse = float(rates[end]) if end < len(rates) else diverged_at
+    return LearningRates(float(rates[begun.argmax()]), float(rates[top]), collapse)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """The mean of every value (counted twice) and its neighbours."""
+    kernel = np.array([1.0, 2.0, 1.0])
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")

@@ -1,0 +1,71 @@
+"""The range test of the learning rate: what it measures, when it ends, and what it refuses."""
+
+import json
+
+import pytest
+import torch
+
+from kafnets.schedules import Exponential
+from lightning_modules.callbacks import LearningRateRange, Throughput
+
+
+def rising(make_module, top=1.0, low=1e-3):
+    optimizer = lambda groups: torch.optim.SGD(groups, lr=top, momentum=0.9)  # noqa: E731
+    return make_module(optimizer=optimizer, schedule=Exponential(low=low))
+
+
+def test_it_measures_rising_rates_and_writes_its_findings(make_module, make_data, make_trainer, tmp_path, capsys):
+    test, data, losses = LearningRateRange(points=6, images=20), make_data(), []
+
+    class Module(type(make_module())):
+        def training_step(self, batch, batch_idx):
+            losses.append(super().training_step(batch, batch_idx))
+            return losses[-1]
+
+    module = rising(make_module)
+    module.__class__ = Module
+    data.test_dataloader = None  # an error if the test split is used
+    make_trainer(test, max_epochs=3, limit_val_batches=0).fit(module, data)
+    assert [row["lr"] for row in test.rows] == pytest.approx([1e-3 ** (1 - (2 * i + 1) / 12) for i in range(6)])
+    for i, row in enumerate(test.rows):
+        assert row["loss"] == pytest.approx(sum(losses[2 * i : 2 * i + 2]).item() / 2)
+    folder = tmp_path / "run" / "version_0"
+    written = json.loads((folder / "lr_range.json").read_text())
+    assert written["points"] == test.rows and written["run"]["objective"] == "Adversarial-FGSM"
+    assert (folder / "lr_range.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert "suggested maximum of the learning rate" in printed and "suggested minimum of the learning rate" in printed
+
+
+def test_measuring_changes_nothing(make_module, make_data, make_trainer):
+    states = []
+    for name, callbacks in (("plain", []), ("tested", [LearningRateRange(points=5, images=10)])):
+        module = rising(make_module)
+        make_trainer(*callbacks, name=name, limit_val_batches=0).fit(module, make_data())
+        states.append(module.net.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_divergence_ends_it(make_module, make_data, make_trainer, tmp_path):
+    test = LearningRateRange(points=20, images=10)
+    trainer = make_trainer(test, Throughput(), max_epochs=10, limit_val_batches=0)
+    trainer.fit(rising(make_module, top=1e9, low=1e-12), make_data())
+    assert trainer.global_step < 40 and 0.01 < test.diverged_at < 1e9
+    assert trainer.callback_metrics["images_per_second"] < 1e6  # of an epoch that was not finished
+
+
+def test_a_loss_that_is_not_finite_is_a_divergence(make_module, make_data, make_trainer, tmp_path):
+    trainer = make_trainer(LearningRateRange(points=5, images=10), limit_val_batches=0)
+    with pytest.raises(ValueError, match="needs 5 points before training collapses, got 0"):
+        trainer.fit(rising(make_module, top=1e38, low=0.1), make_data())
+    written = json.loads((tmp_path / "run" / "version_0" / "lr_range.json").read_text())
+    assert written["diverged_at"] > 1e37 and written["maximum"] is None
+
+
+def test_it_refuses_another_schedule_and_too_few_steps(make_module, make_data, make_trainer):
+    with pytest.raises(ValueError, match="needs the schedule Exponential, got Constant; give --config lr_range"):
+        make_trainer(LearningRateRange(points=8)).fit(make_module(), make_data())
+    with pytest.raises(ValueError, match=r"of 9 points needs as many steps, got 8; set --trainer.max_epochs=3 or more"):
+        make_trainer(LearningRateRange(points=9), name="short").fit(rising(make_module), make_data())
+    with pytest.raises(ValueError, match="points must be >= 5, got 4"):
+        LearningRateRange(points=4)
