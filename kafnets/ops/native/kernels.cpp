@@ -26,7 +26,7 @@ static inline Vec<R> with_sign(Vec<R> size, Vec<R> t) {
     return (Vec<R>)(((I)size ^ sign) & ~(t == 0));
 }
 
-// 1 / x for 1 <= x <= 1e31, to an ulp or two.
+// 1 / x for 1 <= x <= 1e37 (1e301), to an ulp or two.
 template <class R>
 static inline Vec<R> reciprocal(Vec<R> x) {
     return R(1) / x;
@@ -156,7 +156,8 @@ struct RationalQuadratic : OfDistance {
     }
     template <class R>
     static inline Terms<R> at(const Vec<R> *x, const Vec<R> *point, const Numbers<R> &n) {
-        const Vec<R> t = x[0] - point[0], z = at_most<R>(t * t * n[0], splat<R>(R(1e30)));
+        constexpr R most = sizeof(R) == 8 ? R(1e300) : R(1e36);  // infinity would become NaN
+        const Vec<R> t = x[0] - point[0], z = at_most<R>(t * t * n[0], splat<R>(most));
         const Vec<R> inverse = reciprocal<R>(z + R(1));
         const Vec<R> k = ONE ? inverse : power_of_two<R>(log2_of_one_plus<R>(z, inverse) * n[1]), d = t * k * inverse;
         return {k, d, t * d};

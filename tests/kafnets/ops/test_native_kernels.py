@@ -129,3 +129,10 @@ def test_a_kernel_derived_from_a_built_in_one_keeps_its_own_formula(parent):
 
     layer, x = KAF(1, kernel=Cosine()), torch.randn(5, 1)
     torch.testing.assert_close(layer(x), functional.kaf(x, layer.alpha, layer.dictionary, layer.bandwidth, Cosine()))
+
+
+def test_heavy_tails_far_away():
+    x, alpha, points = torch.tensor([[1e12], [1e14]]).double(), torch.ones(1, 1).double(), torch.zeros(1).double()
+    kernel = partial(functional.rational_quadratic, mixture=0.01)
+    gamma = torch.tensor(1e10).double()
+    torch.testing.assert_close(ops.terms(x, alpha, points, gamma, kernel), (1 + 100 * gamma * x**2) ** -0.01)
