@@ -1,10 +1,37 @@
 """Functions that choose parameters of a network: those to decay, or those that AWP moves."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
+from kafnets.described import in_words
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def chosen(choose: Callable[[nn.Module], Iterable[Tensor]], net: nn.Module) -> list[Tensor]:
+    """Return the tensors that a filter chooses.
+
+    Raises:
+        ValueError: if ``choose`` is no such filter.
+
+    Example:
+        >>> chosen(nn.ReLU(), nn.Linear(1, 1))
+        Traceback (most recent call last):
+        ValueError: ReLU() is no function of a network that returns its parameters, such as ...parameter_filters.kernels
+    """
+    found: list[Any] | None
+    try:
+        found = list(choose(net))
+    except TypeError:
+        found = None
+    if found is None or not all(isinstance(tensor, Tensor) for tensor in found):
+        raise ValueError(
+            f"{in_words(choose)} is no function of a network that returns its parameters, such as "
+            "kafnets.parameter_filters.kernels"
+        )
+    return found
 
 
 def all_parameters(net: nn.Module) -> Iterable[Tensor]:

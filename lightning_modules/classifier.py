@@ -20,7 +20,7 @@ from kafnets.logits import LabelRange, check_logits, check_shape, is_correct
 from kafnets.losses import LabelSmoothing, cross_entropy
 from kafnets.metrics import RobustAccuracy
 from kafnets.objectives import Objective, Terms
-from kafnets.parameter_filters import all_parameters
+from kafnets.parameter_filters import all_parameters, chosen
 from kafnets.schedules import Constant, Schedule
 from kafnets.threat import ThreatModel
 from lightning_modules.measuring import in_float32
@@ -226,9 +226,9 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer with two parameter groups: one with its weight decay, one without."""
-        decayed = list(self.decay_filter(self.net))
-        chosen = {id(parameter) for parameter in decayed}
-        rest = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
+        decayed = chosen(self.decay_filter, self.net)
+        known = {id(parameter) for parameter in decayed}
+        rest = [parameter for parameter in self.net.parameters() if id(parameter) not in known]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
         optimizer = self.optimizer([group for group in groups if group["params"]])
         # kept here, because a resumed run replaces the optimizer's state by the checkpoint's

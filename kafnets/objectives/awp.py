@@ -10,7 +10,7 @@ from kafnets.attacks.base import Net, positive_and_finite
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.described import in_words
 from kafnets.objectives.base import Batch, Objective, Terms
-from kafnets.parameter_filters import kernels
+from kafnets.parameter_filters import chosen, kernels
 
 
 class AWP(Objective):
@@ -79,8 +79,8 @@ class AWP(Objective):
 
     def _shifts(self, net: nn.Module, batch: Batch, inputs: Tensor) -> dict[str, Tensor]:
         """Return v for each tensor that moves, by name."""
-        chosen = {id(tensor) for tensor in self.moved(net)}
-        tensors = {name: p for name, p in net.named_parameters() if id(p) in chosen and p.requires_grad}
+        moved = {id(tensor) for tensor in chosen(self.moved, net)}
+        tensors = {name: p for name, p in net.named_parameters() if id(p) in moved and p.requires_grad}
         if not tensors:
             raise ValueError(f"moved={in_words(self.moved)} returns no parameter that is trained")
         with preserve_state(net, eval_mode=False):
