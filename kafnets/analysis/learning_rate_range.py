@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FEWEST = 5  # points
+NOISE = 3.0  # times the median change of the loss between points, which the loss must exceed to have fallen
 START = 0.1  # of its fall, after which the loss is said to have begun to fall
 GAP = 0.2  # of the accuracies under a single step and under PGD, which is catastrophic overfitting
 
@@ -39,7 +40,8 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
         diverged_at: the learning rate at which the test ended early because the loss grew without bound.
 
     Raises:
-        ValueError: if there are fewer than five points before the collapse, or the loss does not fall.
+        ValueError: if there are fewer than five points before the collapse, or the loss falls by less than three times
+            its median change from point to point.
 
     Example:
         >>> losses = [2.3, 2.3, 2.2, 2.0, 1.8, 1.7, 1.9, 2.3]
@@ -64,10 +66,14 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
             f"a range test needs {FEWEST} points before training collapses, got {end}; it was run {tested}: begin "
             "lower, with a smaller optimizer.lr or schedule.low, or take more points"
         )
+    noise = np.median(np.abs(np.diff(loss[:end])))
     loss, pgd = _smoothed(loss[:end]), _smoothed(pgd[:end])
     top = min(loss.argmin(), pgd.argmax())
-    if not loss[top] < loss[0]:
-        raise ValueError(f"the loss falls nowhere {tested}; test higher or lower learning rates, or more steps")
+    if not loss[0] - loss[top] > NOISE * noise:
+        raise ValueError(
+            f"the loss falls nowhere {tested} by more than it varies from point to point, so that nothing can be "
+            "suggested; test for longer (trainer.max_epochs), or other learning rates"
+        )
     begun = loss[: top + 1] <= loss[0] - START * (loss[0] - loss[top])
     collapse = float(rates[end]) if end < len(rates) else diverged_at
     return LearningRates(float(rates[begun.argmax()]), float(rates[top]), collapse)

@@ -37,6 +37,7 @@ def test_chance_after_the_peak_is_a_collapse_as_is_a_divergence():
         ([], "needs 5 points before training collapses, got 0; it was run in no step"),
         (rows(FALLING[:4], RISING[:4]), "got 4; it was run between 0.001 and 0.008"),
         (rows([2.3] * 10, [0.1] * 10), "the loss falls nowhere between 0.001 and 0.512"),
+        (rows([2.308, 2.316, 2.31, 2.313, 2.306, 2.316, 2.308, 2.305, 2.309, 2.33], [0.1] * 10), "more than it varies"),
     ],
 )
 def test_a_test_that_shows_nothing_says_so(points, says):
