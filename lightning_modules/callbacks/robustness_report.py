@@ -257,12 +257,14 @@ class RobustnessReport(Callback):
         batch = len(results) * trainer.world_size * sum(weights[name] for name in names[: names.index(part)])
         work = (wanted - self._images_before) * sum(weights.values())
         done = (known - self._images_before) * sum(weights.values()) + batch
-        both = PerImageResults.join([self._outcomes, results])
-        robust = torch.minimum(both["clean"], both.worst(*ROLES).nan_to_num(1.0))
+        # separately, because this batch has not met all attacks yet
+        kinds = [one for one in (self._outcomes, results) if len(one)]
+        images = sum(map(len, kinds))
+        worst = (torch.minimum(one["clean"], one.worst(*ROLES).nan_to_num(1.0)) for one in kinds)
         self._progress.tell(
             f"{part.replace('/', ' ', 1)} ({names.index(part) + 1} of {len(names)})",
-            clean=(int(both["clean"].sum()), len(both)),
-            robust=(int(robust.sum()), len(both)),
+            clean=(int(sum(one["clean"].sum() for one in kinds)), images),
+            robust=(int(sum(one.sum() for one in worst)), images),
             share=min(done / work, 1.0) if work else 0.0,
         )
 
