@@ -55,6 +55,14 @@ class PerImageResults:
         found = [values for prefix in prefixes for values in self.named(prefix).values()]
         return torch.stack(found).amin(0) if found else torch.ones(len(self), dtype=torch.float64)
 
+    def robust(self, *prefixes: str) -> Tensor:
+        """1 for each image that is classified correctly without an attack and under all columns with these prefixes.
+
+        An attack that an image has not met yet, NaN in its column, does not count.
+        """
+        found = [values for prefix in prefixes for values in self.named(prefix).values()]
+        return torch.stack([self["clean"], *found]).nan_to_num(1.0).amin(0)
+
     @classmethod
     def join(cls, parts: Iterable["PerImageResults"]) -> "PerImageResults":
         """The results of disjoint sets of images as one; a column that a part lacks is NaN there."""

@@ -257,14 +257,11 @@ class RobustnessReport(Callback):
         batch = len(results) * trainer.world_size * sum(weights[name] for name in names[: names.index(part)])
         work = (wanted - self._images_before) * sum(weights.values())
         done = (known - self._images_before) * sum(weights.values()) + batch
-        # separately, because this batch has not met all attacks yet
-        kinds = [one for one in (self._outcomes, results) if len(one)]
-        images = sum(map(len, kinds))
-        worst = (torch.minimum(one["clean"], one.worst(*ROLES).nan_to_num(1.0)) for one in kinds)
+        both = PerImageResults.join([self._outcomes, results])
         self._progress.tell(
             f"{part.replace('/', ' ', 1)} ({names.index(part) + 1} of {len(names)})",
-            clean=(int(sum(one["clean"].sum() for one in kinds)), images),
-            robust=(int(sum(one.sum() for one in worst)), images),
+            clean=(int(both["clean"].sum()), len(both)),
+            robust=(int(both.robust(*ROLES).sum()), len(both)),
             share=min(done / work, 1.0) if work else 0.0,
         )
 

@@ -1,7 +1,5 @@
 """The lines that a test prints while it runs."""
 
-import json
-
 from kafnets.attacks import PGD, Square
 from lightning_modules.callbacks import EvaluationProgress, RobustnessReport
 
@@ -16,19 +14,3 @@ def test_a_long_batch_tells_attack_accuracies_and_time_left(make_trainer, make_m
     assert square.startswith("test | black Square-30-1 Linf eps 0.1 (3 of 5) | clean ")
     assert " of 40 | robust " in square and square.endswith(" of 40")
     assert all(line.endswith(" min left") for line in lines if "Square" in line)
-
-
-def test_the_second_batch_is_counted_as_far_as_it_is_attacked(make_trainer, make_module, make_data, tmp_path):
-    class Recording(EvaluationProgress):
-        def tell(self, doing, *, clean, robust, share):
-            told.append((clean, robust))
-            super().tell(doing, clean=clean, robust=robust, share=share)
-
-    told = []
-    report = RobustnessReport(white_box=[PGD(steps=2)], curve_images=2)
-    trainer = make_trainer(report, Recording())
-    trainer.test(make_module(), datamodule=make_data(eval_batch_size=20), verbose=False)
-    record = json.loads((tmp_path / "run" / "version_0" / "robustness.json").read_text())
-    (right, of), (left, images) = told[-1]
-    assert of == images == 40 and right == round(40 * record["clean"]["accuracy"])
-    assert left == round(40 * record["worst_case"]["accuracy"]) < right
