@@ -66,6 +66,8 @@ def test_an_attack_that_an_image_has_not_met_does_not_count():
     clean = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
     about = {"index": torch.arange(3), "label": torch.zeros(3, dtype=torch.int64), "clean": clean}
     met = PerImageResults(about | {"white/PGD": clean * 0, "black/Square": clean})
-    begun = PerImageResults(about | {"white/PGD": torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)})
+    begun = PerImageResults(
+        about | {"index": torch.arange(3, 6), "white/PGD": torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)}
+    )
     assert PerImageResults.join([met, begun]).robust("white", "black").tolist() == [0, 0, 0, 1, 0, 0]
     assert PerImageResults(about).robust("white").tolist() == [1, 1, 0]
