@@ -95,19 +95,10 @@ class BPDA(Attack):
         with self._replaced(net):
             return self.attack(net, x, y, keys=keys)
 
-    def craft(
-        self,
-        net: Net,
-        x: Tensor,
-        target: Tensor,
-        *,
-        keys: Tensor | None = None,
-        eval_mode: bool = False,
-        stop_when_fooled: bool = False,
-    ) -> Tensor:
+    def craft(self, net: Net, x: Tensor, target: Tensor, **options: Any) -> Tensor:
         """Craft with the attack."""
         with self._replaced(net):
-            return self.attack.craft(net, x, target, keys=keys, eval_mode=eval_mode, stop_when_fooled=stop_when_fooled)
+            return self.attack.craft(net, x, target, **options)
 
     @contextmanager
     def _replaced(self, net: Net) -> Iterator[None]:

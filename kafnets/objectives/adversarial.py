@@ -62,7 +62,9 @@ class Adversarial(Objective):
 
     @property
     def short_label(self) -> str:
-        """Class and attack; norm and eps are part of the labels of the run."""
+        """Class and attack, unless the class decides the attack; norm and eps are part of the labels of the run."""
+        if "attack" not in self.headline:
+            return super().short_label
         own = self.attack.other_settings()
         return f"{type(self).__name__}-{self.attack.short_label}" + (f"[{', '.join(own)}]" if own else "")
 

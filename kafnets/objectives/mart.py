@@ -44,11 +44,6 @@ class MART(Adversarial):
         super().__init__(attack=attack, eval_mode=eval_mode)
         self.beta = positive_and_finite("beta", beta, "; the official value is 5")
 
-    @property
-    def short_label(self) -> str:
-        """The class: the attack follows from the settings."""
-        return type(self).__name__
-
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the loss on both kinds of images; the logits are those of ``inputs``."""
         clean, attacked = ask(net, batch.x), ask(net, inputs)

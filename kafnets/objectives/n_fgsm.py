@@ -35,11 +35,6 @@ class NFGSM(Adversarial):
     def __init__(self, *, noise: float = 2.0, alpha: float = 1.0, eval_mode: bool = False) -> None:
         super().__init__(attack=_Noisy(noise=noise, alpha=alpha), eval_mode=eval_mode)
 
-    @property
-    def short_label(self) -> str:
-        """The class: the attack follows from the settings."""
-        return type(self).__name__
-
 
 class _Noisy(FGSM):
     """FGSM from a point in a larger ball, which may leave the ball of the threat model."""

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from kafnets.schedules import Constant, Exponential, Triangular, TriangularThenHalving
+from kafnets.schedules import Constant, Cosine, Exponential, Piecewise, Triangular, TriangularThenHalving, WarmUp
 
 EVERY = [
     Constant(),
@@ -12,6 +12,9 @@ EVERY = [
     Exponential(),
     TriangularThenHalving(),
     TriangularThenHalving(low=0.1, tail=0.5, every=0.1),
+    WarmUp(low=0.1),
+    Cosine(warm_up=0.1),
+    Piecewise(),
 ]
 
 
@@ -53,6 +56,12 @@ def test_a_run_of_one_epoch_and_fractional_lengths():
     assert Triangular(low=0.0)(0.625, 2.5) == pytest.approx(0.5)
 
 
+def test_a_cosine_rises_first_and_ends_at_its_low():
+    wave = Cosine(low=0.1, warm_up=0.2)
+    assert [wave(epoch, 10) for epoch in (0, 1, 2, 6, 10)] == pytest.approx([0, 0.5, 1, 0.55, 0.1])
+    assert Cosine(warm_up=1.0)(10, 10) == 1.0
+
+
 def test_the_cycle_meets_its_tail_and_halves():
     schedule = TriangularThenHalving(low=0.0125, tail=0.2, every=0.04)
     assert schedule(40, 100) == pytest.approx(1.0)
@@ -72,6 +81,10 @@ def test_the_cycle_meets_its_tail_and_halves():
         (lambda: TriangularThenHalving(low=2.0), "low must lie in"),
         (lambda: TriangularThenHalving(tail=20), r"tail must lie in \(0, 1\), got 20"),
         (lambda: TriangularThenHalving(tail=float("nan")), "tail must lie in"),
+        (lambda: WarmUp(until=0), r"until must lie in \(0, 1\), got 0"),
+        (lambda: Cosine(warm_up=1.5), r"warm_up must lie in \[0, 1\], got 1.5"),
+        (lambda: Piecewise(milestones=[0.7, 0.5]), r"milestones must ascend, got \[0.7, 0.5\]"),
+        (lambda: Piecewise(factor=1), r"factor must lie in \(0, 1\), got 1"),
         (lambda: TriangularThenHalving(every=0), r"every must lie in \(0, 1\), got 0"),
     ],
 )
