@@ -180,6 +180,14 @@ def test_the_recipe_of_the_demo_prints_no_warning_of_its_own(fit, capsys):
     assert all("collapsed" in line for line in warned)  # a tiny network may predict one class
 
 
+def test_loggers_are_told_the_folder_of_all_runs(monkeypatch: pytest.MonkeyPatch, fit):
+    told = []
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("lightning_modules.wandb_logger.Wandb.keep_in", lambda self, folder: told.append(folder))
+    run, _ = fit("--config=wandb.yaml", "--run.test=false")
+    assert told == [str(run.parent.parent)]
+
+
 def test_a_warning_is_printed_once_and_on_rank_0(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from lightning_modules.callbacks.robustness_text import wrapped
+from lightning_modules.callbacks.robustness_text import title, wrapped
 from lightning_modules.files import write_json
 from lightning_modules.provenance import provenance
 
@@ -28,7 +28,7 @@ def results_table(record: dict[str, Any], attack: str, folder: str) -> str:
     """Return the record as a short table of plain text."""
     run = record["run"]
     rows = [
-        ("run", f"{run['backbone']} {run['activation']}, trained by {run['objective']}, seed {run['seed']}"),
+        ("run", title(record)),
         ("weights", run["weights"]),
         ("checkpoint", f"{record['checkpoint']}  sha256 {(record['checkpoint_sha256'] or '-')[:12]}"),
     ]

@@ -69,6 +69,8 @@ def test_the_sheet_has_one_column_per_image(channels, is_drawn):
 def test_complaints_of_checks_are_the_title():
     calm = plot_robustness(a_record(), [], "abc")
     assert calm.get_suptitle() == "1 checks passed, none complains"
+    named = plot_robustness(a_record(), [], "abc", "KafVGG KAF")
+    assert named.get_suptitle() == "KafVGG KAF\n1 checks passed, none complains"
     bad = [{"status": "warn", "name": "noise"}, {"status": "fail", "name": "mode"}, {"status": "pass", "name": "x"}]
     assert plot_robustness(a_record(checks=bad), [], "abc").get_suptitle() == "warn: noise\nfail: mode"
 
