@@ -1,6 +1,7 @@
 """One page about the robustness of a network."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,10 @@ def _draw_attacks(axes: Axes, record: Mapping[str, Any]) -> None:
         low, high = 100 * row["wilson95_low"], 100 * row["wilson95_high"]
         axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
         axes.text(high + 1.5, place, f"{100 * row['accuracy']:.1f}", va="center", fontsize=9, color=INK)
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    names = [textwrap.fill(name, 52, break_long_words=False) for name in rows]
+    axes.set_yticks(range(len(rows)), names)
+    for label in axes.get_yticklabels():
+        label.set_fontsize(6 if "\n" in label.get_text() else 8)  # so that the lines of neighbours do not meet
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
     axes.set_xlabel("accuracy, %")

@@ -33,6 +33,14 @@ def a_sheet(channels, columns=3):
     return [(clean, adversarial, (0, 0, i)) for i, (clean, adversarial) in enumerate(images)]
 
 
+def test_a_long_name_is_wrapped_so_that_the_panels_keep_their_room():
+    record = a_record()
+    long = "black/PGD-50-1 Linf eps 8/255 (step_size=0.003, random_start=False, loss=margin, estimator=Finite(100))"
+    record["attacks"][long] = next(iter(record["attacks"].values()))
+    labels = [label.get_text() for label in plot_robustness(record, [], "abc").axes[0].get_yticklabels()]
+    assert max(len(line) for label in labels for line in label.split("\n")) <= 52
+
+
 def test_bars_are_the_attacks_between_clean_and_worst_case():
     axes = plot_robustness(a_record(), [], "abc").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["clean", "PGD-50-1", "Square", "worst case"]
