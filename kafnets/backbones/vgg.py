@@ -49,7 +49,8 @@ class KafVGG(Backbone):
 
     Graph: ``normalize``; blocks 1 to 3 = [conv3x3 - BN - act] twice - max-pool - dropout, of ``width``, ``2 width``,
     ``4 width`` filters; flatten; dense ``hidden`` - act - dropout; dense ``num_classes``. He-uniform kernels, zero
-    biases (every layer has them), BN eps 1e-3.
+    biases (every layer has them), BN eps 1e-3. With ``head_norm``, a BN stands before the activation of the hidden
+    layer too: without it, the inputs of a KAF there leave its dictionary, where it and its gradient are zero.
 
     Args:
         activation: builds the activation of each place from its number of channels.
@@ -61,6 +62,7 @@ class KafVGG(Backbone):
         hidden: units of the hidden dense layer, >= 1.
         dropout: the four rates in [0, 1): after each block, and after the hidden layer.
         bn_momentum: weight of the newest batch in the running statistics, in (0, 1]; 0.01 is Keras's 0.99.
+        head_norm: whether the hidden dense layer has a BN; the thesis's has none.
 
     Shapes:
         ``(N, in_channels, image_size, image_size)`` in [0, 1] to ``(N, num_classes)`` logits.
@@ -92,6 +94,7 @@ class KafVGG(Backbone):
         hidden: int = 128,
         dropout: tuple[float, float, float, float] = (0.2, 0.25, 0.3, 0.4),
         bn_momentum: float = 0.01,
+        head_norm: bool = False,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -110,6 +113,7 @@ class KafVGG(Backbone):
         self.block3 = block(2 * width, 4 * width, dropout=dropout[2])
         self.flatten = nn.Flatten()
         self.dense = nn.Linear(4 * width * (image_size // 8) ** 2, hidden)
+        self.bn = nn.BatchNorm1d(hidden, eps=1e-3, momentum=bn_momentum) if head_norm else nn.Identity()
         self.act = build_activation(activation, hidden)
         self.dropout = nn.Dropout(dropout[3])
         self.fc = nn.Linear(hidden, num_classes)
@@ -119,5 +123,5 @@ class KafVGG(Backbone):
         """Images in [0, 1] to logits."""
         x = self.normalize(x)
         x = self.block3(self.block2(self.block1(x)))
-        x = self.dropout(self.act(self.dense(self.flatten(x))))
+        x = self.dropout(self.act(self.bn(self.dense(self.flatten(x)))))
         return self.fc(x)

@@ -52,6 +52,16 @@ def test_the_graph_of_layers():
     torch.testing.assert_close(net(x), net.fc(net.dense(y.flatten(1)).relu()))
 
 
+def test_the_normalised_head():
+    net = KafVGG(activation=ReLU, head_norm=True)
+    assert count(net) == count(KafVGG(activation=ReLU)) + 2 * 128
+    heard = []
+    net.act.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    net(torch.rand(16, 3, 32, 32))
+    torch.testing.assert_close(heard[0].mean(0), torch.zeros(128), atol=1e-5, rtol=0)
+    assert 0.9 < heard[0].std() < 1.1
+
+
 def test_digits():
     net = KafVGG(in_channels=1, image_size=8)
     assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
