@@ -44,6 +44,7 @@ from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
 from lightning_modules.command_line.signals import status, stop_on_signals
 from lightning_modules.command_line.sizes import SIZES, check_size, size_flags
+from lightning_modules.command_line.tools import run_tool
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -199,7 +200,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a known mistake ends it with one line on stderr and exit status 2."""
     quieten()
     say_engines()
+    given = sys.argv[1:] if arguments is None else arguments
     try:
+        if run_tool(given):
+            return
         CLI(
             Classifier,
             ImageDataModule,
@@ -224,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
                     Predictions(),
                 ],
             },
-            args=resolve(sys.argv[1:] if arguments is None else arguments, [CONFIGS]),
+            args=resolve(given, [CONFIGS]),
         )
     except SIGTERMException:
         raise SystemExit(status()) from None  # Lightning itself would exit with status 0
