@@ -8,6 +8,7 @@ from kafnets.objectives.free import Free
 from kafnets.objectives.grad_align import GradAlign
 from kafnets.objectives.mart import MART
 from kafnets.objectives.n_fgsm import NFGSM
+from kafnets.objectives.progressive_resizing import ProgressiveResizing
 from kafnets.objectives.trades import TRADES
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Free",
     "GradAlign",
     "Objective",
+    "ProgressiveResizing",
     "Terms",
 ]
