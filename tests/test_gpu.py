@@ -10,6 +10,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import gpu
 import gpu_checks
+import record
 
 CHECKS = dict(gpu_checks.checks())
 SLOW_ON_A_CPU = ("net PreActResNet18", "torch.compile", "autocast torch.float16")
@@ -40,6 +41,18 @@ def test_a_dry_run_writes_every_part(tmp_path: Path):
     assert found["training"]["KafVGG, KAF"]["ours"][0] > 0
     assert found["runs"]["KafVGG, ReLU"]["robust_images"] == 20
     assert found["attacks"]["AutoAttack on KafVGG, KAF"]["images"] == 8
+
+
+def test_a_dry_run_of_the_records_trains_and_tests_each_config(tmp_path: Path):
+    out = tmp_path / "records.json"
+    record.main(["--dry_run", "--seeds", "0", "--images=8", f"--runs={tmp_path}", f"--out={out}"])
+    found = json.loads(out.read_text())
+    for name, target in record.TARGETS.items():
+        assert found[name]["target"] == target
+        assert found[name]["mean_seconds"] > 0
+        (row,) = found[name]["seeds"]
+        assert row["attack"]["attack"] == "AutoAttack"
+        assert row["run"]["objective"].startswith("ProgressiveResizing-NFGSM")
 
 
 def test_a_missing_gpu_is_an_error_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,7 +2,8 @@
 
 Objects may be written flat: beside ``class_path``, any other key is one of its arguments (``init_args`` works as well).
 Merging follows the objects: the same ``class_path`` (or none) merges the arguments, another one replaces the object,
-and ``class_path+`` changes the class but keeps the arguments. Any other key that ends in ``+`` appends to a list.
+and ``class_path+`` changes the class but keeps the arguments. Any other key that ends in ``+`` appends to a list. A
+mapping from numbers (epochs, steps) is replaced as a whole.
 """
 
 from collections.abc import Sequence
@@ -136,8 +137,10 @@ def merge(base: Any, over: Any) -> Any:
         {'activation': {'class_path': 'KWTA', 'ratio': 0.1}, 'tags': ['a', 'b']}
         >>> merge({"data": {"class_path": "CIFAR10", "batch_size": 64}}, {"data": {"class_path+": "CIFAR100"}})
         {'data': {'class_path': 'CIFAR100', 'batch_size': 64}}
+        >>> merge({"sizes": {0: 24, 6: 32}}, {"sizes": {0: 28, 4: 32}})  # numbers are no names of settings
+        {'sizes': {0: 28, 4: 32}}
     """
-    if not isinstance(over, dict):
+    if not isinstance(over, dict) or any(not isinstance(key, str) for key in over):
         return over
     if isinstance(base, str) and "class_path" not in over:
         base = {"class_path": base}  # an object named by its class alone
