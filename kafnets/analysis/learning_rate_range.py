@@ -8,6 +8,8 @@ import numpy as np
 FEWEST = 5  # points
 NOISE = 3.0  # times the median change of the loss between points, which the loss must exceed to have fallen
 START = 0.1  # of its fall, after which the loss is said to have begun to fall
+PLATEAU = 0.9  # of the highest accuracy under PGD, at which it is said to have stopped rising
+MEASURABLE = 0.05  # the highest accuracy under PGD below which the loss alone is read, as of standard training
 GAP = 0.2  # of the accuracies under a single step and under PGD, which is catastrophic overfitting
 
 
@@ -16,7 +18,7 @@ class LearningRates(NamedTuple):
 
     Attributes:
         minimum: where training begins to learn.
-        maximum: where it learns fastest, before it gets worse again.
+        maximum: where it stops improving.
         collapse: where it collapses or diverges; None if it does neither.
     """
 
@@ -31,8 +33,9 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
     Loss and accuracy under PGD are first smoothed over three points. Training has collapsed where the accuracy under a
     single step exceeds that under PGD by 0.2 or more (catastrophic overfitting, in which the loss still falls), or
     where, past its peak, the accuracy under PGD is below half of that. Of the points before, the suggested maximum is
-    that of the lowest loss or of the highest accuracy under PGD, whichever comes first; the minimum is where the loss
-    has done a tenth of its way down to there.
+    the first whose accuracy under PGD is 0.9 of its peak: the loss often stops falling at a learning rate ten times
+    smaller, while the accuracy still rises. Where PGD leaves less than 0.05, as in standard training, it is the point
+    of the lowest loss. The minimum is where the loss has done a tenth of its way down to there.
 
     Args:
         points: rows with the keys ``lr`` (rising), ``loss`` (adversarial training loss), ``single_step_accuracy`` and
@@ -49,7 +52,7 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
         >>> values = zip([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], losses, pgd, strict=True)
         >>> rows = [{"lr": lr, "loss": loss, "single_step_accuracy": a, "pgd_accuracy": a} for lr, loss, a in values]
         >>> learning_rates(rows)
-        LearningRates(minimum=0.01, maximum=0.3, collapse=3.0)
+        LearningRates(minimum=0.01, maximum=0.1, collapse=3.0)
     """
     rates, loss, single, pgd = (
         np.array([point[key] for point in points], dtype=float)
@@ -59,7 +62,8 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
     bad = np.zeros(len(rates), dtype=bool)
     if len(rates):
         smooth = _smoothed(pgd)
-        bad = (single - pgd >= GAP) | ((np.arange(len(rates)) > smooth.argmax()) & (pgd < smooth.max() / 2))
+        fallen = (np.arange(len(rates)) > smooth.argmax()) & (pgd < smooth.max() / 2)
+        bad = (single - pgd >= GAP) | (fallen & (smooth.max() >= MEASURABLE))
     end = int(bad.argmax()) if bad.any() else len(rates)
     if end < FEWEST:
         raise ValueError(
@@ -68,7 +72,7 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
         )
     noise = np.median(np.abs(np.diff(loss[:end])))
     loss, pgd = _smoothed(loss[:end]), _smoothed(pgd[:end])
-    top = min(loss.argmin(), pgd.argmax())
+    top = (pgd >= PLATEAU * pgd.max()).argmax() if pgd.max() >= MEASURABLE else loss.argmin()
     if not loss[0] - loss[top] > NOISE * noise:
         raise ValueError(
             f"the loss falls nowhere {tested} by more than it varies from point to point, so that nothing can be "

@@ -14,9 +14,18 @@ def rows(loss, pgd, single=None):
     return [{"lr": a, "loss": b, "pgd_accuracy": c, "single_step_accuracy": d} for a, b, c, d in values]
 
 
-def test_the_range_begins_where_the_loss_falls_and_ends_where_training_learns_fastest():
+def test_the_range_begins_where_the_loss_falls_and_ends_where_robust_accuracy_stops_rising():
     found = learning_rates(rows(FALLING, RISING))
     assert (found.minimum, found.maximum, found.collapse) == (RATES[2], RATES[6], None)
+
+
+def test_a_plateau_of_the_loss_does_not_end_the_range():
+    flat = [2.3, 2.2, 2.0, 1.9, 1.91, 1.92, 1.93, 1.93, 1.94, 2.0]
+    assert learning_rates(rows(flat, RISING)).maximum == RATES[6]
+
+
+def test_without_robust_accuracy_the_loss_is_read():
+    assert learning_rates(rows(FALLING, [0.0, 0.01, *[0.0] * 8])).maximum == RATES[6]
 
 
 def test_a_collapse_that_the_loss_hides_ends_the_range():
