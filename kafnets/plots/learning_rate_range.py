@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from kafnets.analysis.learning_rate_range import LearningRates
 from kafnets.plots.style import BLUE, INK, SHADE, SKY, VERMILION, Row, new_figure, open_frame, show_message
@@ -31,6 +32,8 @@ def plot_learning_rate_range(points: Sequence[Row], found: LearningRates | None,
     values = sorted(float(point["loss"]) for point in points)
     if values and values[-1] > 2 * values[len(values) // 2]:
         loss.set_yscale("log")  # a loss that diverges would hide where it falls
+        for ticks in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
+            ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
     _draw(accuracy, points, "pgd_accuracy", 100, label="validation, PGD-10", color=VERMILION)
     _draw(accuracy, points, "single_step_accuracy", 100, label="validation, FGSM", color=BLUE, linestyle="--")
     accuracy.set_ylim(bottom=0)
