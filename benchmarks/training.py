@@ -15,7 +15,7 @@ of float32.
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -85,7 +85,7 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
 
 
-def fit(net: KafVGG, data: ImageDataModule, steps: int, *, half: bool) -> Speed:
+def fit(net: KafVGG, data: ImageDataModule, steps: int, *, half: bool, callbacks: Sequence[Callback] = ()) -> Speed:
     """Train for some steps as ``fit`` does."""
     clock = Clock()
     trainer = Trainer(
@@ -94,7 +94,7 @@ def fit(net: KafVGG, data: ImageDataModule, steps: int, *, half: bool) -> Speed:
         limit_val_batches=0,
         accelerator="cpu",
         precision="bf16-mixed" if half else "32-true",
-        callbacks=[clock, Throughput(), FiniteLoss()],
+        callbacks=[*callbacks, clock, Throughput(), FiniteLoss()],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
