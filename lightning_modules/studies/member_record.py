@@ -30,7 +30,7 @@ A record is a dictionary with these fields:
 ``history``
     One dictionary of figures per epoch, as in ``history.csv``.
 ``shapes``
-    The learned activations of at most 12 layers: ``layer``, the points ``x``, ``y`` with one list per channel, and
+    The learned activations of at most 8 layers: ``layer``, the points ``x``, ``y`` with one list per channel, and
     ``start``, the same before training, or None. At most 8 channels.
 ``events``
     What the guards have noted: ``kind`` and ``text``, and more where it is known, such as ``step`` and ``epoch``.
@@ -68,7 +68,7 @@ def write_member(folder: Path, record: Record) -> Path:
     path = folder / str(record.get("study")) / f"{record.get('member')}.json"
     _check(path, record)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in record.items()]
+    lines = [f'"{name}": {json.dumps(value, allow_nan=False, separators=(",", ":"))}' for name, value in record.items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
     return path
 
