@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def _check_commands(jobs: Sequence[Job]) -> None:
         distinct.setdefault(tuple(arg for arg in arguments if not arg.startswith("--seed_everything=")), job)
     if not distinct:
         return
-    print(f"checking {len(distinct)} command lines", file=sys.stderr, flush=True)
+    print(f"# checking {len(distinct)} command lines", flush=True)
     for job, error in zip(distinct.values(), errors_of([job.arguments() for job in distinct.values()]), strict=True):
         if error:
             raise ValueError(f"member {job.name} can't run: {error}")

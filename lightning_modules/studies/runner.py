@@ -65,7 +65,7 @@ class Runner:
         try:
             for job in self.jobs:
                 self._sort(job)
-            self.say(f"{len(self.finished)} of {len(self.jobs)} members are done; {self._time_left()}")
+            self.say(f"{self.jobs[0].study}: {self._time_left()}")
             while self._running or ((self._waiting or self._elsewhere) and not self._signals):
                 self._look()
         finally:
@@ -167,7 +167,7 @@ class Runner:
 
     def _time_left(self) -> str:
         left = [*self._waiting, *self._elsewhere, *(running.job for running in self._running)]
-        text = f"{len(self.finished)} of {len(self.jobs)}"
+        text = f"{len(self.finished)} of {len(self.jobs)} done"
         if not left:
             return text
         if not self.finished:
