@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         SystemExit: if a member has failed, or a signal has stopped the study.
     """
     own, flags = split_flags(arguments)
-    options = _parser().parse_args(own)
+    options = parser().parse_args(own)
     study, members = load_study(options.config, [CONFIGS, CONFIGS / "studies"], short=options.short)
     environments = slots(options.jobs)
     jobs = _jobs(study, members, flags, Path(options.run.dir), Path(options.results))
@@ -63,7 +63,8 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, flags
 
 
-def _parser() -> OneLineParser:
+def parser() -> OneLineParser:
+    """Return the parser of the study's own options."""
     parser = OneLineParser(prog="cli.py study", description=f"{__doc__} Flags with a dot go to every member.")
     parser.add_argument("--config", required=True, help="Study file: a path, or a bare name in configs/studies/.")
     parser.add_argument("--short", action="store_true", help="The short: variant of the file.")
