@@ -10,8 +10,10 @@ from kafnets.analysis.per_image_results import PerImageResults
 from lightning_modules.read_report import read_report
 from lightning_modules.studies.member_record import Record
 
-_TAKEN = ("run", "data", "data_images", "data_classes", "data_sha256", "code", "checkpoint_sha256", "network_sha256")
-_TAKEN += ("dtype", "seed", "clean", "robust", "events", "parameters", "seconds", "memory", "environment")
+_TAKEN = [
+    *("run", "data", "data_images", "data_classes", "data_sha256", "code", "checkpoint_sha256", "network_sha256"),
+    *("dtype", "seed", "clean", "robust", "events", "parameters", "seconds", "memory", "environment"),
+]
 _AXES = ("activation", "backbone", "objective", "seed")
 
 
