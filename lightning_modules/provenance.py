@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -57,6 +58,13 @@ def data_identity(trainer: Trainer, dataset: Any) -> dict[str, Any]:
         found.update((digest(x) + digest(y)).encode())
     about = {"data": type(trainer.datamodule).__name__}  # type: ignore[attr-defined]
     return about | {"data_images": len(dataset), "data_classes": len(names), "data_sha256": found.hexdigest()}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what a figure may depend on beside the code: versions, device, threads and platform."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    found = {"torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    return found | {"device": device.type, "device_name": name, "threads": torch.get_num_threads()}
 
 
 @cache

@@ -166,7 +166,7 @@ def test_the_threat_model_is_stated_once():
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_config_is_short_and_says_what_it_is(path: Path):
     lines = path.read_text().splitlines()
-    assert len(lines) <= 26
+    assert len(lines) <= (40 if path.parent.name == "studies" else 26)  # a study lists what it compares
     assert lines[0].startswith("# ")
 
 

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 import cli
+from lightning_modules.studies import command as study
+from lightning_modules.studies.grid import Member, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -35,6 +37,7 @@ def commands() -> list[str]:
     added = [f"python cli.py fit --config kafvgg_fast_at.yaml {flags}" for flags in FLAGS]
     added = [command for command in added if not any(text in command for text in ELSEWHERE)]
     found = [text[text.index("python cli.py") :] for text in [*found, *added] if "mine.yaml" not in text]
+    found = [text for text in found if not text.startswith("python cli.py study")]
     # commands that differ in names and numbers of images alone are parsed once
     alike = [re.sub(r"runs/\w+/version_0", "RUN", re.sub(r"--run.name \w+", "--run.name mine", text)) for text in found]
     return sorted({re.sub(r"test_images=\d+", "test_images=50", text) for text in alike})
@@ -52,6 +55,13 @@ def parsed(command: str) -> dict:
         cli.main([*shlex.split(command, comments=True)[2:], *stated, "--print_config"])
     assert stop.value.code == 0
     return yaml.safe_load(printed.getvalue())
+
+
+def members(command: str) -> list[Member]:
+    """The members of the study that a command runs."""
+    own, _ = study.split_flags(shlex.split(command)[3:])
+    options = study.parser().parse_args(own)
+    return load_study(options.config, [study.CONFIGS], short=options.short)[1]
 
 
 def shortened(code: str) -> str:
@@ -83,6 +93,19 @@ def test_the_flags_of_a_command_parse(command):
     parsed(command)
 
 
+def test_the_studies_that_are_named_exist_and_have_as_many_members_as_is_said():
+    shown = [line for line in SHELL if line.startswith("python cli.py study")]
+    assert len(shown) > 1 and all(members(line) for line in shown)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+), (\d+) \|$", PAGES["docs/studies.md"], re.MULTILINE)
+    assert {name for name, *_ in rows} == {path.stem for path in ROOT.glob("configs/studies/*.yaml")} - {
+        "worst_case",
+        "worst_case_short",
+    }
+    for name, *said in rows:
+        found = [members(f"python cli.py study --config studies/{name} {flag}") for flag in ("", "--short")]
+        assert [str(len(one)) for one in found] == said, name
+
+
 def test_the_pages_show_commands_and_flags():
     assert len([command for command in commands() if " fit " in command]) > 20
     assert any(" test " in command for command in commands())
@@ -93,6 +116,14 @@ def test_a_config_example_parses(code, tmp_path, monkeypatch):
     name, command = re.match(r"# (\w+\.yaml): (python cli.py .+)", code).groups()
     (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
+    if command.startswith("python cli.py study"):
+        assert [member.name for member in members(command)] == [
+            "relu-4_255-0",
+            "relu-8_255-0",
+            "kaf-4_255-0",
+            "kaf-8_255-0",
+        ]
+        return
     config, written = parsed(command), yaml.safe_load(code)
     assert config["trainer"]["max_epochs"] == written["trainer"]["max_epochs"]
     assert config["model"]["init_args"]["threat"]["init_args"]["eps"] == written["model"]["threat"]["eps"]
@@ -100,7 +131,7 @@ def test_a_config_example_parses(code, tmp_path, monkeypatch):
 
 
 def test_every_config_that_is_named_exists():
-    named = {name.removesuffix(".yaml") for name in re.findall(r"--config ([\w.]+)", TEXT)}
+    named = {name.removesuffix(".yaml") for name in re.findall(r"--config ([\w.]+)(?![\w./])", TEXT)}
     named |= {text.removesuffix(".yaml") for text in INLINE if re.fullmatch(r"\w+\.yaml", text)}
     named -= {"mine", "config", "hparams"}  # the reader's own, and files of a run folder
     assert len(named) > 10

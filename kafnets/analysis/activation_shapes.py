@@ -128,12 +128,18 @@ def _sample(x: Tensor) -> Tensor:
     return flat[flat.isfinite()]
 
 
+@torch.no_grad()
+def curves_on(module: Activation, grid: Tensor) -> Tensor:
+    """The outputs of a pointwise activation with parameters on a grid ``(G,)``: ``(C, G)``, on the CPU in float32."""
+    parameter = next(module.parameters())
+    column = grid.to(parameter)[:, None].expand(-1, module.num_channels)
+    return module(column).T.float().cpu().contiguous()
+
+
 def _shape(name: str, module: Activation, sample: Tensor, num_points: int, num_bins: int) -> ActivationShape:
     low, high = _range(sample)
     grid = torch.linspace(low, high, num_points)
-    parameter = next(module.parameters())
-    column = grid.to(parameter)[:, None].expand(-1, module.num_channels)
-    curves = module(column).T.float().cpu().contiguous()
+    curves = curves_on(module, grid)
     density, edges = torch.histogram(sample, num_bins, range=(low, high), density=True)
     return ActivationShape(name, grid, curves, edges, density.nan_to_num(0.0))
 

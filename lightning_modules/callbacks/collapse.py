@@ -19,7 +19,7 @@ class Collapse(Callback):
     """Warn if one class is predicted for every image, or if most inputs of a KAF lie outside its dictionary.
 
     A sample of the first batch of a validation or test is checked. In training, where the first epochs may begin so,
-    it must hold in two validations in a row.
+    it must hold in two validations in a row. What was found is kept in ``events``, for the record of the test.
 
     Args:
         images: size of the sample, >= 20.
@@ -29,6 +29,7 @@ class Collapse(Callback):
         if images < FEWEST:
             raise ValueError(f"images must be >= {FEWEST}, got {images}")
         self.images = images
+        self.events: list[dict[str, Any]] = []
         self._before: set[str] = set()
 
     def on_validation_batch_end(
@@ -41,7 +42,7 @@ class Collapse(Callback):
             told = self._before if trainer.state.fn == "fit" else set(found)
             self._before = set(found)
             for name in told & set(found):
-                rank_zero_warn(found[name])
+                self._tell(trainer, found[name])
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -50,7 +51,21 @@ class Collapse(Callback):
         if batch_idx == 0:
             with in_float32(batch[0].device):
                 for _, text in self._find(pl_module.net, batch):
-                    rank_zero_warn(text)
+                    self._tell(trainer, text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was found so far."""
+        return {"events": self.events}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what the resumed run had found."""
+        self.events = list(state_dict["events"])
+
+    def _tell(self, trainer: Trainer, text: str) -> None:
+        if text not in [event["text"] for event in self.events]:
+            when = {} if trainer.testing else {"epoch": trainer.current_epoch + 1}
+            self.events.append({"kind": "collapse", "text": text} | when)
+        rank_zero_warn(text)
 
     def _find(self, net: Any, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[tuple[str, str]]:
         """Yield a key and a message for everything found."""

@@ -39,7 +39,7 @@ class OverfittingGuard(Callback):
       every record.
 
     After training it says if robust accuracy fell slowly after its peak, which is robust overfitting (Rice, Wong,
-    Kolter 2020) and no collapse.
+    Kolter 2020) and no collapse. What it has said is kept in ``events``, for the record of the test.
 
     Args:
         every: steps between two probes, >= 1.
@@ -84,6 +84,7 @@ class OverfittingGuard(Callback):
         self.stop, self.fallback, self.decline = stop, fallback, decline
         self.single, self.multi = FGSM(), PGD(steps=10)
         self.collapsed_at: int | None = None
+        self.events: list[dict[str, Any]] = []
         self.peak, self.last, self.peak_epoch = 0.0, 0.0, 0
         self._probed_at = 0
         self._good: dict[str, Any] | None = None
@@ -125,22 +126,23 @@ class OverfittingGuard(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Say whether robust accuracy has declined after its peak."""
         if self.collapsed_at is None and self.peak - self.last >= self.decline and trainer.is_global_zero:
-            print(
+            text = (
                 f"robust overfitting: validation robust accuracy fell from {self.peak:.1%} in epoch {self.peak_epoch} "
-                f"to {self.last:.1%} at the end, without a collapse",
-                flush=True,
+                f"to {self.last:.1%} at the end, without a collapse"
             )
+            self.events.append({"kind": "robust overfitting", "epoch": self.peak_epoch, "text": text})
+            print(text, flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to act as this one."""
-        names = ("collapsed_at", "peak", "last", "peak_epoch")
+        names = ("collapsed_at", "peak", "last", "peak_epoch", "events")
         window = {"good": self._good, "window": list(self._window), "mean_before": self._mean_before}
         return {name: getattr(self, name) for name in names} | window
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of the resumed run."""
         self._good, self._window = state_dict["good"], list(state_dict.get("window", ()))
-        self._mean_before = state_dict.get("mean_before")
+        self._mean_before, self.events = state_dict.get("mean_before"), list(state_dict.get("events", ()))
         for name in ("collapsed_at", "peak", "last", "peak_epoch"):
             setattr(self, name, state_dict[name])
 
@@ -166,10 +168,14 @@ class OverfittingGuard(Callback):
         self.collapsed_at = trainer.global_step
         then = self._act(trainer, module)
         images = min(self.images, len(trainer.datamodule.val_set))  # type: ignore[attr-defined]
-        rank_zero_warn(
-            f"catastrophic overfitting at step {trainer.global_step} (epoch {trainer.current_epoch + 1}): of "
+        epoch = trainer.current_epoch + 1
+        text = (
+            f"catastrophic overfitting at step {trainer.global_step} (epoch {epoch}): of "
             f"{images} validation images {single:.0%} resist {self.single} and {multi:.0%} resist {self.multi}; {then}"
         )
+        event = {"kind": "catastrophic overfitting", "step": trainer.global_step, "epoch": epoch, "text": text}
+        self.events.append(event)
+        rank_zero_warn(text)
 
     def accuracies(self, trainer: Trainer, module: Any) -> tuple[float, float]:
         """Return the robust accuracy of held-out images under the single step and under PGD, over all processes."""

@@ -10,11 +10,15 @@ from lightning_modules.callbacks import Collapse
 
 
 def told(make_trainer, module, data) -> list[str]:
+    """What it warns of, which is also what it keeps for the record of the test."""
+    callback = Collapse()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        make_trainer(Collapse(), limit_test_batches=1).test(module, datamodule=data, verbose=False)
+        make_trainer(callback, limit_test_batches=1).test(module, datamodule=data, verbose=False)
     texts = [str(warning.message) for warning in caught]
-    return [text for text in texts if "dictionary" in text or "collapsed" in text]
+    found = [text for text in texts if "dictionary" in text or "collapsed" in text]
+    assert [event["text"] for event in callback.state_dict()["events"]] == found
+    return found
 
 
 def test_one_class_for_every_image(make_trainer, make_module, make_data):

@@ -119,6 +119,8 @@ def test_by_default_it_tells_and_training_goes_on(make_module, make_data, make_t
         trainer.fit(module, make_data())
     assert len([w for w in said if "catastrophic" in str(w.message)]) == 1
     assert trainer.global_step == 8 and guard.probes == [2, 4]
+    (event,) = guard.state_dict()["events"]
+    assert (event["kind"], event["step"], event["epoch"]) == ("catastrophic overfitting", 4, 1)
     assert module.labels()["objective"] == "Adversarial-FGSM"
 
 
@@ -180,9 +182,11 @@ def test_single_step_objectives_are_watched(objective, watched):
 def test_a_slow_decline_is_told_apart(make_module, make_data, make_trainer, capsys):
     module = make_module()
     module.on_validation_epoch_end = lambda: module.log("val/robust_accuracy", 0.5 - 0.02 * module.current_epoch)
-    make_trainer(OverfittingGuard(every=10**6), max_epochs=3).fit(module, make_data())
+    guard = OverfittingGuard(every=10**6)
+    make_trainer(guard, max_epochs=3).fit(module, make_data())
     said = "robust overfitting: validation robust accuracy fell from 50.0% in epoch 1 to 46.0% at the end"
     assert said in capsys.readouterr().out
+    assert [(event["kind"], event["epoch"]) for event in guard.events] == [("robust overfitting", 1)]
 
 
 def with_a_buffer():

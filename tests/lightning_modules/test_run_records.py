@@ -1,6 +1,7 @@
 """The records of a run: epochs, test results, pictures, configuration."""
 
 import contextlib
+import copy
 import csv
 import hashlib
 import json
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.figure import Figure
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from cli import main
@@ -142,7 +144,10 @@ def test_epochs_count_from_one_and_a_custom_objective_is_named(
 
 def test_the_record_of_a_test_is_complete(make_module, make_data, make_trainer, tmp_path):
     module, data = make_module(seed=7), make_data()
-    trainer = make_trainer(Results())
+    speaker = Callback()
+    speaker.events = [{"kind": "collapse", "text": "one class"}]
+    history = History()
+    trainer = make_trainer(Throughput(), history, speaker, Results())
     trainer.fit(module, data)
     trainer.test(module, data, ckpt_path="best", verbose=False)
     record = json.loads((run_folder(trainer, tmp_path) / "results.json").read_text())
@@ -162,6 +167,11 @@ def test_the_record_of_a_test_is_complete(make_module, make_data, make_trainer, 
     assert record["checkpoint"] == best
     with open(best, "rb") as file:
         assert record["checkpoint_sha256"] == hashlib.sha256(file.read()).hexdigest()
+    assert record["events"] == speaker.events
+    assert record["parameters"] == sum(parameter.numel() for parameter in module.net.parameters())
+    assert record["seconds"]["fit"] == pytest.approx(sum(row["epoch_seconds"] for row in history.rows))
+    assert 0 < record["seconds"]["test"] < 100 and 50e6 < record["memory"] < 1e12
+    assert record["environment"]["threads"] == torch.get_num_threads()
 
 
 class Somewhere(ImageDataModule):
@@ -227,9 +237,29 @@ def test_pictures_are_drawn_and_handed_to_loggers(
     folder = run_folder(trainer, tmp_path)
     assert {path.stem for path in folder.glob("*.png")} == drawn
     assert {key for key, _ in album.pictures} == drawn
+    assert (folder / "activations.json").is_file() == ("activations" in drawn)
     for key, (path,) in album.pictures:
         assert path == str(folder / f"{key}.png")
         assert (folder / f"{key}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_learned_activations_are_kept_as_numbers_beside_their_start(
+    make_net, make_module, make_data, make_trainer, tmp_path
+):
+    net, data = make_net(activation=KAF), make_data()
+    built, layers = (
+        copy.deepcopy(net.block1.act_a),
+        [name for name, part in net.named_modules() if isinstance(part, KAF)],
+    )
+    trainer, module = make_trainer(Pictures(images=20), max_epochs=1), make_module(net=net)
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    shapes = json.loads((run_folder(trainer, tmp_path) / "activations.json").read_text())
+    assert [shape["layer"] for shape in shapes] == layers and shapes[0]["layer"] == "block1.act_a"
+    assert [len(shapes[0][name]) for name in ("x", "y", "start")] == [41, 4, 4]
+    x = torch.tensor(shapes[0]["x"])[:, None].expand(-1, 4)
+    for name, activation in (("start", built), ("y", net.block1.act_a)):
+        assert torch.allclose(activation(x).T, torch.tensor(shapes[0][name]), atol=1e-3)
 
 
 def test_predictions_are_one_row_per_image(make_module, make_data, make_trainer, tmp_path):

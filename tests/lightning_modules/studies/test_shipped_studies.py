@@ -1,0 +1,55 @@
+"""Every study in configs/studies/ expands, its configs compose, and its command lines can be parsed."""
+
+import pytest
+
+from lightning_modules.provenance import ROOT
+from lightning_modules.studies.grid import load_study
+from lightning_modules.studies.identity import settings_of, sha256_of
+from lightning_modules.studies.parse_only import errors_of
+
+CONFIGS = ROOT / "configs"
+STUDIES = ["thesis_vgg", "thesis_resnet20", "activations", "kernels", "objectives", "smooth_at", "depth"]
+# instead of the data, which tell the network its sizes
+SIZES = ["--data.num_classes=10", "--data.in_channels=3", "--data.image_size=32", "--print_config"]
+
+
+def every(short):
+    return {study: load_study(study, [CONFIGS / "studies"], short=short)[1] for study in STUDIES}
+
+
+def one_per_label(members):
+    """As few members as it takes to have every label."""
+    seen, chosen = set(), []
+    for member in members:
+        if new := set(member.axes.items()) - seen:
+            seen |= new
+            chosen.append(member)
+    return chosen
+
+
+def test_these_are_all_studies():
+    found = {path.stem for path in (CONFIGS / "studies").glob("*.yaml")}
+    assert found == {*STUDIES, "worst_case", "worst_case_short"}
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_all_members_differ_in_their_settings(short):
+    for study, members in every(short).items():
+        settings = [sha256_of(settings_of(member.arguments, [CONFIGS])) for member in one_per_label(members)]
+        assert len(set(settings)) == len(settings), study
+        assert {member.axes["seed"] for member in members} == {"0", "1", "2"}
+
+
+def test_short_studies_measure_a_thousand_images_on_a_cpu():
+    for members in every(short=True).values():
+        settings = settings_of(members[0].arguments, [CONFIGS])
+        assert settings["trainer.accelerator"] == "cpu"
+        assert settings["model.test_images"] == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("short", [False, True])
+def test_every_label_of_every_study_is_parsed(short):
+    members = [member for members in every(short).values() for member in one_per_label(members)]
+    commands = [[*member.arguments, *SIZES] for member in members]
+    assert set(errors_of(commands)) == {None}
