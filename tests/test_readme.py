@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 import cli
+from kafnets.backbones import KafVGG
+from kafnets.saved import write_network
+from lightning_modules.command_line.tools import TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -35,9 +38,14 @@ def commands() -> list[str]:
     added = [f"python cli.py fit --config kafvgg_fast_at.yaml {flags}" for flags in FLAGS]
     added = [command for command in added if not any(text in command for text in ELSEWHERE)]
     found = [text[text.index("python cli.py") :] for text in [*found, *added] if "mine.yaml" not in text]
+    found = [text for text in found if tool_of(text) not in TOOLS]
     # commands that differ in names and numbers of images alone are parsed once
     alike = [re.sub(r"runs/\w+/version_0", "RUN", re.sub(r"--run.name \w+", "--run.name mine", text)) for text in found]
     return sorted({re.sub(r"test_images=\d+", "test_images=50", text) for text in alike})
+
+
+def tool_of(command: str) -> str:
+    return command.partition("cli.py ")[2].partition(" ")[0]
 
 
 def parsed(command: str) -> dict:
@@ -70,6 +78,16 @@ def test_the_python_example_of_the_readme_counts_robust_accuracy(capsys):
     assert "robust" in capsys.readouterr().out
 
 
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """The working directory holds the network that docs/sharing.md exports."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"in_channels": 1, "image_size": 8, "width": 2}
+    Path("kafvgg-digits").mkdir()
+    write_network(Path("kafvgg-digits"), KafVGG(**sizes), {"class": "KafVGG", "arguments": sizes}, {})
+
+
+@pytest.mark.usefixtures("exported")
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[f"{page}-{i}" for i, (page, _) in enumerate(PYTHON)])
 def test_a_python_example_runs_and_prints_what_its_comment_says(page, code, capsys):
     exec(compile(shortened(code), page, "exec"), {"__name__": page})
@@ -81,6 +99,16 @@ def test_a_python_example_runs_and_prints_what_its_comment_says(page, code, caps
 @pytest.mark.parametrize("command", commands())
 def test_the_flags_of_a_command_parse(command):
     parsed(command)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_flags_of_a_tool_exist(tool, capsys):
+    shown = [text for text in [*SHELL, *INLINE] if "python cli.py" in text and tool_of(text) == tool]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([tool, "--help"])
+    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    assert stop.value.code == 0 and shown
+    assert {flag for text in shown for flag in re.findall(r"--[\w.]+", text)} <= known
 
 
 def test_the_pages_show_commands_and_flags():
