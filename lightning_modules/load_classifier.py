@@ -1,6 +1,8 @@
 """Loads the network of a checkpoint."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -23,8 +25,24 @@ def load_classifier(path: str | Path) -> Backbone:
     Raises:
         ValueError: if the file is no such checkpoint, carries no configuration, or does not fit it.
     """
+    return load_with_settings(path)[0]
+
+
+def load_with_settings(
+    path: str | Path, trusted: Iterable[str] = ()
+) -> tuple[Backbone, dict[str, Any], dict[str, Any]]:
+    """Return the network as :func:`load_classifier` does, the settings ``model`` and ``data``, and the checkpoint.
+
+    Args:
+        path: a ``.ckpt`` file.
+        trusted: packages, besides this project's, whose classes and functions the checkpoint may name.
+
+    Raises:
+        ValueError: as :func:`load_classifier`.
+    """
     checkpoint = read_checkpoint(Path(path))
-    net = checkpoint_config(Path(path), checkpoint).get("model", {}).get("net")
+    settings = checkpoint_config(Path(path), checkpoint, trusted)
+    net = settings.get("model", {}).get("net")
     if not net:
         raise ValueError(f"{path} carries no configuration, so its network can't be built; give one saved by cli.py")
     parser = ArgumentParser(exit_on_error=False)
@@ -38,4 +56,4 @@ def load_classifier(path: str | Path) -> Backbone:
         raise ValueError(
             f"{path} does not fit the network of its configuration: {' '.join(str(error).split())}"
         ) from None
-    return built.eval()
+    return built.eval(), settings, checkpoint

@@ -20,7 +20,7 @@ HIGHER = [
     "sklearn",
 ]
 # kafnets.fused is optional: configurations name it, and no other package imports it
-TOPS = ["kafnets.analysis", "kafnets.plots", "kafnets.fused", "matplotlib"]
+TOPS = ["kafnets.analysis", "kafnets.plots", "kafnets.fused", "kafnets.saved", "matplotlib"]
 
 # package -> modules that it and its submodules must not import
 FORBIDDEN = {
@@ -31,9 +31,10 @@ FORBIDDEN = {
         f"kafnets.{name}": [*LAYERS, *ATTACKING, *TOPS]
         for name in ("losses", "metrics", "schedules", "logits", "keyed_random", "device_reads", "described", "files")
     },
-    "kafnets.analysis": ["kafnets.plots", "kafnets.fused", "kafnets.objectives", "matplotlib"],
-    "kafnets.plots": ["kafnets.fused", "kafnets.objectives"],
-    "kafnets.fused": [*ATTACKING, "kafnets.analysis", "kafnets.plots", "matplotlib"],
+    "kafnets.analysis": ["kafnets.plots", "kafnets.fused", "kafnets.saved", "kafnets.objectives", "matplotlib"],
+    "kafnets.plots": ["kafnets.fused", "kafnets.saved", "kafnets.objectives"],
+    "kafnets.saved": [*ATTACKING, "kafnets.analysis", "kafnets.plots", "kafnets.fused", "matplotlib"],
+    "kafnets.fused": [*ATTACKING, "kafnets.analysis", "kafnets.plots", "kafnets.saved", "matplotlib"],
     "datamodules": ["kafnets", "lightning_modules", "cli"],
     "lightning_modules": ["cli", "datamodules", "kafnets.fused"],
 }

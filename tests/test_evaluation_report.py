@@ -74,6 +74,17 @@ def test_the_files_are_in_the_run_folder(report: tuple[Path, dict], tiny_run: Pa
     assert sum("FiniteDifferences(samples={0: 100})" in name for name in record["attacks"]) == 1
 
 
+def test_an_exported_network_states_the_figures_and_robustbench_s_claim(report, tiny_run: Path, tmp_path: Path):
+    folder, record = report
+    cli.main(["export", f"--ckpt_path={tiny_run}", f"--out={tmp_path / 'out'}", "--tests", str(folder)])
+    claim, card = (json.loads((tmp_path / "out" / name).read_text()) for name in ("claim.json", "card.json"))
+    assert claim == json.loads((folder / "robustbench.json").read_text())
+    found = card["metrics"]["full_evaluation"]
+    assert found["worst_case"]["accuracy"] == record["worst_case"]["accuracy"] and found["data"] == "Digits"
+    assert found["attacks"].keys() == record["attacks"].keys() and found["checks"]
+    assert card["metrics"]["test"]["robust"]["images"] == 20
+
+
 def test_the_report_s_images_are_those_of_the_test(report: tuple[Path, dict]):
     folder, record = report
     results = json.loads((folder / "results.json").read_text())

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import cli
+import kafnets
 from kafnets.activations import ReLU
 from kafnets.backbones import KafVGG
 from kafnets.objectives import Batch
@@ -73,6 +74,17 @@ def test_a_checkpoint_is_tested_with_the_flags_repeated(run, folder, flags, refu
         cli.main([*test, *(flag for flag in flags if "=" in flag), "--print_config"])
     assert stop.value.code == 0
     assert "class_path: mine.objectives.Mixed" in capsys.readouterr().out
+
+
+def test_a_network_of_these_parts_is_exported_and_loaded(run, folder, refused, monkeypatch, tmp_path):
+    export = ["export", f"--ckpt_path={run}", f"--out={tmp_path / 'out'}"]
+    assert "names mine." in refused(export)
+    monkeypatch.syspath_prepend(folder)
+    cli.main([*export, "--own", "mine"])
+    own = [importlib.import_module("mine.networks").TwoLayers, importlib.import_module("mine.activations").Wave]
+    assert kafnets.load(tmp_path / "out", own=own).activation_label == "Wave"
+    with pytest.raises(ValueError, match=r"mine.networks.TwoLayers is not one of kafnets; .* own=\[TwoLayers\]"):
+        kafnets.load(tmp_path / "out")
 
 
 def test_the_share_of_the_objective_mixes_two_losses(folder, monkeypatch):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 APPLICATION = ["pytorch_lightning", "lightning", "jsonargparse", "wandb", "sklearn"]
 
 USE = """
+from pathlib import Path
 import kafnets.analysis, kafnets.attacks, kafnets.backbones, kafnets.fused, kafnets.metrics, kafnets.objectives
 import torch
 from kafnets.activations import KAF
@@ -23,6 +24,7 @@ from kafnets.backbones import KafVGG
 from kafnets.fused import Fused
 from kafnets.keyed_random import image_keys
 from kafnets.objectives import Adversarial, Batch
+from kafnets.saved import write_network
 from kafnets.threat import ThreatModel
 
 torch.manual_seed(0)
@@ -36,6 +38,10 @@ optimizer.step()
 assert not torch.equal(net.fc.weight, before) and torch.isfinite(net.fc.weight).all()
 x_adv = PGD(eps=0.1, steps=3)(Fused(net.eval()), x, y)
 assert (x_adv - x).abs().max() <= 0.1
+sizes = {"width": 4, "hidden": 8, "image_size": 8}
+plan = {"class": "KafVGG", "arguments": {"activation": {"factory": "KAF", "arguments": {}}, **sizes}}
+write_network(Path(), net, plan, {"licence": None})
+assert torch.equal(kafnets.load(".")(x), net(x))
 from kafnets.ops import engine_for
 print(kafnets.__file__ or list(kafnets.__path__)[0], engine_for(torch.device("cpu")))
 """

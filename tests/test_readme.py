@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 import cli
+from kafnets.backbones import KafVGG
+from kafnets.saved import write_network
+from lightning_modules.command_line.tools import TOOLS
 from lightning_modules.studies import command as study
 from lightning_modules.studies.grid import Member, load_study
 
@@ -37,10 +40,14 @@ def commands() -> list[str]:
     added = [f"python cli.py fit --config kafvgg_fast_at.yaml {flags}" for flags in FLAGS]
     added = [command for command in added if not any(text in command for text in ELSEWHERE)]
     found = [text[text.index("python cli.py") :] for text in [*found, *added] if "mine.yaml" not in text]
-    found = [text for text in found if not text.startswith("python cli.py study")]
+    found = [text for text in found if tool_of(text) not in TOOLS]
     # commands that differ in names and numbers of images alone are parsed once
     alike = [re.sub(r"runs/\w+/version_0", "RUN", re.sub(r"--run.name \w+", "--run.name mine", text)) for text in found]
     return sorted({re.sub(r"test_images=\d+", "test_images=50", text) for text in alike})
+
+
+def tool_of(command: str) -> str:
+    return command.partition("cli.py ")[2].partition(" ")[0]
 
 
 def parsed(command: str) -> dict:
@@ -80,6 +87,16 @@ def test_the_python_example_of_the_readme_counts_robust_accuracy(capsys):
     assert "robust" in capsys.readouterr().out
 
 
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """The working directory holds the network that docs/sharing.md exports."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"in_channels": 1, "image_size": 8, "width": 2}
+    Path("kafvgg-digits").mkdir()
+    write_network(Path("kafvgg-digits"), KafVGG(**sizes), {"class": "KafVGG", "arguments": sizes}, {})
+
+
+@pytest.mark.usefixtures("exported")
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[f"{page}-{i}" for i, (page, _) in enumerate(PYTHON)])
 def test_a_python_example_runs_and_prints_what_its_comment_says(page, code, capsys):
     exec(compile(shortened(code), page, "exec"), {"__name__": page})
@@ -93,17 +110,14 @@ def test_the_flags_of_a_command_parse(command):
     parsed(command)
 
 
-def test_the_studies_that_are_named_exist_and_have_as_many_members_as_is_said():
-    shown = [line for line in SHELL if line.startswith("python cli.py study")]
-    assert len(shown) > 1 and all(members(line) for line in shown)
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+), (\d+) \|$", PAGES["docs/studies.md"], re.MULTILINE)
-    assert {name for name, *_ in rows} == {path.stem for path in ROOT.glob("configs/studies/*.yaml")} - {
-        "worst_case",
-        "worst_case_short",
-    }
-    for name, *said in rows:
-        found = [members(f"python cli.py study --config studies/{name} {flag}") for flag in ("", "--short")]
-        assert [str(len(one)) for one in found] == said, name
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_flags_of_a_tool_exist(tool, capsys):
+    shown = [text for text in [*SHELL, *INLINE] if "python cli.py" in text and tool_of(text) == tool]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([tool, "--help"])
+    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    assert stop.value.code == 0 and shown
+    assert {flag for text in shown for flag in re.findall(r"--[\w.]+", text)} <= known
 
 
 def test_the_pages_show_commands_and_flags():

@@ -20,7 +20,7 @@ Children: TypeAlias = Iterable[tuple[str, Any]]
 _PLAIN = (bool, int, float, complex, str, bytes)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _CONTENTS = ("_parameters", "_buffers", "_modules")
-_UNUSED = ("training", "_is_full_backward_hook", "_non_persistent_buffers_set")
+_UNUSED = ("training", "_given", "_is_full_backward_hook", "_non_persistent_buffers_set")  # _given: the label's text
 
 
 def digest(values: Tensor) -> str:

@@ -24,7 +24,7 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         missing = "; a run is a network and a training: --config kafvgg.yaml --config fast_at.yaml"
-        hint = missing if "arguments are required" in message else ""
+        hint = missing if re.search(r"arguments are required: .*\b(model|data)\b", message) else ""
         print(f"error: {one_line(message, self.known_keys())}{hint}", file=sys.stderr)
         raise SystemExit(2)
 

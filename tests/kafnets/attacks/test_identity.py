@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.activations import KAF
+from kafnets.activations import KAF, ReLU
 from kafnets.attacks import APGD, EOT, FGSM, PGD, AutoAttack, Transfer
 from kafnets.attacks.identity import identity, identity_digest
 from kafnets.backbones import KafVGG
@@ -122,6 +122,15 @@ def test_use_and_mode_and_copies_do_not_change_it():
     net.eval()(torch.rand(2, 3, 8, 8, requires_grad=True)).sum().backward()
     assert identity_digest(net) == before == identity_digest(copy.deepcopy(net)) == identity_digest(torch.compile(net))
     assert before != identity_digest(net.double())
+
+
+def test_the_text_of_a_name_does_not_belong_to_a_network():
+    sizes = {"width": 4, "hidden": 8, "image_size": 8}
+    digests = []
+    for activation in (ReLU, functools.partial(ReLU)):  # as Python and as a configuration give it
+        torch.manual_seed(0)
+        digests.append(identity_digest(KafVGG(activation=activation, **sizes)))
+    assert digests[0] == digests[1]
 
 
 def test_an_object_may_contain_itself():

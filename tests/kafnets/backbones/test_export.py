@@ -9,6 +9,7 @@ import torch
 
 from kafnets import activations as act
 from kafnets.backbones import KafVGG
+from kafnets.saved import onnx_file, write_onnx
 
 FREE = functools.partial(act.KAF, free=True)
 MATERN = functools.partial(act.KAF, kernel=act.Matern52())
@@ -65,14 +66,36 @@ def onnx_logits(path, images):
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
 
 
-def to_onnx(net, path):
-    torch.onnx.export(net, (IMAGES,), path, dynamo=True, dynamic_shapes=BATCHES, verbose=False)
+@needs_onnx
+def test_onnx(net, tmp_path):
+    assert write_onnx(net, tmp_path / "net.onnx") < 1e-4
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"], "the weights are inside"
+    torch.testing.assert_close(onnx_logits(tmp_path / "net.onnx", OTHERS), net(OTHERS), rtol=0, atol=1e-4)
+
+
+def write_zeros(net, images, path, **settings):
+    """Write a file whose logits are 0."""
+    import onnx
+
+    shape = {"images": ["N", 3, 8, 8], "logits": [1, 10]}
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in shape.items()]
+    zeros = onnx.numpy_helper.from_array(torch.zeros(1, 10).numpy())
+    node = onnx.helper.make_node("Constant", [], ["logits"], value=zeros)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "zeros", ends[:1], ends[1:]), ir_version=10)
+    onnx.save(model, path)
 
 
 @needs_onnx
-def test_onnx(net, tmp_path):
-    to_onnx(net, tmp_path / "net.onnx")
-    torch.testing.assert_close(onnx_logits(tmp_path / "net.onnx", OTHERS), net(OTHERS), rtol=0, atol=1e-4)
+def test_a_file_that_computes_other_logits_is_refused(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "export", write_zeros)
+    with pytest.raises(ValueError, match=r"net.onnx computes other logits than PyTorch: they differ by up to \d"):
+        write_onnx(net, tmp_path / "net.onnx")
+
+
+def test_a_missing_package_is_named(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'kafnets\[export\]'"):
+        write_onnx(net, tmp_path / "net.onnx")
 
 
 @needs_onnx
@@ -87,5 +110,4 @@ def test_onnx_by_tracing(net, tmp_path):
 @pytest.mark.parametrize("name", ["ReLU", "SiLU", "KAF", "free KAF", "KWTA", "MultiKAF", "Rational", "Spline", "APL"])
 def test_onnx_of_one_activation(name, tmp_path):
     net = network(FREE if name == "free KAF" else getattr(act, name))
-    to_onnx(net, tmp_path / "net.onnx")
-    torch.testing.assert_close(onnx_logits(tmp_path / "net.onnx", OTHERS), net(OTHERS), rtol=0, atol=1e-4)
+    assert write_onnx(net, tmp_path / "net.onnx") < 1e-4
