@@ -198,7 +198,16 @@ class Classifier(LightningModule):
         values = {"loss": terms.loss.detach(), "accuracy": self.accuracy} | terms.log
         values = {f"train/{name}": value for name, value in values.items()}
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
-        return terms.loss
+        return terms.loss * self._share_of_step(batch_idx)
+
+    def _share_of_step(self, batch_idx: int) -> float:
+        """Return the factor of a batch's loss that makes the gradient of a step the mean over its batches.
+
+        Lightning divides by ``accumulate_grad_batches``, also where fewer batches are left in the epoch.
+        """
+        together = self.trainer.accumulate_grad_batches
+        left = self.trainer.num_training_batches - batch_idx // together * together
+        return max(together / left, 1.0)
 
     def _threat_at(self, epoch: float) -> ThreatModel:
         return ThreatModel(self.threat.norm, self.threat.eps * self.eps_schedule(epoch, self.trainer.max_epochs or 1))

@@ -20,8 +20,8 @@ class BestAndLast(ModelCheckpoint):
     epochs count from 1, as everywhere else.
 
     When a signal stops a run of one process, ``last.ckpt`` is also written in the middle of an epoch, between two
-    steps, and one line says how to go on. Several processes may not stop at the same step, so they keep the last
-    finished epoch.
+    steps, and one line says how to go on. Several processes may not stop at the same step, and gradients that are being
+    accumulated are not part of a checkpoint: such runs keep the last finished epoch.
     """
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
@@ -39,7 +39,8 @@ class BestAndLast(ModelCheckpoint):
             return
         # an interrupt comes at any place within a step; a validation would have to begin anew
         between_steps = isinstance(exception, SIGTERMException) and trainer.training and trainer.world_size == 1
-        if between_steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches
+        if between_steps and not accumulating and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if trainer.is_global_zero:
             last = self.last_model_path

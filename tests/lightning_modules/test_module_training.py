@@ -7,6 +7,8 @@ from torch import nn
 
 from kafnets.activations import KAF
 from kafnets.attacks import FGSM, L2, PGD
+from kafnets.backbones import LightNet
+from kafnets.losses import cross_entropy
 from kafnets.objectives import TRADES, Adversarial, Clean, GradAlign
 from kafnets.parameter_filters import all_parameters, dense_kernels, kernels
 from kafnets.schedules import Triangular
@@ -190,6 +192,32 @@ def test_accumulated_batches_step_once(make_module, make_data, make_trainer):
     steps = Steps()
     make_trainer(steps, max_epochs=1, accumulate_grad_batches=2).fit(make_module(), make_data())
     assert len(steps.rates) == 2 and len(steps.batches) == 4
+
+
+def test_the_last_accumulated_batches_of_an_epoch_are_averaged_too(make_module, make_data, make_trainer):
+    class Compare(Callback):
+        """The mean gradient of the images since the last step, beside the gradient that is applied."""
+
+        def on_train_start(self, trainer, module):
+            self.images, self.labels, self.pairs = [], [], []
+
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            self.images.append(batch[0]), self.labels.append(batch[1])
+
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            parameters, counted = list(module.net.parameters()), len(self.images)
+            loss = cross_entropy(module.net(torch.cat(self.images)), torch.cat(self.labels)).mean()
+            expected = torch.autograd.grad(loss, parameters)
+            self.pairs.append((counted, [p.grad.clone() for p in parameters], expected))
+            self.images, self.labels = [], []
+
+    compare = Compare()
+    net = LightNet(image_size=8, in_channels=1, dropout=(0.0, 0.0))  # no batch norm: batches may be joined
+    trainer = make_trainer(compare, max_epochs=1, limit_train_batches=5, accumulate_grad_batches=3)
+    trainer.fit(make_module(standard=True, net=net, attack_view=None), make_data())
+    assert [counted for counted, *_ in compare.pairs] == [3, 2]
+    for _, found, expected in compare.pairs:
+        torch.testing.assert_close(found, list(expected), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", [Adversarial(), Adversarial(attack=PGD(steps=2)), TRADES(steps=2), GradAlign()])

@@ -57,3 +57,25 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, step, make_module, make_data, m
     assert str(first["optimizer_states"]) == str(second["optimizer_states"])
     guards = [one["callbacks"]["OverfittingGuard"] for one in (first, second)]
     assert str(guards[0]) == str(guards[1])
+
+
+def test_a_run_stopped_between_accumulated_batches_goes_on_from_the_last_epoch(
+    make_module, make_data, make_trainer, tmp_path, capsys
+):
+    class StopAt(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            trainer._signal_connector.received_sigterm = (trainer.current_epoch, batch_idx) == (1, 2)
+
+    def run(*callbacks, name, checkpoint=None):
+        module = make_module()
+        trainer = make_trainer(*callbacks, name=name, max_epochs=2, accumulate_grad_batches=2)
+        trainer.fit(module, make_data(), ckpt_path=checkpoint)
+        return module.net.state_dict()
+
+    whole = run(name="whole")
+    with pytest.raises(SIGTERMException):
+        run(StopAt(), name="broken")
+    last = tmp_path / "broken" / "version_0" / "checkpoints" / "last.ckpt"
+    assert f"stopped in epoch 2/2; resume with --ckpt_path {last}" in capsys.readouterr().err
+    resumed = run(name="resumed", checkpoint=last)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
