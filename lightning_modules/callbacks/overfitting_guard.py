@@ -166,9 +166,10 @@ class OverfittingGuard(Callback):
         self.collapsed_at = trainer.global_step
         then = self._act(trainer, module)
         images = min(self.images, len(trainer.datamodule.val_set))  # type: ignore[attr-defined]
+        by_one, by_many = (attack.within(module.threat) for attack in (self.single, self.multi))
         rank_zero_warn(
             f"catastrophic overfitting at step {trainer.global_step} (epoch {trainer.current_epoch + 1}): of "
-            f"{images} validation images {single:.0%} resist {self.single} and {multi:.0%} resist {self.multi}; {then}"
+            f"{images} validation images {single:.0%} resist {by_one} and {multi:.0%} resist {by_many}; {then}"
         )
 
     def accuracies(self, trainer: Trainer, module: Any) -> tuple[float, float]:
