@@ -73,3 +73,24 @@ class Waits(TorchDispatchMode):
 def waits() -> Waits:
     """A context that counts waits for the device."""
     return Waits()
+
+
+def same_bits(first: Any, second: Any, where: str = "checkpoint") -> None:
+    """Assert that two parts of checkpoints have the same structure and the same bits."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second) and first.dtype == second.dtype, where
+    elif isinstance(first, dict):
+        assert list(first) == list(second), where
+        for key, value in first.items():
+            same_bits(value, second[key], f"{where}[{key!r}]")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for i, pair in enumerate(zip(first, second, strict=True)):
+            same_bits(*pair, f"{where}[{i}]")
+    else:
+        assert first == second, where
+
+
+@pytest.fixture
+def assert_same() -> Callable[..., None]:
+    return same_bits

@@ -84,28 +84,12 @@ def load(run, name="last"):
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def assert_same(first, second, where="checkpoint"):
-    """The same structure of the same bits."""
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second) and first.dtype == second.dtype, where
-    elif isinstance(first, dict):
-        assert list(first) == list(second), where
-        for key, value in first.items():
-            assert_same(value, second[key], f"{where}[{key!r}]")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for i, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{where}[{i}]")
-    else:
-        assert first == second, where
-
-
 def history(run):
     rows = list(csv.DictReader((run / "history.csv").open()))
     return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
-def test_weights_and_optimizer_state_are_bit_identical(runs):
+def test_weights_and_optimizer_state_are_bit_identical(runs, assert_same):
     whole, _, resumed = runs
     first, second = load(whole), load(resumed)
     assert first["epoch"] == second["epoch"] == 3

@@ -169,9 +169,10 @@ class OverfittingGuard(Callback):
         then = self._act(trainer, module)
         images = min(self.images, len(trainer.datamodule.val_set))  # type: ignore[attr-defined]
         epoch = trainer.current_epoch + 1
+        by_one, by_many = (attack.within(module.threat) for attack in (self.single, self.multi))
         text = (
             f"catastrophic overfitting at step {trainer.global_step} (epoch {epoch}): of "
-            f"{images} validation images {single:.0%} resist {self.single} and {multi:.0%} resist {self.multi}; {then}"
+            f"{images} validation images {single:.0%} resist {by_one} and {multi:.0%} resist {by_many}; {then}"
         )
         event = {"kind": "catastrophic overfitting", "step": trainer.global_step, "epoch": epoch, "text": text}
         self.events.append(event)

@@ -114,7 +114,10 @@ def test_a_jump_of_the_training_accuracy_is_reason_for_a_probe(make_module, make
 
 def test_by_default_it_tells_and_training_goes_on(make_module, make_data, make_trainer):
     guard, module = Scripted(every=2, collapse=4), make_module()
-    with pytest.warns(UserWarning, match=r"catastrophic overfitting at step 4 \(epoch 1\): .* 90% resist FGSM") as said:
+    with pytest.warns(
+        UserWarning,
+        match=r"catastrophic overfitting at step 4 \(epoch 1\): .* 90% resist FGSM Linf eps 0.1 and 10% resist PGD",
+    ) as said:
         trainer = make_trainer(guard, max_epochs=2)
         trainer.fit(module, make_data())
     assert len([w for w in said if "catastrophic" in str(w.message)]) == 1
