@@ -61,7 +61,10 @@ def test_an_interrupted_member_goes_on_unless_it_has_changed(fake_cli, make_job)
 def test_a_report_that_was_interrupted_goes_on(fake_cli, make_job, monkeypatch):
     job = make_job("a", **{"trainer.callbacks": [{"class_path": "RobustnessReport"}]})
     last = interrupt(job)
-    report = last.parent.parent / "robustness.json"
+    report = job.folder / "version_1" / "robustness.json"  # of a second interruption, in the test after the fit
+    for path in (last.parents[1] / "robustness.json", report):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
     monkeypatch.setattr(job_module, "code_version", lambda: "0.1.0 new")
     known = {"code": "0.1.0 new", "network_sha256": "x", "attacks_sha256": "y"}
     for record, flag in (
