@@ -198,7 +198,8 @@ class Job:
             {} if plan.action == "resume" else {"first_version": self._next_version(), "seconds": 0.0, "attempts": 0}
         )
         status = self.status() | fresh
-        about = {"settings": self.settings, "code": code_version()} | self.identity
+        # the member runs the code that is there now, which may not be that with which the study began
+        about = {"settings": self.settings, "code": code_version()} | self.identity | {"source_sha256": source_sha256()}
         self.note(**status | about | {"status": "running", "attempts": status.get("attempts", 0) + 1})
         self.folder.mkdir(parents=True, exist_ok=True)
 

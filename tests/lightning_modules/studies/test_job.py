@@ -7,6 +7,7 @@ import pytest
 
 from lightning_modules.studies import job as job_module
 from lightning_modules.studies.identity import settings_of, sha256_of, source_sha256
+from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.runner import Runner
 
 
@@ -45,6 +46,14 @@ def test_changed_code_is_refused_and_named(fake_cli, make_job, monkeypatch):
     monkeypatch.setattr(job_module, "code_version", lambda: "0.1.0 new")
     plan = make_job("a").plan()
     assert plan.action == "refuse" and plan.note == "the code was 0.1.0 0123456789abcdef, is 0.1.0 new"
+
+
+def test_code_that_changes_while_a_study_runs_is_noted(fake_cli, make_job, monkeypatch):
+    job = make_job("a")
+    assert job.identity["source_sha256"] != "0" * 64
+    monkeypatch.setattr(job_module, "source_sha256", lambda: "0" * 64)
+    finish(job)
+    assert read_member(job.record)["source_sha256"] == "0" * 64
 
 
 def test_an_interrupted_member_goes_on_unless_it_has_changed(fake_cli, make_job):
@@ -113,10 +122,8 @@ def test_the_hash_of_the_code_covers_what_can_change_a_result(tmp_path):
 
     def after(name):
         (tmp_path / name).write_text("new")
-        source_sha256.cache_clear()
         return source_sha256(tmp_path)
 
     before = source_sha256(tmp_path)
     assert after("docs/d.py") == after("lightning_modules/studies/c.py") == before
     assert len({before, after("cli.py"), after("kafnets/a.py"), after("kafnets/native/b.cpp")}) == 4
-    source_sha256.cache_clear()
