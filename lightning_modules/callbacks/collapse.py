@@ -9,9 +9,11 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from kafnets.analysis.collapse import only_class, outside_dictionary
+from lightning_modules.callbacks.guard_events import log_events
 from lightning_modules.measuring import in_float32
 
 FEWEST = 20  # images; a good network may predict one class for fewer
+ONE_CLASS = "class"  # no layer of a network has this name
 OUTSIDE = 0.5  # share of a layer's inputs outside its dictionary
 
 
@@ -40,8 +42,7 @@ class Collapse(Callback):
                 found = dict(self._find(pl_module.net, batch))
             told = self._before if trainer.state.fn == "fit" else set(found)
             self._before = set(found)
-            for name in told & set(found):
-                rank_zero_warn(found[name])
+            self._tell(trainer, {name: found[name] for name in found if name in told})
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -49,8 +50,16 @@ class Collapse(Callback):
         """Check the first batch."""
         if batch_idx == 0:
             with in_float32(batch[0].device):
-                for _, text in self._find(pl_module.net, batch):
-                    rank_zero_warn(text)
+                self._tell(trainer, dict(self._find(pl_module.net, batch)))
+
+    @staticmethod
+    def _tell(trainer: Trainer, found: dict[str, str]) -> None:
+        for text in found.values():
+            rank_zero_warn(text)
+        if ONE_CLASS in found:
+            log_events(trainer, one_class=1)
+        if layers := len(found.keys() - {ONE_CLASS}):
+            log_events(trainer, outside_dictionary=layers)
 
     def _find(self, net: Any, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[tuple[str, str]]:
         """Yield a key and a message for everything found."""
@@ -59,7 +68,7 @@ class Collapse(Callback):
             predicted = only_class(net, x)
             if predicted is not None:
                 yield (
-                    "class",
+                    ONE_CLASS,
                     f"the network has collapsed: it predicts class {predicted} for all of {len(x)} images; train for "
                     "longer, with a lower learning rate or a smaller eps",
                 )
