@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 # command -> its module, which is imported only when the command is given
-TOOLS: dict[str, str] = {"export": "lightning_modules.export"}
+TOOLS: dict[str, str] = {
+    "dashboard": "lightning_modules.dashboard",
+    "export": "lightning_modules.export",
+}
 
 
 def run_tool(arguments: Sequence[str], tools: Mapping[str, str] = TOOLS) -> bool:
