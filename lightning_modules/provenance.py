@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from functools import cache
@@ -80,6 +81,11 @@ def code_version() -> str:
             return f"{_package_version()} without git"
         output.append(done.stdout.strip())
     return f"{_package_version()} {output[0]}{'-dirty' if output[1] else ''}"
+
+
+def study_name() -> str | None:
+    """Return the study that this run is a member of, which the study states in the variable KAFNETS_STUDY."""
+    return os.environ.get("KAFNETS_STUDY")
 
 
 def _package_version() -> str:

@@ -6,6 +6,8 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from lightning_modules.provenance import study_name
+
 
 def logged_in() -> bool:
     """Whether an API key is in the environment or from ``wandb login``; no prompt, no use of the network."""
@@ -20,7 +22,7 @@ class Wandb(WandbLogger):
 
     Args:
         project: project of the dashboard.
-        group: group of runs to compare, such as the name of a study.
+        group: group of runs to compare; None for the study that the run is a member of, if any.
         job_type: kind of run, such as ``fit`` or ``test``.
         save_dir: folder of offline runs; None for the folder of all runs (``--run.dir``).
         offline: True never connects. None (the default) connects if there is a login and WANDB_MODE is not set.
@@ -42,7 +44,12 @@ class Wandb(WandbLogger):
         if offline:
             kwargs["mode"] = "offline"  # Lightning sets WANDB_MODE after wandb has read it
         super().__init__(
-            project=project, save_dir=save_dir or "runs", offline=offline, group=group, job_type=job_type, **kwargs
+            project=project,
+            save_dir=save_dir or "runs",
+            offline=offline,
+            group=group or study_name(),
+            job_type=job_type,
+            **kwargs,
         )
         self._chosen = save_dir is not None
 

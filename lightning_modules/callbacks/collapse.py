@@ -9,9 +9,11 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from kafnets.analysis.collapse import only_class, outside_dictionary
+from lightning_modules.callbacks.guard_events import log_events
 from lightning_modules.measuring import in_float32
 
 FEWEST = 20  # images; a good network may predict one class for fewer
+ONE_CLASS = "class"  # no layer of a network has this name
 OUTSIDE = 0.5  # share of a layer's inputs outside its dictionary
 
 
@@ -41,8 +43,7 @@ class Collapse(Callback):
                 found = dict(self._find(pl_module.net, batch))
             told = self._before if trainer.state.fn == "fit" else set(found)
             self._before = set(found)
-            for name in told & set(found):
-                self._tell(trainer, found[name])
+            self._tell(trainer, {name: found[name] for name in found if name in told})
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -50,8 +51,7 @@ class Collapse(Callback):
         """Check the first batch."""
         if batch_idx == 0:
             with in_float32(batch[0].device):
-                for _, text in self._find(pl_module.net, batch):
-                    self._tell(trainer, text)
+                self._tell(trainer, dict(self._find(pl_module.net, batch)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was found so far."""
@@ -61,11 +61,16 @@ class Collapse(Callback):
         """Take over what the resumed run had found."""
         self.events = list(state_dict["events"])
 
-    def _tell(self, trainer: Trainer, text: str) -> None:
-        if text not in [event["text"] for event in self.events]:
-            when = {} if trainer.testing else {"epoch": trainer.current_epoch + 1}
-            self.events.append({"kind": "collapse", "text": text} | when)
-        rank_zero_warn(text)
+    def _tell(self, trainer: Trainer, found: dict[str, str]) -> None:
+        for text in found.values():
+            if text not in [event["text"] for event in self.events]:
+                when = {} if trainer.testing else {"epoch": trainer.current_epoch + 1}
+                self.events.append({"kind": "collapse", "text": text} | when)
+            rank_zero_warn(text)
+        if ONE_CLASS in found:
+            log_events(trainer, one_class=1)
+        if layers := len(found.keys() - {ONE_CLASS}):
+            log_events(trainer, outside_dictionary=layers)
 
     def _find(self, net: Any, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[tuple[str, str]]:
         """Yield a key and a message for everything found."""
@@ -74,7 +79,7 @@ class Collapse(Callback):
             predicted = only_class(net, x)
             if predicted is not None:
                 yield (
-                    "class",
+                    ONE_CLASS,
                     f"the network has collapsed: it predicts class {predicted} for all of {len(x)} images; train for "
                     "longer, with a lower learning rate or a smaller eps",
                 )

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import ask
 from kafnets.device_reads import Later
+from lightning_modules.callbacks.guard_events import log_events
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -113,6 +114,7 @@ class FiniteLoss(Callback):
                 self._stop(trainer, "a weight is not finite", f"parameter {name}")
 
     def _stop(self, trainer: Trainer, what: str, where: str) -> None:
+        log_events(trainer, not_finite=1)
         last = getattr(trainer.checkpoint_callback, "last_model_path", "") or trainer.ckpt_path or "none written yet"
         raise NonFiniteLossError(
             f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); first affected: {where}; "

@@ -14,6 +14,7 @@ from kafnets.attacks.queries import ask
 from kafnets.keyed_random import image_keys
 from kafnets.metrics import RobustAccuracy
 from kafnets.objectives import Objective
+from lightning_modules.callbacks.guard_events import log_events
 from lightning_modules.callbacks.weight_average import WeightAverage
 from lightning_modules.measuring import in_float32
 
@@ -126,6 +127,7 @@ class OverfittingGuard(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Say whether robust accuracy has declined after its peak."""
         if self.collapsed_at is None and self.peak - self.last >= self.decline and trainer.is_global_zero:
+            log_events(trainer, robust_overfitting=self.peak - self.last)
             text = (
                 f"robust overfitting: validation robust accuracy fell from {self.peak:.1%} in epoch {self.peak_epoch} "
                 f"to {self.last:.1%} at the end, without a collapse"
@@ -157,11 +159,9 @@ class OverfittingGuard(Callback):
 
     def _probe(self, trainer: Trainer, module: Any) -> None:
         single, multi = self.accuracies(trainer, module)
-        if trainer.is_global_zero and trainer.loggers:
-            values = {"guard/single_step_accuracy": single, "guard/pgd_accuracy": multi}
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
-        if single - multi < self.gap:
+        collapsed = single - multi >= self.gap
+        log_events(trainer, single_step_accuracy=single, pgd_accuracy=multi, collapsed=collapsed)
+        if not collapsed:
             if self.fallback is not None:
                 self._good = _state(trainer, module)
             return

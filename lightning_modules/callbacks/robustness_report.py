@@ -27,6 +27,7 @@ from lightning_modules.load_classifier import load_classifier
 from lightning_modules.measuring import in_float32
 from lightning_modules.provenance import provenance
 
+WORST = ("accuracy", "wilson95_low", "wilson95_high")  # what loggers get of the worst case
 SHEET = 8  # number of images on the contact sheet
 
 
@@ -170,6 +171,9 @@ class RobustnessReport(Callback):
         if self.folder:
             reported = pl_module.test_results.get("robust_accuracy")
             write_json(self.folder / "robustbench.json", robustbench(record, self.study.ball, reported))
+        worst = {f"test/worst_case_{name}": record["worst_case"][name] for name in WORST}
+        for logger in trainer.loggers:
+            logger.log_metrics(worst, step=trainer.global_step)
         print(screen(record, str(self.folder)), flush=True)
         self._outcomes = PerImageResults.join([])
 

@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 # command -> its module, which is imported only when the command is given
-TOOLS: dict[str, str] = {"study": "lightning_modules.studies.command", "export": "lightning_modules.export"}
+TOOLS: dict[str, str] = {
+    "study": "lightning_modules.studies.command",
+    "export": "lightning_modules.export",
+    "dashboard": "lightning_modules.dashboard",
+}
 
 
 def run_tool(arguments: Sequence[str], tools: Mapping[str, str] = TOOLS) -> bool:

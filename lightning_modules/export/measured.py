@@ -40,8 +40,8 @@ def measured(checkpoint: Path, hashes: dict[str, str | None], folders: Iterable[
     tests, reports, others = [], [], []
     for folder in dict.fromkeys(around):
         records = [_read(folder / "results.json"), _report(folder)]
-        found = [record for record in records if record and record["checkpoint_sha256"] == hashes["checkpoint_sha256"]]
-        same = [record for record in found if record["network_sha256"] == hashes["network_sha256"]]
+        found = [record for record in records if record and _agree(record, hashes, "checkpoint_sha256")]
+        same = [record for record in found if _agree(record, hashes, "network_sha256")]
         if folder in given and not same:
             raise ValueError(f"{folder} holds no test of this network; leave it out of --tests")
         others += [folder] if found and not same else []
@@ -53,11 +53,19 @@ def measured(checkpoint: Path, hashes: dict[str, str | None], folders: Iterable[
     return Measured(metrics or None, _read(where / "robustbench.json") if where else None, others)
 
 
+def _agree(record: dict[str, Any], hashes: dict[str, str | None], name: str) -> bool:
+    """Whether both state the same hash; a network without an identity has none, and agrees with nothing."""
+    return record.get(name) is not None and record.get(name) == hashes[name]
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("it is no object of JSON")
+        return record
     except ValueError as error:
         raise ValueError(f"{path} can't be read: {error}") from None
 

@@ -1,5 +1,7 @@
 """Small runs on the handwritten digits."""
 
+import csv
+
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -73,3 +75,14 @@ def make_trainer(tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def logged():
+    """The values of a metric in the file of the CSV logger."""
+
+    def read(trainer, name):
+        with open(f"{trainer.logger.log_dir}/metrics.csv") as file:
+            return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+    return read

@@ -21,13 +21,17 @@ def told(make_trainer, module, data) -> list[str]:
     return found
 
 
-def test_one_class_for_every_image(make_trainer, make_module, make_data):
+def test_one_class_for_every_image(make_trainer, make_module, make_data, logged):
     module = make_module()
     with torch.no_grad():
         module.net.fc.weight.zero_()
         module.net.fc.bias.copy_(torch.eye(10)[3])
     (line,) = told(make_trainer, module, make_data())
     assert line.startswith("the network has collapsed: it predicts class 3 for all of 256 images; ")
+    trainer = make_trainer(Collapse(), limit_test_batches=1, name="again")
+    with pytest.warns(UserWarning, match="has collapsed"):
+        trainer.test(module, datamodule=make_data(), verbose=False)
+    assert logged(trainer, "guard/one_class") == [1] and not logged(trainer, "guard/outside_dictionary")
 
 
 def test_inputs_outside_the_dictionary(make_trainer, make_module, make_net, make_data):

@@ -70,11 +70,12 @@ def test_a_broken_layer_is_named_with_the_step_and_the_good_checkpoint(
 
 
 @pytest.mark.parametrize("standard", [True, False], ids=["standard", "adversarial"])
-def test_a_broken_parameter_is_named(make_module, make_data, make_trainer, standard):
+def test_a_broken_parameter_is_named(make_module, make_data, make_trainer, logged, standard):
     trainer = make_trainer(Break(5, break_parameter), FiniteLoss())
     with pytest.raises(NonFiniteLossError, match=r"at step 5 .*parameter block3\.conv_b\.weight"):
         trainer.fit(make_module(standard=standard), make_data())
     assert finite_checkpoints(trainer)["last.ckpt"]["global_step"] == 4
+    assert logged(trainer, "guard/not_finite") == [1]
 
 
 def test_weights_that_break_in_the_last_step_of_an_epoch_are_not_saved(make_module, make_data, make_trainer):

@@ -73,7 +73,7 @@ def test_a_step_of_several_batches_is_probed_once(make_module, make_data, make_t
     assert guard.probes == [1, 2]
 
 
-def test_an_average_goes_back_too(make_module, make_data, make_trainer):
+def test_an_average_goes_back_too(make_module, make_data, make_trainer, logged):
     average, seen = WeightAverage(), {}
 
     class After(Callback):
@@ -82,7 +82,9 @@ def test_an_average_goes_back_too(make_module, make_data, make_trainer):
 
     guard = Scripted(every=2, collapse=4, fallback=NFGSM())
     with pytest.warns(UserWarning, match="catastrophic"):
-        make_trainer(average, guard, After(), max_epochs=1).fit(make_module(), make_data())
+        trainer = make_trainer(average, guard, After(), max_epochs=1)
+        trainer.fit(make_module(), make_data())
+    assert logged(trainer, "guard/collapsed") == [0, 1] and logged(trainer, "guard/pgd_accuracy") == [0.45, 0.1]
     assert seen[4][0] == seen[2][0] == 2 and seen[3][0] == 3
     back, good, bad = (seen[step][1] for step in (4, 2, 3))
     assert all(map(torch.equal, back, good)) and not all(map(torch.equal, back, bad))
@@ -182,11 +184,13 @@ def test_single_step_objectives_are_watched(objective, watched):
     assert objective().single_step == watched
 
 
-def test_a_slow_decline_is_told_apart(make_module, make_data, make_trainer, capsys):
+def test_a_slow_decline_is_told_apart(make_module, make_data, make_trainer, logged, capsys):
     module = make_module()
     module.on_validation_epoch_end = lambda: module.log("val/robust_accuracy", 0.5 - 0.02 * module.current_epoch)
     guard = OverfittingGuard(every=10**6)
-    make_trainer(guard, max_epochs=3).fit(module, make_data())
+    trainer = make_trainer(guard, max_epochs=3)
+    trainer.fit(module, make_data())
+    assert logged(trainer, "guard/robust_overfitting") == [pytest.approx(0.04)]
     said = "robust overfitting: validation robust accuracy fell from 50.0% in epoch 1 to 46.0% at the end"
     assert said in capsys.readouterr().out
     assert [(event["kind"], event["epoch"]) for event in guard.events] == [("robust overfitting", 1)]

@@ -1,5 +1,6 @@
 """The files of a test with the report, also if it is interrupted or resumed."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -72,6 +73,9 @@ def test_a_report_is_complete_and_its_parts_agree(tested, capsys):
     assert [row["class"] for row in record["classes"]] == [str(digit) for digit in range(10)]
     assert (record["seed"], record["dtype"], record["device"], record["processes"]) == (0, "float32", "cpu", 1)
     assert record["curves"]["eps"][-1]["at"] == 1.0 and record["curves"]["eps"][0]["images"] == 2
+    with open(folder / "metrics.csv") as file:
+        logged = [float(row["test/worst_case_accuracy"] or "nan") for row in csv.DictReader(file)]
+    assert record["worst_case"]["accuracy"] in logged
     text, printed = (folder / "robustness.md").read_text(), capsys.readouterr().out
     assert (record["data"], record["data_images"], record["data_classes"]) == ("Digits", 359, 10)
     for words in (

@@ -355,7 +355,7 @@ def test_runs_can_be_compared_by_top_level_scalars(fitted):
     scalars = {"activation": "KAF", "objective": "Adversarial-FGSM", "norm": "Linf", "eps": 8 / 255, "seed": 5}
     assert logged["backbone"].startswith("KafVGG(")
     assert {name: logged[name] for name in scalars} == scalars
-    assert "model" in logged["config"]
+    assert "model" in logged["config"] and logged["study"] is None
 
 
 def test_the_table_of_a_test_fits_a_terminal():

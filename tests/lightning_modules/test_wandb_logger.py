@@ -1,11 +1,14 @@
 """W&B without a login: runs are kept offline and nothing is asked."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import cli
 from lightning_modules.wandb_logger import Wandb
 
 SCRIPT = """
@@ -63,3 +66,61 @@ def test_an_offline_run_is_kept_in_the_folder_of_all_runs_unless_another_is_give
         logger.keep_in(str(tmp_path / "runs"))
     assert default.save_dir == default._wandb_init["dir"] == str(tmp_path / "runs")
     assert chosen.save_dir == str(tmp_path / "chosen")
+
+
+def test_the_members_of_a_study_are_a_group(monkeypatch, tmp_path):
+    monkeypatch.setenv("KAFNETS_STUDY", "kernels")
+    default, chosen = (Wandb(offline=True, save_dir=str(tmp_path), group=group) for group in (None, "mine"))
+    assert (default._wandb_init["group"], chosen._wandb_init["group"]) == ("kernels", "mine")
+
+
+KEY = "0123456789abcdef" * 2 + "deadbeef"
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory, tiny_flags) -> Path:
+    """A folder where one epoch was trained offline, with an API key in the environment, and a home of its own."""
+    folder = tmp_path_factory.mktemp("offline")
+    # nothing is compiled: the cache of compiled code is in the home
+    configs = ["--config=kafvgg_fast_at.yaml", "--config=wandb.yaml", "--model.attack_view=null"]
+    variables = {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline", "KAFNETS_STUDY": "kernels", "HOME": str(folder)}
+    variables |= {"KAFNETS_ENGINE": "eager"}
+    done = subprocess.run(
+        [sys.executable, cli.__file__, "fit", *configs, *tiny_flags, "--trainer.max_epochs=1", "--run.name=run"],
+        env={name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | variables,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "printed.txt").write_text(done.stdout + done.stderr)
+    return folder
+
+
+@pytest.mark.slow
+def test_no_file_of_a_run_holds_the_api_key(offline):
+    files = [path for path in offline.rglob("*") if path.is_file()]
+    assert {".wandb", ".ckpt", ".log", ".yaml"} <= {path.suffix for path in files}
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_the_dashboard_shows_what_an_offline_run_has_logged(offline):
+    pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces: pip install wandb-workspaces")
+    from lightning_modules.dashboard.sections import ACCURACIES, CURVES, PICTURES, PROBES, SETTINGS
+
+    (run,) = offline.glob("runs/wandb/offline-run-*/*.wandb")
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    history = set().union(*(record["history"]["item"] for record in records if record["type"] == "history"))
+    full_evaluation = {"test/worst_case_accuracy", "robustness"}
+    pictures = {f"{key}.filenames" for key in PICTURES.keys() - full_evaluation}
+    assert {*ACCURACIES, *CURVES, *PROBES, "epoch", "guard/collapsed"} - full_evaluation <= history
+    assert pictures <= history
+    summary = subprocess.run([*command[:3], "--summary", *command[3:]], capture_output=True, text=True, check=True)
+    config = json.loads(summary.stdout)["config"]
+    assert not [name for name in SETTINGS if not isinstance(config[name], str | int | float)]
+    assert (config["study"], config["activation"]) == ("kernels", "KAF")
