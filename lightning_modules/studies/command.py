@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     own, flags = split_flags(arguments)
     options = parser().parse_args(own)
     study, members = load_study(options.config, [CONFIGS, CONFIGS / "studies"], short=options.short)
-    environments = slots(options.jobs)
+    environments = [slot | {"KAFNETS_STUDY": study} for slot in slots(options.jobs)]
     jobs = _jobs(study, members, flags, Path(options.run.dir), Path(options.results))
     plans = {job.name: job.plan(options.changed) for job in jobs}
     _refuse_changes(study, plans)
