@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 # command -> its module, which is imported only when the command is given
-TOOLS: dict[str, str] = {"study": "lightning_modules.studies.command"}
+TOOLS: dict[str, str] = {
+    "compare": "lightning_modules.comparison",
+    "study": "lightning_modules.studies.command",
+}
 
 
 def run_tool(arguments: Sequence[str], tools: Mapping[str, str] = TOOLS) -> bool:
