@@ -18,11 +18,19 @@ class History(ThisEpoch):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the rows of a resumed run, which may have no epoch left."""
+        if self.rows:
+            self._write(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add this epoch's row."""
         row = {name: float(value) for name, value in sorted(self.figures(trainer).items())}
         self.rows.append({"epoch": trainer.current_epoch + 1} | {k: v for k, v in row.items() if k != "epoch"})
-        folder = trainer.log_dir
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = trainer.log_dir  # a collective call: every rank makes it
         if trainer.is_global_zero and folder and trainer.loggers:
             write_csv(Path(folder) / "history.csv", self.rows)
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,6 @@ def _value(settings: Mapping[str, Any], name: str) -> str:
     return str(settings[name]) if name in settings else "not set"
 
 
-@cache
 def source_sha256(root: Path = ROOT) -> str:
     """Return the SHA-256 of all source files that can change a result, by their paths within the project.
 

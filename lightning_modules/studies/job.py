@@ -91,22 +91,19 @@ class Job:
         arguments = [*self.member.arguments, *self.flags, *place]
         if plan and plan.checkpoint:
             arguments.append(f"--ckpt_path={plan.checkpoint}")
-            arguments += self._unfinished_report(plan.checkpoint.parent.parent)
+            arguments += self._unfinished_report()
         return arguments
 
-    def _unfinished_report(self, run: Path) -> list[str]:
+    def _unfinished_report(self) -> list[str]:
         """The flag by which a report goes on whose test was interrupted, if it is the last of the callbacks."""
         callbacks = self.settings.get("trainer.callbacks") or [{}]
-        if not str(callbacks[-1].get("class_path", "")).endswith("RobustnessReport"):
+        found = [run / "robustness.json" for run in self._versions() if (run / "robustness.json").is_file()]
+        if not found or not str(callbacks[-1].get("class_path", "")).endswith("RobustnessReport"):
             return []
-        try:
-            report = json.loads((run / "robustness.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return []
+        report = json.loads(found[-1].read_text(encoding="utf-8"))
         whole = report.get("network_sha256") and report.get("attacks_sha256")
-        if not whole or report.get("code") != code_version():
-            return []
-        return [f"--trainer.callbacks.resume={run / 'robustness.json'}"]
+        same = whole and report.get("code") == code_version()
+        return [f"--trainer.callbacks.resume={found[-1]}"] if same else []
 
     # --- status -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +198,8 @@ class Job:
             {} if plan.action == "resume" else {"first_version": self._next_version(), "seconds": 0.0, "attempts": 0}
         )
         status = self.status() | fresh
-        about = {"settings": self.settings, "code": code_version()} | self.identity
+        # the member runs the code that is there now, which may not be that with which the study began
+        about = {"settings": self.settings, "code": code_version()} | self.identity | {"source_sha256": source_sha256()}
         self.note(**status | about | {"status": "running", "attempts": status.get("attempts", 0) + 1})
         self.folder.mkdir(parents=True, exist_ok=True)
 

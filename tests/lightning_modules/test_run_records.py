@@ -243,6 +243,15 @@ def test_pictures_are_drawn_and_handed_to_loggers(
         assert (folder / f"{key}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_resumed_run_without_an_epoch_left_has_the_rows_of_all(make_module, make_data, make_trainer, tmp_path):
+    trainer = make_trainer(History(), max_epochs=1)
+    trainer.fit(make_module(), make_data())
+    last = trainer.checkpoint_callback.last_model_path
+    make_trainer(History(), max_epochs=1, name="again").fit(make_module(), make_data(), ckpt_path=last)
+    first, second = ((run_folder(trainer, tmp_path, name) / "history.csv").read_text() for name in ("run", "again"))
+    assert first == second and len(first.splitlines()) == 2
+
+
 def test_learned_activations_are_kept_as_numbers_beside_their_start(
     make_net, make_module, make_data, make_trainer, tmp_path
 ):

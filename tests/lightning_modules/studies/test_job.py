@@ -7,6 +7,7 @@ import pytest
 
 from lightning_modules.studies import job as job_module
 from lightning_modules.studies.identity import settings_of, sha256_of, source_sha256
+from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.runner import Runner
 
 
@@ -47,6 +48,14 @@ def test_changed_code_is_refused_and_named(fake_cli, make_job, monkeypatch):
     assert plan.action == "refuse" and plan.note == "the code was 0.1.0 0123456789abcdef, is 0.1.0 new"
 
 
+def test_code_that_changes_while_a_study_runs_is_noted(fake_cli, make_job, monkeypatch):
+    job = make_job("a")
+    assert job.identity["source_sha256"] != "0" * 64
+    monkeypatch.setattr(job_module, "source_sha256", lambda: "0" * 64)
+    finish(job)
+    assert read_member(job.record)["source_sha256"] == "0" * 64
+
+
 def test_an_interrupted_member_goes_on_unless_it_has_changed(fake_cli, make_job):
     job = make_job("a", lr=0.1)
     last = interrupt(job)
@@ -61,7 +70,10 @@ def test_an_interrupted_member_goes_on_unless_it_has_changed(fake_cli, make_job)
 def test_a_report_that_was_interrupted_goes_on(fake_cli, make_job, monkeypatch):
     job = make_job("a", **{"trainer.callbacks": [{"class_path": "RobustnessReport"}]})
     last = interrupt(job)
-    report = last.parent.parent / "robustness.json"
+    report = job.folder / "version_1" / "robustness.json"  # of a second interruption, in the test after the fit
+    for path in (last.parents[1] / "robustness.json", report):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
     monkeypatch.setattr(job_module, "code_version", lambda: "0.1.0 new")
     known = {"code": "0.1.0 new", "network_sha256": "x", "attacks_sha256": "y"}
     for record, flag in (
@@ -110,10 +122,8 @@ def test_the_hash_of_the_code_covers_what_can_change_a_result(tmp_path):
 
     def after(name):
         (tmp_path / name).write_text("new")
-        source_sha256.cache_clear()
         return source_sha256(tmp_path)
 
     before = source_sha256(tmp_path)
     assert after("docs/d.py") == after("lightning_modules/studies/c.py") == before
     assert len({before, after("cli.py"), after("kafnets/a.py"), after("kafnets/native/b.cpp")}) == 4
-    source_sha256.cache_clear()
