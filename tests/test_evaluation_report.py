@@ -158,7 +158,11 @@ def test_reports_that_cannot_be_paired_are_refused(report: tuple[Path, dict], tm
     elsewhere = record | {"outcomes": record["outcomes"] | {"index": list(range(100, 120))}}
     with pytest.raises(ValueError, match="share no image"):
         compare_reports(record, elsewhere)
-    for paths, says in (([], "paths"), ([folder, tmp_path], "holds no finished run"), ([folder] * 2, "named twice")):
+    for paths, says in (
+        ([], "needs run folders"),
+        ([folder, tmp_path], "holds no finished run"),
+        ([folder] * 2, "named twice"),
+    ):
         with pytest.raises(SystemExit) as stop:
             cli.main(["compare", *map(str, paths)])
         error = capsys.readouterr().err

@@ -18,9 +18,11 @@ __all__ = ["Compared", "Member", "compare_members", "find_members", "main", "wri
 def main(arguments: list[str]) -> None:
     """Print the comparison of the runs; with ``--out``, write it as a page, tables and pictures."""
     parser = OneLineParser(prog="cli.py compare", description="Compare finished runs that were tested on one data set.")
-    parser.add_argument("paths", nargs="+", type=str, help="Run folders, results folders of studies, or their records.")
+    parser.add_argument("paths", nargs="*", type=str, help="Run folders, results folders of studies, or their records.")
     parser.add_argument("--out", type=str, default=None, help="Folder for index.html, tables and pictures.")
     given = parser.parse_args(arguments)
+    if not given.paths:
+        raise ValueError("compare needs run folders or results of studies, such as: compare runs/a/version_0 results/b")
     members = find_members(given.paths)
     reports = [member.record for member in members if member.record["outcomes"]]
     lines = []

@@ -100,7 +100,9 @@ def _reserve(groups: Sequence[Group], tested: Sequence[Pair]) -> list[str]:
     if any(pair.found and pair.found.test == MCNEMAR for pair in tested):
         every = all(pair.found and pair.found.test == MCNEMAR for pair in tested)
         start = "There is one run of each" if every else "Some have one run"
-        reserves.append(f"{start}: their tests hold for these trained networks, not for other runs of the trainings.")
+        reserves.append(
+            f"{start}, so their tests hold for these trained networks, not for other runs of the trainings."
+        )
     doubted = [
         groups[i].label for i in sorted({i for pair in tested for i in (pair.a, pair.b)}) if groups[i].complaints
     ]
