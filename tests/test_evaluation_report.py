@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import yaml
 
 import cli
 from kafnets.backbones import KafVGG
-from lightning_modules.compare_reports import compare_reports, main, read_report
+from lightning_modules.comparison.image_by_image import compare_reports
 from lightning_modules.load_classifier import load_classifier
+from lightning_modules.read_report import read_report
 
 ROOT = Path(cli.__file__).parent
 EVAL_FULL = ROOT / "configs" / "eval_full.yaml"
@@ -126,7 +128,7 @@ def test_a_checkpoint_that_holds_no_network_is_refused(tiny_run: Path, tmp_path:
         load_classifier(tmp_path / "torn.ckpt")
 
 
-def test_two_reports_are_compared_image_by_image(report: tuple[Path, dict], capsys):
+def test_two_reports_are_compared_image_by_image(report: tuple[Path, dict], tmp_path: Path, capsys):
     folder, record = report
     compared = compare_reports(record, record)
     assert set(compared) == {"clean", "worst case", *record["attacks"]}
@@ -135,9 +137,14 @@ def test_two_reports_are_compared_image_by_image(report: tuple[Path, dict], caps
     other["outcomes"]["clean"] = "0" * 20
     found = compare_reports(record, other)
     assert found["clean"].only_a == record["clean"]["right"] and found["worst case"].b == 0
-    main([str(folder), str(folder / "robustness.json")])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(compared) and "McNemar exact p = 1" in lines[0]
+    again = shutil.copytree(folder, tmp_path / "again")
+    for name in ("results.json", "robustness.json"):
+        text = (again / name).read_text()
+        (again / name).write_text(text.replace('"seed": 0', '"seed": 1'))
+    cli.main(["compare", str(folder), str(again), f"--out={tmp_path / 'page'}"])
+    printed = capsys.readouterr().out
+    assert all(f"{name}: {found}" in printed for name, found in compared.items())
+    assert {"index.html", "table.csv", "table.md", "accuracy.png"} <= {f.name for f in (tmp_path / "page").iterdir()}
 
 
 def test_the_worst_cases_are_compared_over_shared_attacks(report: tuple[Path, dict]):
@@ -162,10 +169,15 @@ def test_reports_that_cannot_be_paired_are_refused(report: tuple[Path, dict], tm
     elsewhere = record | {"outcomes": record["outcomes"] | {"index": list(range(100, 120))}}
     with pytest.raises(ValueError, match="share no image"):
         compare_reports(record, elsewhere)
-    for arguments in ([str(folder)], [str(folder), str(tmp_path)]):
+    for paths, says in (
+        ([], "needs run folders"),
+        ([folder, tmp_path], "holds no finished run"),
+        ([folder] * 2, "named twice"),
+    ):
         with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: ")
+            cli.main(["compare", *map(str, paths)])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and says in error
 
 
 def test_two_ranks_report_the_same_as_one(cheap: Path, tiny_run: Path, report: tuple[Path, dict], tmp_path: Path):

@@ -18,7 +18,7 @@ def test_the_commands_for_the_digits_run_in_their_order(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     section = (ROOT / "README.md").read_text().partition("## Train, test, compare")[2]
     commands = re.search(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1]
-    assert commands.count("\n") == 5 and "digits.yaml" in commands and "compare_reports" in commands
+    assert commands.count("\n") == 5 and "digits.yaml" in commands and "cli.py compare" in commands
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", commands],

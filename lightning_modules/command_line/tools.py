@@ -6,6 +6,7 @@ from importlib import import_module
 # command -> its module, which is imported only when the command is given
 TOOLS: dict[str, str] = {
     "study": "lightning_modules.studies.command",
+    "compare": "lightning_modules.comparison",
     "export": "lightning_modules.export",
     "dashboard": "lightning_modules.dashboard",
 }

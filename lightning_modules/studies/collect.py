@@ -65,7 +65,7 @@ def collect(
     record |= _of_report(read_report(report)) if report.is_file() else _of_report(None)
     shapes = folder / "activations.json"
     return record | {
-        "history": _history(folder / "history.csv"),
+        "history": read_history(folder / "history.csv"),
         "shapes": _read_json(shapes) if shapes.is_file() else [],
     }
 
@@ -87,8 +87,8 @@ def _of_report(report: dict[str, Any] | None) -> Record:
     }
 
 
-def _history(path: Path) -> list[dict[str, float | None]]:
-    """The rows of a ``history.csv``, in six digits; None where a value is missing or not finite."""
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """Return the rows of a ``history.csv``, if there is one, in six digits; None for what is missing or not finite."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:

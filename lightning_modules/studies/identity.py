@@ -17,7 +17,12 @@ _PATHS = {"data.path", "data.root", "data.cache", "ckpt_path"}
 _CODE = ("kafnets", "lightning_modules", "datamodules", "cli.py")
 _SUFFIXES = {".py", ".cpp", ".h"}
 # code that reads results and changes none
-_NO_PART = ("kafnets/plots/", "lightning_modules/studies/")
+_NO_PART = (
+    "kafnets/analysis/over_runs.py",
+    "kafnets/plots/",
+    "lightning_modules/comparison/",
+    "lightning_modules/studies/",
+)
 
 
 def settings_of(arguments: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:

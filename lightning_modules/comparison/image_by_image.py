@@ -1,16 +1,11 @@
-"""Compares two checkpoints on the same images: ``python -m lightning_modules.compare_reports A B``.
+"""Compares two networks on the same images, attack by attack."""
 
-A and B are ``robustness.json`` files, or the run folders that hold them.
-"""
-
-import sys
 from typing import Any
 
 import torch
 
 from kafnets.analysis.comparison import Comparison, compare
 from kafnets.analysis.per_image_results import PerImageResults
-from lightning_modules.read_report import read_report
 
 BALL = ("norm", "eps")
 DATA = ("data", "data_sha256")
@@ -20,7 +15,8 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> dict[str, 
     """Compare clean accuracy, the worst case and every shared attack, image by image, on the shared images.
 
     Args:
-        first, second: records as :func:`~lightning_modules.read_report.read_report` returns them.
+        first, second: records with a report, as :func:`~lightning_modules.read_report.read_report` or
+            :func:`~lightning_modules.studies.member_record.read_member` return them.
 
     Returns:
         The comparisons by name. The worst case is taken over the attacks that both reports have.
@@ -61,21 +57,3 @@ def _shared(a: PerImageResults, b: PerImageResults) -> tuple[PerImageResults, Pe
     if not len(parts[0]) or not torch.equal(parts[0]["label"], parts[1]["label"]):
         raise ValueError("the reports share no image, or label them differently; test both on the same set")
     return parts[0], parts[1]
-
-
-def main(arguments: list[str]) -> None:
-    """Print the comparison; a mistake is one line and exit status 2."""
-    try:
-        if len(arguments) != 2:
-            raise ValueError("give two robustness.json files or run folders")
-        first, second = (read_report(path) for path in arguments)
-        compared = compare_reports(first, second)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    for name, comparison in compared.items():
-        print(f"{name}: {comparison}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
