@@ -54,6 +54,7 @@ class Runner:
         self._elsewhere: deque[Job] = deque()
         self._running: list[_Running] = []
         self._signals: list[int] = []
+        self._told: set[str] = set()
 
     def run(self) -> None:
         """Run all; end with a summary, and with an exit status unless all members are done.
@@ -106,14 +107,18 @@ class Runner:
     def _start(self, job: Job) -> None:
         lock = job.lock()
         if lock is None:
-            if job not in self._elsewhere and job.status().get("told") != job.holder():
-                self.say(f"{job.name} is run by {job.holder()}; this study waits for it at its end")
-                job.note(told=job.holder())
+            text = f"{job.name} is run by {job.holder()}; this study waits for it at its end"
+            if text not in self._told:
+                self._told.add(text)
+                self.say(text)
             self._elsewhere.append(job)
             return
         plan = job.plan(self.changed)  # another process may have run it in the meantime
-        if plan.action in ("done", "collect"):
-            self._finish(job, plan)
+        if plan.action in ("done", "collect", "refuse"):
+            if plan.action == "refuse":
+                self._fail(job, f"another process has run it with other settings or code: {plan.note}")
+            else:
+                self._finish(job, plan)
             os.close(lock)
             return
         begun = f"{job.name}: {plan.note}" if plan.note else f"{job.name} begins"

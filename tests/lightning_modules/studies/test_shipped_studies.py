@@ -9,7 +9,7 @@ from lightning_modules.studies.parse_only import errors_of
 
 CONFIGS = ROOT / "configs"
 STUDIES = ["thesis_vgg", "thesis_resnet20", "activations", "kernels", "objectives", "smooth_at", "depth"]
-# instead of the data, which tell the network its sizes
+# instead of the image files of the short studies, which tell the network its sizes
 SIZES = ["--data.num_classes=10", "--data.in_channels=3", "--data.image_size=32", "--print_config"]
 
 
@@ -18,10 +18,10 @@ def every(short):
 
 
 def one_per_label(members):
-    """As few members as it takes to have every label."""
+    """As few members as it takes to have every label but the seeds."""
     seen, chosen = set(), []
     for member in members:
-        if new := set(member.axes.items()) - seen:
+        if new := set(member.axes.items()) - seen - {("seed", "1"), ("seed", "2")}:
             seen |= new
             chosen.append(member)
     return chosen
@@ -48,8 +48,9 @@ def test_short_studies_measure_a_thousand_images_on_a_cpu():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("short", [False, True])
 def test_every_label_of_every_study_is_parsed(short):
     members = [member for members in every(short).values() for member in one_per_label(members)]
-    commands = [[*member.arguments, *SIZES] for member in members]
+    commands = [[*member.arguments, *(SIZES if short else [])] for member in members]
     assert set(errors_of(commands)) == {None}
