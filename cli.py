@@ -41,6 +41,7 @@ from lightning_modules.command_line.error_text import one_line
 from lightning_modules.command_line.messages import is_first, quieten, say_engines
 from lightning_modules.command_line.monitors import check_monitors
 from lightning_modules.command_line.parser import OneLineParser
+from lightning_modules.command_line.processes import lost_process
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
 from lightning_modules.command_line.signals import status, stop_on_signals
 from lightning_modules.command_line.sizes import SIZES, check_size, size_flags
@@ -237,6 +238,13 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         if is_first() or not isinstance(error, NonFiniteLossError):  # which all ranks raise together
             print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        line = lost_process(error)
+        if line is None or os.environ.get("KAFNETS_TRACEBACK"):
+            raise
+        if line:
+            print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
     # otherwise the process group sometimes aborts at exit; after an error, this call could wait for other ranks
     if distributed.is_available() and distributed.is_initialized():
