@@ -1,4 +1,7 @@
-"""The command line: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``."""
+"""The command line: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``.
+
+The commands study, compare, export and dashboard are tools of their own: ``lightning_modules/command_line/tools.py``.
+"""
 
 import os
 import sys
@@ -41,10 +44,11 @@ from lightning_modules.command_line.error_text import one_line
 from lightning_modules.command_line.messages import is_first, quieten, say_engines
 from lightning_modules.command_line.monitors import check_monitors
 from lightning_modules.command_line.parser import OneLineParser
+from lightning_modules.command_line.processes import lost_process
 from lightning_modules.command_line.run_folder import discard_if_empty, new_version
 from lightning_modules.command_line.signals import status, stop_on_signals
 from lightning_modules.command_line.sizes import SIZES, check_size, size_flags
-from lightning_modules.command_line.tools import run_tool
+from lightning_modules.command_line.tools import TOOLS, check_command, run_tool
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -202,6 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     say_engines()
     given = sys.argv[1:] if arguments is None else arguments
     try:
+        check_command(given, SUBCOMMANDS)
         if run_tool(given):
             return
         CLI(
@@ -212,6 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=RunConfig,
+            parser_kwargs={"description": f"Train and test networks; other commands, each with --help: {', '.join(TOOLS)}."},
             trainer_defaults={
                 "use_distributed_sampler": False,  # data modules shard by themselves, without padding
                 "callbacks": [
@@ -237,6 +243,13 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         if is_first() or not isinstance(error, NonFiniteLossError):  # which all ranks raise together
             print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        line = lost_process(error)
+        if line is None or os.environ.get("KAFNETS_TRACEBACK"):
+            raise
+        if line:
+            print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
     # otherwise the process group sometimes aborts at exit; after an error, this call could wait for other ranks
     if distributed.is_available() and distributed.is_initialized():

@@ -20,9 +20,9 @@ NETWORKS = [
     *("kafvgg", "kafvgg_elu", "kafvgg_swish", "kafvgg_free", "vgg_relu", "vgg_elu", "vgg_swish", "vgg_kwta"),
     *("kafresnet20", "resnet20_relu", "resnet20_swish", "preactresnet18", "lightnet"),
 ]
-TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align", "n_fgsm", "free_at", "mart", "awp"]
+TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align", "elle", "n_fgsm", "free_at", "mart", "awp"]
 SHORTCUTS = [
-    *("kafvgg_fast_at", "kafresnet20_fast_at", "vgg_relu_fast_at", "resnet20_relu_fast_at", "preactresnet18_fast_at"),
+    *("kafvgg_fast_at", "kafresnet20_fast_at", "vgg_relu_fast_at", "preactresnet18_fast_at"),
     *("kafvgg_short_fast_at", "vgg_relu_short_fast_at"),
 ]
 # what each overlay sets, by the place in the composed configuration

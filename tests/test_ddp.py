@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -197,6 +199,35 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_ranks_with_one_line(tmp_
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
     assert line.startswith("error: the loss is nan on rank 1 at step 3 (epoch 1); first affected: the input images")
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+DIE = """
+import os, pathlib, signal
+from pytorch_lightning import Callback
+
+class Die(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        rank = int(os.environ["SPY_FOLDER"][-1])
+        if (trainer.current_epoch, batch_idx, trainer.global_rank) == (1, 3, rank):
+            pathlib.Path("dead").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_all_ranks_with_one_line(rank, tmp_path):
+    folder = tmp_path / f"rank{rank}"
+    folder.mkdir()
+    (folder / "dying.py").write_text(DIE)
+    names = [name.replace("fast_at", "standard") for name in NAMES]
+    limits = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=6", "--trainer.callbacks+=dying.Die"]
+    done = run_command_line("fit", *names, *TWO_RANKS, *TINY, *limits, folder=folder)
+    assert time.time() - (folder / "dead").stat().st_mtime < 60
+    assert done.returncode == (-signal.SIGKILL if rank == 0 else 2)
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert line.startswith(f"error: rank {1 - rank} has lost another process of this run")
+    assert list(folder.rglob("last.ckpt"))
 
 
 @pytest.mark.slow

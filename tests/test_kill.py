@@ -27,7 +27,7 @@ FLAGS += [
 ]
 GUARD = ["--trainer.callbacks+=OverfittingGuard", "--trainer.callbacks.every=2", "--trainer.callbacks.images=20"]
 GUARD += ["--trainer.callbacks.gap=0.01", "--trainer.callbacks.fallback=NFGSM"]
-CASES = {name: [] for name in ("fast_at", "n_fgsm", "free_at", "grad_align", "trades", "mart", "awp", "pgd_at")}
+CASES = {name: [] for name in ("fast_at", "n_fgsm", "free_at", "grad_align", "elle", "trades", "mart", "awp")}
 CASES |= {"fast_at, averaged": ["--config=ema"], "fast_at, guarded": GUARD}
 HOOKS = ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"]
 

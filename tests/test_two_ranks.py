@@ -17,7 +17,7 @@ from datamodules import Digits
 from kafnets.activations import KAF
 from kafnets.attacks import PGD
 from kafnets.backbones import LightNet
-from kafnets.objectives import AWP, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
+from kafnets.objectives import AWP, ELLE, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
 from kafnets.threat import ThreatModel
 from lightning_modules import AdversarialTraining
 
@@ -28,6 +28,8 @@ OBJECTIVES = {
     "n_fgsm": NFGSM,
     "free": lambda: Free(replays=2),
     "grad_align": GradAlign,
+    "elle": lambda: ELLE(weight=100.0),
+    "elle_constant": lambda: ELLE(weight=100.0, adaptive=False),
     "trades": lambda: TRADES(steps=2),
     "mart": lambda: MART(steps=2),
     "awp": lambda: AWP(objective=Adversarial()),
@@ -48,7 +50,7 @@ class Spy(Callback):
 
 
 def train(job, ranks, folder):
-    """The gradients of every step of a short training with 32 images per batch, and the weights after it."""
+    """The gradients of every step of a short training with 32 images per batch, and weights and buffers after it."""
     torch.manual_seed(0)
     net = LightNet(activation=KAF, image_size=8, in_channels=1, dropout=(0.0, 0.0))
     module = AdversarialTraining(
@@ -65,7 +67,8 @@ def train(job, ranks, folder):
         default_root_dir=folder, **JOBS[job],
     )  # fmt: skip
     trainer.fit(module, Digits(batch_size=32 // ranks))
-    weights = torch.cat([p.detach().flatten() for p in module.net.parameters()])
+    kept = [*module.net.parameters(), *module.objective.buffers()]
+    weights = torch.cat([tensor.detach().flatten() for tensor in kept])
     return {"gradients": torch.stack(spy.gradients), "weights": weights}
 
 

@@ -4,6 +4,7 @@ from kafnets.objectives.adversarial import Adversarial
 from kafnets.objectives.awp import AWP
 from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.objectives.clean import Clean
+from kafnets.objectives.elle import ELLE
 from kafnets.objectives.free import Free
 from kafnets.objectives.grad_align import GradAlign
 from kafnets.objectives.mart import MART
@@ -13,6 +14,7 @@ from kafnets.objectives.trades import TRADES
 
 __all__ = [
     "AWP",
+    "ELLE",
     "MART",
     "NFGSM",
     "TRADES",

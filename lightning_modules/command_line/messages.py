@@ -18,6 +18,8 @@ def quieten() -> None:
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # a profiler's table is a log message
+    # says that it ends all processes of a run because one has ended
+    logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
         warnings.filterwarnings("ignore", message)
     printed: set[str] = set()

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
+from lightning_modules.command_line.suggestions import closest
+
 # command -> its module, which is imported only when the command is given
 TOOLS: dict[str, str] = {
     "study": "lightning_modules.studies.command",
@@ -22,3 +24,26 @@ def run_tool(arguments: Sequence[str], tools: Mapping[str, str] = TOOLS) -> bool
     if module:
         import_module(module).main(list(arguments[1:]))
     return module is not None
+
+
+def check_command(arguments: Sequence[str], trainings: Sequence[str]) -> None:
+    """Raise ``ValueError`` if the first argument is a word that is no command.
+
+    Args:
+        arguments: of the command line.
+        trainings: the commands that are no tools, such as ``fit``.
+
+    Example:
+        >>> check_command(["studdy", "--config", "x"], ["fit", "test"])
+        Traceback (most recent call last):
+        ...
+        ValueError: there is no command 'studdy'; did you mean study?
+    """
+    command = arguments[0] if arguments else "-"
+    known = [*trainings, *TOOLS]
+    if command.startswith("-") or command in known:
+        return
+    near = closest(command, known)
+    raise ValueError(
+        f"there is no command {command!r}; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
+    )

@@ -5,7 +5,7 @@ import torch
 
 from kafnets.attacks import PGD
 from kafnets.losses import LabelSmoothing
-from kafnets.objectives import AWP, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
+from kafnets.objectives import AWP, ELLE, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
 from kafnets.schedules import WarmUp
 from kafnets.threat import ThreatModel
 from lightning_modules.command_line.checkpoints import check_fits, read_checkpoint
@@ -17,6 +17,7 @@ OBJECTIVES = {
     "friendly": lambda: Adversarial(attack=PGD(steps=2), eval_mode=True, stop_when_fooled=True),
     "trades": lambda: TRADES(steps=2),
     "grad_align": GradAlign,
+    "elle": lambda: ELLE(weight=100.0),
     "n_fgsm": NFGSM,
     "free": lambda: Free(replays=3),
     "mart": lambda: MART(steps=2),

@@ -8,7 +8,7 @@ from torch import nn
 
 from kafnets.attacks import PGD
 from kafnets.losses import margin
-from kafnets.objectives import AWP, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
+from kafnets.objectives import AWP, ELLE, MART, NFGSM, TRADES, Adversarial, Clean, Free, GradAlign
 from kafnets.threat import L2, ThreatModel
 
 OBJECTIVES = {
@@ -19,6 +19,7 @@ OBJECTIVES = {
     "trades": lambda: TRADES(steps=3),
     "trades_train": lambda: TRADES(steps=3, eval_mode=False),
     "grad_align": GradAlign,
+    "elle": lambda: ELLE(adaptive=False, weight=10.0),
     "n_fgsm": NFGSM,
     "mart": lambda: MART(steps=3),
     "awp": lambda: AWP(objective=Adversarial(attack=PGD(steps=3))),
@@ -110,7 +111,7 @@ def test_craft_then_loss_equals_forward(objective, make_net, make_batch):
 def test_only_training_passes_update_running_statistics(objective, make_net, make_batch):
     net, batch = make_net(), make_batch()
     OBJECTIVES[objective]()(net, batch)
-    assert net[1].num_batches_tracked == (2 if objective.startswith(("trades", "mart")) else 1)
+    assert net[1].num_batches_tracked == (2 if objective.startswith(("trades", "mart", "elle")) else 1)
 
 
 @every_objective
@@ -124,7 +125,9 @@ def test_under_bf16_autocast(objective, activation, make_net, make_batch):
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("objective", ["clean", "fast_at", "trades", "grad_align", "n_fgsm", "mart", "awp", "free"])
+@pytest.mark.parametrize(
+    "objective", ["clean", "fast_at", "trades", "grad_align", "elle", "n_fgsm", "mart", "awp", "free"]
+)
 def test_descent_lowers_the_loss(objective, make_net, make_batch):
     net, batch, objective = make_net(), make_batch(32), OBJECTIVES[objective]()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
