@@ -217,7 +217,9 @@ def main(arguments: list[str] | None = None) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=RunConfig,
-            parser_kwargs={"description": f"Train and test networks; other commands, each with --help: {', '.join(TOOLS)}."},
+            parser_kwargs={
+                "description": f"Train and test networks; other commands, each with --help: {', '.join(TOOLS)}."
+            },
             trainer_defaults={
                 "use_distributed_sampler": False,  # data modules shard by themselves, without padding
                 "callbacks": [

@@ -45,5 +45,6 @@ def check_command(arguments: Sequence[str], trainings: Sequence[str]) -> None:
         return
     near = closest(command, known)
     raise ValueError(
-        f"there is no command {command!r}; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
+        f"there is no command {command!r}; "
+        + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
     )
