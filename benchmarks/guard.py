@@ -5,9 +5,9 @@
     python benchmarks/guard.py cost --data cifar10-jpeg.tar.gz --threads 1
 
 ``train`` trains the VGG with ReLU by FGSM from the image itself, once with the guard as it is by default, which only
-speaks, and once with ``fallback=NFGSM``. (FGSM from a random start did not collapse with this network.) ``draw`` shows the accuracy of validation images under FGSM and under PGD-10
-over the steps. ``cost`` is the time of a probe as a share of the time of the 250 steps between two probes; on one
-thread, the clock is that of the process.
+speaks, and once with ``fallback=NFGSM``. (FGSM from a random start did not collapse with this network.) ``draw`` shows
+the accuracy of validation images under FGSM and under PGD-10 over the steps. ``cost`` is the time of a probe as a share
+of the time of the 250 steps between two probes; on one thread, the clock is that of the process.
 """
 
 import argparse
