@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 
+FIRST_RESERVED_STEP = 0xFFFFFFF0  # SLURM's numbers from here on mean a batch script and the like
+
 
 class LauncherError(ValueError):
     """The processes that a launcher has started are not those that the run expects; raised in all of them."""
@@ -16,8 +18,10 @@ def by_torchrun() -> bool:
 
 
 def by_srun() -> bool:
-    """Whether SLURM's ``srun`` has started this process, and not only an interactive shell around it."""
-    return "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    """Whether SLURM's ``srun`` has started this process, and not only a script or an interactive shell around it."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return step.isdigit() and int(step) < FIRST_RESERVED_STEP and not interactive
 
 
 def check_processes(trainer: Any) -> None:
