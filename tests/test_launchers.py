@@ -129,10 +129,12 @@ def two_machines():
 def test_a_lost_machine_comes_back_and_the_run_goes_on(two_machines, tmp_path, check):
     def node(end):
         flags = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=1"]
-        flags += ["--rdzv-endpoint=10.77.0.1:29400", "--rdzv-conf=keep_alive_interval=1", f"--local-addr=10.77.0.{end}"]
+        flags += ["--rdzv-endpoint=10.77.0.1:29400", f"--local-addr=10.77.0.{end}"]
+        flags += [f"--rdzv-conf=is_host={int(end == 1)},keep_alive_interval=1"]  # a namespace has no name of its own
         words = [*two_machines[end - 1], sys.executable, "-m", "torch.distributed.run", *flags, *FIT]
         nodes = ["--trainer.num_nodes=2", "--trainer.devices=1", "--ckpt_path=last_if_any"]
-        return start(tmp_path, *words, *nodes, TROUBLE="kill", GLOO_SOCKET_IFNAME="cable")
+        variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "cable"}
+        return start(tmp_path, *words, *nodes, TROUBLE="kill", **variables)
 
     first, second = node(1), node(2)
     try:

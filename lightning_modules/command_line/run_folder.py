@@ -6,6 +6,7 @@ from pathlib import Path
 
 _PATTERNS = {"last": "last*.ckpt", "best": "best*.ckpt"}
 
+
 def runs_of(folder: Path, name: str) -> list[Path]:
     """Return the run folders of a name, oldest first."""
     found = [path for path in (folder / name).glob("version_*") if re.fullmatch(r"version_\d+", path.name)]

@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -50,7 +49,8 @@ def main(arguments: Sequence[str]) -> None:
     elif left and options.sweep:
         text = sweep(left, _repeated(options, flags))
     if not options.srun:  # the array job was checked when it was submitted
-        _check_commands([job for job in jobs if plans[job.name].action in ("start", "resume")])
+        begin = [job for job in jobs if plans[job.name].action in ("start", "resume")]
+        _check_commands(begin, quiet=bool(text and options.dry_run))  # the output may become a file
     if options.dry_run:
         print(text, end="") if text else _print(study, jobs, plans, len(environments))
         return
@@ -178,7 +178,7 @@ def _refuse_changes(study: str, plans: dict[str, Plan]) -> None:
         )
 
 
-def _check_commands(jobs: Sequence[Job]) -> None:
+def _check_commands(jobs: Sequence[Job], *, quiet: bool) -> None:
     """Parse every command line; those that differ in seed and folder alone are one."""
     distinct: dict[tuple[str, ...], Job] = {}
     for job in jobs:
@@ -186,7 +186,8 @@ def _check_commands(jobs: Sequence[Job]) -> None:
         distinct.setdefault(tuple(arg for arg in arguments if not arg.startswith("--seed_everything=")), job)
     if not distinct:
         return
-    print(f"# checking {len(distinct)} command lines", file=sys.stderr, flush=True)
+    if not quiet:
+        print(f"# checking {len(distinct)} command lines", flush=True)
     for job, error in zip(distinct.values(), errors_of([job.arguments() for job in distinct.values()]), strict=True):
         if error:
             raise ValueError(f"member {job.name} can't run: {error}")

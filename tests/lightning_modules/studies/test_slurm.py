@@ -122,7 +122,7 @@ def test_a_file_system_without_locks_is_told(make_job, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lightning_modules.studies.job.fcntl.flock", refuse)
     job: Job = make_job("a")
-    with pytest.raises(OSError, match="files have no locks"):
+    with pytest.raises(OSError, match="file system of runs.mine has no locks"):
         job.lock()
 
 
