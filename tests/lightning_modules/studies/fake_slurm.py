@@ -24,7 +24,7 @@ def install(folder: Path) -> None:
 
 
 def sbatch(arguments: list[str]) -> int:
-    script = Path(arguments[-1])
+    script = Path(arguments[-1]).resolve()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script.read_text(), re.MULTILINE))
     first, end = re.findall(r"\d+", options["array"])[:2]
     assert options["signal"].startswith("B:USR1@") and "requeue" in options and options["open-mode"] == "append"

@@ -3,7 +3,10 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,10 @@ import yaml
 from fake_slurm import install
 
 import cli
-from lightning_modules.studies import command
+from lightning_modules.studies import command, slots
 from lightning_modules.studies.job import Job
 from lightning_modules.studies.member_record import read_member
+from lightning_modules.studies.runner import Runner
 from lightning_modules.studies.slurm import sbatch_options
 
 STUDY = """
@@ -122,8 +126,34 @@ def test_a_file_system_without_locks_is_told(make_job, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lightning_modules.studies.job.fcntl.flock", refuse)
     job: Job = make_job("a")
-    with pytest.raises(OSError, match="file system of runs.mine has no locks"):
+    with pytest.raises(OSError, match="the file system of runs"):
         job.lock()
+
+
+def test_a_member_that_is_stopped_before_its_first_checkpoint_is_not_requeued(fake_cli, make_job, monkeypatch):
+    (fake_cli / "bin").mkdir()
+    (fake_cli / "bin" / "srun").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (fake_cli / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake_cli}/bin:{os.environ['PATH']}")
+    Path("runs/mine").mkdir(parents=True)
+    runner = Runner([make_job("hangs")], [{}], None, Path("runs/mine/study.log"), srun=True)
+
+    def limit():
+        while not Path("hanging").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    threading.Thread(target=limit).start()
+    with pytest.raises(SystemExit) as stop:
+        runner.run()
+    assert stop.value.code == 1  # the script of the array job requeues at 138
+    assert "give the job more time" in runner.failed["hangs"]
+
+
+def test_members_share_the_gpus(monkeypatch):
+    monkeypatch.setattr(slots, "_gpus", lambda: ["0", "1", "2"])
+    shares = {jobs: [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.slots(jobs)] for jobs in (1, 2, 4)}
+    assert shares == {1: ["0,1,2"], 2: ["0", "1"], 4: ["0", "1", "2", "0"]}
 
 
 @pytest.mark.slow
