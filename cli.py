@@ -41,6 +41,7 @@ from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from lightning_modules.command_line.arguments import ASKING, SUBCOMMANDS, resolve, take
 from lightning_modules.command_line.checkpoints import check_fits, check_resumable, read_checkpoint
 from lightning_modules.command_line.error_text import one_line
+from lightning_modules.command_line.launcher import LauncherError, check_processes, environments
 from lightning_modules.command_line.messages import is_first, quieten, say_engines
 from lightning_modules.command_line.monitors import check_monitors
 from lightning_modules.command_line.parser import OneLineParser
@@ -117,6 +118,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that the parts fit together, then create the run folder; nothing is written before."""
+        check_processes(self._get(self.config_init, "trainer"))
         self._check_images()
         self._check_checkpoint()
         config = self._get(self.config_init, "trainer")
@@ -140,7 +142,8 @@ class CLI(LightningCLI):
         csv = CSVLogger(run.dir, run.name, version)
         self.run_folder = Path(csv.log_dir)
         kwargs["logger"] = [csv, *as_list(config.get("logger"))]
-        kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
+        plugins = as_list(config.get("plugins"))
+        kwargs["plugins"] = [*plugins, *environments(plugins), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
         stop_on_signals(trainer)
@@ -243,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
         if os.environ.get("KAFNETS_TRACEBACK"):
             raise
-        if is_first() or not isinstance(error, NonFiniteLossError):  # which all ranks raise together
+        if is_first() or not isinstance(error, NonFiniteLossError | LauncherError):  # which all ranks raise together
             print(f"error: {one_line(str(error))}  (KAFNETS_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(2) from None
     except RuntimeError as error:

@@ -19,9 +19,9 @@ class BestAndLast(ModelCheckpoint):
     resumed run starts with the best value of the run it continues (whose files it does not change). In names of files,
     epochs count from 1, as everywhere else.
 
-    When a signal stops a run of one process, ``last.ckpt`` is also written in the middle of an epoch, between two
-    steps, and one line says how to go on. Several processes may not stop at the same step, and gradients that are being
-    accumulated are not part of a checkpoint: such runs keep the last finished epoch.
+    When a signal stops a run, ``last.ckpt`` is also written in the middle of an epoch, between two steps, and one line
+    says how to go on. Gradients that are being accumulated are not part of a checkpoint: such runs keep the last
+    finished epoch.
     """
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ class BestAndLast(ModelCheckpoint):
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException) or trainer.state.fn != "fit":
             return
         # an interrupt comes at any place within a step; a validation would have to begin anew
-        between_steps = isinstance(exception, SIGTERMException) and trainer.training and trainer.world_size == 1
+        between_steps = isinstance(exception, SIGTERMException) and trainer.training
         accumulating = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches
         if between_steps and not accumulating and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

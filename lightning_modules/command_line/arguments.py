@@ -9,7 +9,7 @@ import yaml
 
 from lightning_modules.command_line.checkpoints import checkpoint_config, read_checkpoint
 from lightning_modules.command_line.config_files import expand, load_layers, merge
-from lightning_modules.command_line.run_folder import check_name, find_checkpoint, run_of
+from lightning_modules.command_line.run_folder import check_name, find_checkpoint, newest_checkpoint, run_of
 from lightning_modules.command_line.trusted_names import packages_named
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -57,6 +57,8 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     check_name(Path(run["dir"]), run["name"])
     given, flags = take(flags, "--ckpt_path")
     wanted = given[-1] if given else files.get("ckpt_path")
+    if wanted == "last_if_any":  # for launchers that start the same command line again
+        wanted = newest_checkpoint("last", Path(run["dir"]), run["name"]) and "last"
     config = files
     if not wanted and arguments[0] != "fit" and not ASKING & {flag.partition("=")[0] for flag in flags}:
         raise ValueError(f"{arguments[0]} needs --ckpt_path: best, last, a run folder or a file")

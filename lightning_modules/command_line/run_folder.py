@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+_PATTERNS = {"last": "last*.ckpt", "best": "best*.ckpt"}
+
 
 def runs_of(folder: Path, name: str) -> list[Path]:
     """Return the run folders of a name, oldest first."""
@@ -60,22 +62,28 @@ def find_checkpoint(which: str, folder: Path, name: str) -> Path:
     Raises:
         ValueError: if there is no such file.
     """
-    patterns = {"last": "last*.ckpt", "best": "best*.ckpt"}
-    if which not in patterns:
+    if which not in _PATTERNS:
         inside = [*Path(which).glob("checkpoints/best*.ckpt"), *Path(which).glob("checkpoints/last*.ckpt")]
         if Path(which).is_dir() and not inside:
             raise ValueError(f"{which!r} is no run folder with a checkpoint in checkpoints/; give a file, best or last")
         if not inside and not Path(which).is_file():
             raise ValueError(f"checkpoint {which!r} does not exist; give a file, a run folder, best or last")
         return inside[0] if inside else Path(which)
-    for run in reversed(runs_of(folder, name)):
-        found = sorted((run / "checkpoints").glob(patterns[which]), key=lambda path: path.stat().st_mtime)
-        if found:
-            return found[-1]
+    if found := newest_checkpoint(which, folder, name):
+        return found
     raise ValueError(
         f"no {which} checkpoint in {folder / name}/version_*/checkpoints; train first, name the run with --run.name, "
         "or give --ckpt_path a file"
     )
+
+
+def newest_checkpoint(which: str, folder: Path, name: str) -> Path | None:
+    """Return the ``last`` or ``best`` checkpoint of the newest run of a name that has one; None if none has."""
+    for run in reversed(runs_of(folder, name)):
+        found = sorted((run / "checkpoints").glob(_PATTERNS[which]), key=lambda path: path.stat().st_mtime)
+        if found:
+            return found[-1]
+    return None
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -4,10 +4,13 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.provenance import ROOT
+from lightning_modules.studies import slurm
 from lightning_modules.studies.grid import Member, load_study
 from lightning_modules.studies.identity import settings_of
 from lightning_modules.studies.job import Job, Plan
@@ -15,6 +18,7 @@ from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.parse_only import errors_of
 from lightning_modules.studies.runner import Runner
 from lightning_modules.studies.slots import slots
+from lightning_modules.studies.sweep import sweep
 from lightning_modules.studies.time_left import expected_seconds, in_words
 
 CONFIGS = ROOT / "configs"
@@ -30,20 +34,34 @@ def main(arguments: Sequence[str]) -> None:
     """
     own, flags = split_flags(arguments)
     options = parser().parse_args(own)
+    sbatch = _check_options(options)
     study, members = load_study(options.config, [CONFIGS, CONFIGS / "studies"], short=options.short)
-    environments = [slot | {"KAFNETS_STUDY": study} for slot in slots(options.jobs)]
+    members = _only(study, members, options.only)
+    here = 1 if options.slurm or options.jobs is None else options.jobs
+    environments = [slot | {"KAFNETS_STUDY": study} for slot in slots(here)]
     jobs = _jobs(study, members, flags, Path(options.run.dir), Path(options.results))
     plans = {job.name: job.plan(options.changed) for job in jobs}
     _refuse_changes(study, plans)
-    _check_commands([job for job in jobs if plans[job.name].action in ("start", "resume")])
-    if options.dry_run:
-        _print(study, jobs, plans, len(environments))
-        return
     left = [job for job in jobs if plans[job.name].action != "done"]
+    text = ""
+    if left and options.slurm:
+        text = slurm.script(left, _repeated(options, flags), sbatch, options.jobs)
+    elif left and options.sweep:
+        text = sweep(left, _repeated(options, flags))
+    if not options.srun:  # the array job was checked when it was submitted
+        begin = [job for job in jobs if plans[job.name].action in ("start", "resume")]
+        _check_commands(begin, quiet=bool(text and options.dry_run))  # the output may become a file
+    if options.dry_run:
+        print(text, end="") if text else _print(study, jobs, plans, len(environments))
+        return
     for folder in (Path(options.run.dir) / study, Path(options.results) / study):
         folder.mkdir(parents=True, exist_ok=True)
     _check_space(jobs, left)
-    Runner(jobs, environments, options.changed, Path(options.run.dir) / study / "study.log").run()
+    if options.slurm or options.sweep:
+        _hand_over(options, text, Path(options.run.dir) / study)
+        return
+    runner = Runner(jobs, environments, options.changed, Path(options.run.dir) / study / "study.log", srun=options.srun)
+    runner.run()
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -68,8 +86,17 @@ def parser() -> OneLineParser:
     parser = OneLineParser(prog="cli.py study", description=f"{__doc__} Flags with a dot go to every member.")
     parser.add_argument("--config", required=True, help="Study file: a path, or a bare name in configs/studies/.")
     parser.add_argument("--short", action="store_true", help="The short: variant of the file.")
-    parser.add_argument("--jobs", type=int, default=1, help="Members at once, each with a share of the machine.")
-    parser.add_argument("--dry_run", action="store_true", help="Print the commands and the time they take.")
+    parser.add_argument(
+        "--jobs", type=int | None, default=None, help="Members at once, each with a share of the machine."
+    )
+    parser.add_argument("--only", type=str | None, default=None, help="The one member to run.")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="Print what would run, or the file that would be written."
+    )
+    parser.add_argument("--slurm", action="store_true", help="Submit an array job with one task per member.")
+    parser.add_argument("--sbatch", type=str, default="", help="Options of sbatch, such as '--time=4:00:00 --mem=32G'.")
+    parser.add_argument("--srun", action="store_true", help="Start the member by srun, as the array job does.")
+    parser.add_argument("--sweep", action="store_true", help="Write a W&B sweep whose runs are the members.")
     parser.add_argument(
         "--changed",
         choices=["keep", "redo"],
@@ -78,6 +105,48 @@ def parser() -> OneLineParser:
     parser.add_argument("--run.dir", type=str, default="runs", help="Folder of all runs.")
     parser.add_argument("--results", type=str, default="results", help="Folder of the records.")
     return parser
+
+
+def _check_options(options: Any) -> list[str]:
+    """Refuse options that do not go together, and return those of sbatch."""
+    if options.slurm and options.sweep:
+        raise ValueError("--slurm and --sweep both hand the members over; choose one")
+    if options.sbatch and not options.slurm:
+        raise ValueError("--sbatch is for --slurm; add it, or leave --sbatch out")
+    if options.srun and not options.only:
+        raise ValueError("--srun starts one member, in a job that is its own; say which with --only")
+    if options.slurm and options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, got {options.jobs}")
+    if options.slurm and not options.dry_run:
+        slurm.check_sbatch()
+    return slurm.sbatch_options(options.sbatch)
+
+
+def _only(study: str, members: list[Member], name: str | None) -> list[Member]:
+    found = [member for member in members if name in (None, member.name)]
+    if not found:
+        near = get_close_matches(str(name), [member.name for member in members], cutoff=0.0)[0]
+        raise ValueError(f"study {study} has no member {name}; did you mean {near}? --dry_run lists all")
+    return found
+
+
+def _repeated(options: Any, flags: Sequence[str]) -> list[str]:
+    """The arguments by which another process runs the same study."""
+    found = ["--config", options.config, *(["--short"] if options.short else [])]
+    found += [f"--changed={options.changed}"] if options.changed else []
+    return [*found, f"--run.dir={options.run.dir}", f"--results={options.results}", *flags]
+
+
+def _hand_over(options: Any, text: str, folder: Path) -> None:
+    if not text:
+        print("all members are done")
+    elif options.slurm:
+        path, job = slurm.submit(text, folder / slurm.FOLDER)
+        print(f"submitted job {job}, written to {path}; its tasks print to {path.parent}/{job}_*.txt")
+    else:
+        path = folder / "sweep.yaml"
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}; wandb sweep --project kafnets {path} prints the command of its agents")
 
 
 def _jobs(study: str, members: Sequence[Member], flags: list[str], runs: Path, results: Path) -> list[Job]:
@@ -109,7 +178,7 @@ def _refuse_changes(study: str, plans: dict[str, Plan]) -> None:
         )
 
 
-def _check_commands(jobs: Sequence[Job]) -> None:
+def _check_commands(jobs: Sequence[Job], *, quiet: bool) -> None:
     """Parse every command line; those that differ in seed and folder alone are one."""
     distinct: dict[tuple[str, ...], Job] = {}
     for job in jobs:
@@ -117,7 +186,8 @@ def _check_commands(jobs: Sequence[Job]) -> None:
         distinct.setdefault(tuple(arg for arg in arguments if not arg.startswith("--seed_everything=")), job)
     if not distinct:
         return
-    print(f"# checking {len(distinct)} command lines", flush=True)
+    if not quiet:
+        print(f"# checking {len(distinct)} command lines", flush=True)
     for job, error in zip(distinct.values(), errors_of([job.arguments() for job in distinct.values()]), strict=True):
         if error:
             raise ValueError(f"member {job.name} can't run: {error}")

@@ -124,14 +124,22 @@ class Job:
         """Return an open file that no other process gets while it is open, here or in a child; None if one has it.
 
         The kernel releases it when the last process that holds it ends, however that ends, so it can't be stale.
+
+        Raises:
+            OSError: if the file system has no locks, as Lustre without its option ``flock``.
         """
         (self.runs / STATUS).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.runs / STATUS / f"{self.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError as error:
+            os.close(descriptor)
+            raise OSError(
+                f"the file system of {self.runs} has no locks ({error.strerror}); choose another --run.dir"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
         return descriptor

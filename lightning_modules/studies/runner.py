@@ -19,6 +19,7 @@ from lightning_modules.studies.member_record import Record, read_member
 from lightning_modules.studies.time_left import expected_seconds, in_words
 
 SIGNALS = [number for number in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, number)]
+SRUN = ["srun", "--kill-on-bad-exit=1"]  # a process alone would wait for the others for ever
 PAUSE, PAUSE_FOR_OTHERS = 0.3, 3.0  # seconds between two looks at the members
 
 
@@ -44,10 +45,19 @@ class Runner:
         slots: the environment of each slot.
         changed: what happens to results of other settings or code, see :meth:`~lightning_modules.studies.job.Job.plan`.
         log: file to which every line is added.
+        srun: start the members by SLURM's srun, as one process per task of the job.
     """
 
-    def __init__(self, jobs: Sequence[Job], slots: Sequence[dict[str, str]], changed: Changed, log: Path) -> None:
-        self.jobs, self.slots, self.changed, self.log = jobs, slots, changed, log
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        slots: Sequence[dict[str, str]],
+        changed: Changed,
+        log: Path,
+        *,
+        srun: bool = False,
+    ) -> None:
+        self.jobs, self.slots, self.changed, self.log, self.srun = jobs, slots, changed, log, srun
         self.finished: dict[str, tuple[dict[str, str], float]] = {}
         self.failed: dict[str, str] = {}
         self._waiting: deque[Job] = deque()
@@ -127,7 +137,7 @@ class Runner:
         slot = next(slot for slot in self.slots if all(slot is not running.slot for running in self._running))
         with job.output.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, str(ROOT / "cli.py"), *job.arguments(plan)],
+                [*(SRUN if self.srun else []), sys.executable, str(ROOT / "cli.py"), *job.arguments(plan)],
                 env=os.environ | slot,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -143,6 +153,8 @@ class Runner:
         job.note(seconds=round(seconds, 1), exit=status)
         if status == 0:
             self._finish(job, Plan("collect"))
+        elif self._signals and self.srun and job.plan(self.changed).action == "start":
+            self._fail(job, "it was stopped before its first checkpoint, and would be again; give the job more time")
         elif self._signals:
             job.note(status="stopped")
             self.say(f"{job.name} was stopped after {in_words(seconds)}")
@@ -195,7 +207,8 @@ class Runner:
             if len(self._signals) > 1:
                 os.killpg(running.process.pid, signal.SIGKILL)
             else:
-                running.process.terminate()
+                # srun kills its tasks at once when it gets SIGTERM, and forwards SIGUSR1 to them
+                running.process.send_signal(signal.SIGUSR1 if self.srun else signal.SIGTERM)
         if len(self._signals) == 1:
             print(
                 "stopping; running members write their checkpoints; once more kills them", file=sys.stderr, flush=True
@@ -208,7 +221,7 @@ class Runner:
             self.say(f"  {name}: {reason}")
         if self.failed or open_members:
             self.say("the same command goes on with what is left")
-        if self._signals:
+        if self._signals and not (self.srun and self.failed):
             raise SystemExit(128 + self._signals[0])
         if self.failed:
             raise SystemExit(1)

@@ -6,7 +6,7 @@ import torch
 
 
 def slots(jobs: int) -> list[dict[str, str]]:
-    """Return one environment per slot: a GPU of its own where there are any, and an equal share of the cores.
+    """Return one environment per slot: an equal share of the GPUs, where there are any, and of the cores.
 
     More members than GPUs share them in turn. An ``OMP_NUM_THREADS`` that is set already is kept.
 
@@ -19,7 +19,11 @@ def slots(jobs: int) -> list[dict[str, str]]:
         raise ValueError(f"--jobs must lie in [1, {cores}], the cores of this machine, got {jobs}")
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))
     found = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
-    return [slot | ({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}) for k, slot in enumerate(found)]
+    if not gpus:
+        return found
+    share = max(1, len(gpus) // jobs)  # a member may use several
+    theirs = [[gpus[(k * share + i) % len(gpus)] for i in range(share)] for k in range(jobs)]
+    return [slot | {"CUDA_VISIBLE_DEVICES": ",".join(mine)} for slot, mine in zip(found, theirs, strict=True)]
 
 
 def _gpus() -> list[str]:
