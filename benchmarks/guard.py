@@ -66,10 +66,11 @@ def _draw_run(axes: Axes, run: Path, title: str) -> None:
         ("guard/single_step_accuracy", "100 images, FGSM (the guard)", {"color": "#0072B2", "linestyle": "--"}),
         ("guard/pgd_accuracy", "100 images, PGD-10 (the guard)", {"color": "#D55E00"}),
     ):
-        axes.plot(steps, [100 * float(row[key]) for row in probes], label=label, linewidth=1.2, **style)  # type: ignore[arg-type]
+        axes.plot(steps, [100 * float(row[key]) for row in probes], label=label, marker=".", linewidth=1.2, **style)  # type: ignore[arg-type]
     epochs = _rows(run, "val/robust_accuracy")
     at, robust = [int(row["step"]) + 1 for row in epochs], [100 * float(row["val/robust_accuracy"]) for row in epochs]
-    axes.plot(at, robust, "o", color="black", markersize=5, label="validation, PGD-10, after every epoch")
+    axes.plot(at, robust, "o-", color="black", linewidth=1.2, label="validation images, PGD-10")
+    axes.axvline(steps[-1], color="grey", linestyle=":", label="the guard reports a collapse")
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)
@@ -84,7 +85,8 @@ def draw(options: argparse.Namespace) -> None:
         _draw_run(axes, run, title)
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(bottom=0)
-    panels[0].legend(fontsize=8, frameon=False)
+    panels[0].set_xlim(left=0)
+    panels[0].legend(fontsize=8, frameon=False, loc="center right")
     figure.savefig(options.out, dpi=100)
 
 
