@@ -43,6 +43,7 @@ def test_a_dry_run_writes_every_part(tmp_path: Path):
     assert found["attacks"]["AutoAttack on KafVGG, KAF"]["images"] == 8
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_the_records_trains_and_tests_each_config(tmp_path: Path):
     out = tmp_path / "records.json"
     record.main(["--dry_run", "--seeds", "0", "--images=8", f"--runs={tmp_path}", f"--out={out}"])

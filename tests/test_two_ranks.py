@@ -34,6 +34,7 @@ OBJECTIVES = {
     "mart": lambda: MART(steps=2),
     "awp": lambda: AWP(objective=Adversarial()),
 }
+pytestmark = pytest.mark.slow
 BATCHES = 5
 # name of the job: settings of the trainer; five batches make steps of three and of two
 JOBS = {name: {} for name in OBJECTIVES} | {"fast_at accumulated": {"accumulate_grad_batches": 3}}

@@ -24,7 +24,8 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         missing = "; a run is a network and a training: --config kafvgg.yaml --config fast_at.yaml"
-        hint = missing if re.search(r"arguments are required: .*\b(model|data)\b", message) else ""
+        of_a_run = "arguments are required" in message and re.search(r"\b(model|data)\b", message)  # and of no tool
+        hint = missing if of_a_run else ""
         print(f"error: {one_line(message, self.known_keys())}{hint}", file=sys.stderr)
         raise SystemExit(2)
 

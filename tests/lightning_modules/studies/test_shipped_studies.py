@@ -9,6 +9,7 @@ from lightning_modules.studies.parse_only import errors_of
 
 CONFIGS = ROOT / "configs"
 STUDIES = ["thesis_vgg", "thesis_resnet20", "activations", "kernels", "objectives", "smooth_at", "depth"]
+STUDIES += ["precision", "batch_norm_mode", "recipe"]
 # instead of the image files of the short studies, which tell the network its sizes
 SIZES = ["--data.num_classes=10", "--data.in_channels=3", "--data.image_size=32", "--print_config"]
 
