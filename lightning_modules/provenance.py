@@ -17,6 +17,8 @@ from kafnets.attacks.identity import digest, identity_digest
 from lightning_modules.files import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
+# settings of data modules that say where files are: they differ between machines, and belong to no result
+PLACES = ("path", "root", "cache")
 
 
 def provenance(trainer: Trainer, module: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from kafnets.threat import show_units
+from lightning_modules.provenance import PLACES
 from lightning_modules.studies.collect import collect, read_history
 from lightning_modules.studies.member_record import Record
 
@@ -51,5 +52,5 @@ def _training_settings(home: Path) -> str:
 
 def _without_seeds(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_seeds(item) for name, item in value.items() if name not in ("seed", "path", "root")}
+        return {name: _without_seeds(item) for name, item in value.items() if name not in ("seed", *PLACES)}
     return [_without_seeds(item) for item in value] if isinstance(value, list) else value

@@ -20,7 +20,7 @@ from lightning_modules.export.blueprint import blueprint
 from lightning_modules.export.measured import Measured, measured
 from lightning_modules.files import sha256, write_json
 from lightning_modules.load_classifier import load_with_settings
-from lightning_modules.provenance import code_version
+from lightning_modules.provenance import PLACES, code_version
 
 
 def main(arguments: list[str]) -> None:
@@ -79,9 +79,13 @@ def _about(net: Backbone, checkpoint: dict[str, Any], settings: dict[str, Any], 
         "changed_objective": record.get("objective"),
         "trained_on": checkpoint.get("trained_on"),
         "metrics": found.metrics,
-        "settings": settings,
+        "settings": settings | {"data": _without_places(settings.get("data", {}))},
         "code": {"trained": checkpoint.get("code"), "exported": code_version()},
     }
+
+
+def _without_places(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in PLACES}
 
 
 @contextmanager

@@ -10,10 +10,9 @@ import yaml
 
 from lightning_modules.command_line.arguments import resolve, take
 from lightning_modules.command_line.config_files import flatten
-from lightning_modules.provenance import ROOT
+from lightning_modules.provenance import PLACES, ROOT
 
-# places of files, which differ between machines
-_PATHS = {"data.path", "data.root", "data.cache", "ckpt_path"}
+_PATHS = {*(f"data.{name}" for name in PLACES), "ckpt_path"}
 _CODE = ("kafnets", "lightning_modules", "datamodules", "cli.py")
 _SUFFIXES = {".py", ".cpp", ".h"}
 # code that reads results and changes none
@@ -44,6 +43,16 @@ def settings_of(arguments: Sequence[str], folders: Sequence[Path]) -> dict[str, 
         value = take(flags, name)[0][-1]
         settings[name.removeprefix("--")] = _loaded(value)
     return {name: value for name, value in settings.items() if name not in _PATHS and not name.startswith("run.")}
+
+
+def without_paths(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the paths of data and checkpoints.
+
+    Example:
+        >>> without_paths(["fit", "--config", "short", "--data.path=/home/me/images.tar", "--data.batch_size=64"])
+        ['fit', '--config', 'short', '--data.batch_size=64']
+    """
+    return take(list(arguments), *(f"--{name}" for name in _PATHS))[1]
 
 
 def _dotted(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from lightning_modules.files import write_json
 from lightning_modules.provenance import code_version
 from lightning_modules.studies.collect import collect, is_finished
 from lightning_modules.studies.grid import Member
-from lightning_modules.studies.identity import differences, sha256_of, source_sha256
+from lightning_modules.studies.identity import differences, sha256_of, source_sha256, without_paths
 from lightning_modules.studies.member_record import Record, read_member, write_member
 
 Status: TypeAlias = dict[str, Any]
@@ -230,7 +230,7 @@ class Job:
             study=self.study,
             member=self.name,
             axes=self.member.axes,
-            command=[*self.member.arguments, *self.flags],
+            command=without_paths([*self.member.arguments, *self.flags]),
             config_sha256=status["config_sha256"],
             source_sha256=status["source_sha256"],
         )

@@ -27,7 +27,10 @@ def make_run(folder, activation=RESIDUAL, package="kafnets.backbones", **more):
     arguments = {"activation": activation, "width": 2, "hidden": 4, "image_size": 8, "dropout": [0.1, 0.1, 0.1, 0.1]}
     net = {"class_path": f"{package}.KafVGG", "init_args": arguments}
     module = {"class_path": "lightning_modules.AdversarialTraining", "init_args": {"net": net}}
-    config = {"model": module, "data": {"class_path": "datamodules.Digits"}}
+    config = {
+        "model": module,
+        "data": {"class_path": "datamodules.Digits", "init_args": {"path": "/home/me/images.tar"}},
+    }
     path = folder / "runs" / "a" / "version_0" / "checkpoints" / "best-epoch=001.ckpt"
     path.parent.mkdir(parents=True)
     kind = KWTA if "KWTA" in str(activation) else ResidualKAF
@@ -69,6 +72,7 @@ def test_the_folder_says_what_the_network_is(tmp_path, capsys):
     assert torch.equal(kafnets.load(tmp_path / "out")(x), load_classifier(checkpoint)(x))
     assert (card["activation"], card["weights"], card["licence"]) == ("SiLU+KAF_silu", average, "MIT")
     assert card["architecture"].startswith("KafVGG(") and card["code"]["trained"] == "0.1.0 abc"
+    assert "/home/me" not in json.dumps(card), "a card says nothing about the machine"
     assert card["trained_on"]["data_sha256"] == "123" and card["settings"]["data"]["class_path"] == "datamodules.Digits"
     test = card["metrics"]["test"]
     assert test["robust"] == FIGURE | {"attack": {"attack": "PGD"}} and test["clean"] == FIGURE

@@ -1,6 +1,7 @@
 """What is left of a member: done, resumed, begun anew, or refused because settings or code have changed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_changed_settings_are_refused_kept_or_redone(fake_cli, make_job):
     path.parent.mkdir(parents=True)
     path.touch()
     assert changed.plan("redo").checkpoint == path
+
+
+def test_a_record_tells_a_command_without_places_of_this_machine(fake_cli, make_job):
+    job = replace(make_job("a"), flags=("--data.path=/home/me/images.tar", "--data.batch_size=64"))
+    finish(job)
+    assert read_member(job.record)["command"] == [*job.member.arguments, "--data.batch_size=64"]
 
 
 def test_changed_code_is_refused_and_named(fake_cli, make_job, monkeypatch):

@@ -1,10 +1,13 @@
 """Every study in configs/studies/ expands, its configs compose, and its command lines can be parsed."""
 
+import re
+
 import pytest
 
 from lightning_modules.provenance import ROOT
 from lightning_modules.studies.grid import load_study
 from lightning_modules.studies.identity import settings_of, sha256_of
+from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.parse_only import errors_of
 
 CONFIGS = ROOT / "configs"
@@ -55,3 +58,12 @@ def test_every_label_of_every_study_is_parsed(short):
     members = [member for members in every(short).values() for member in one_per_label(members)]
     commands = [[*member.arguments, *(SIZES if short else [])] for member in members]
     assert set(errors_of(commands)) == {None}
+
+
+def test_results_in_the_project_are_whole_and_name_no_place_of_a_machine():
+    files = sorted((CONFIGS.parent / "results").rglob("*.json"))
+    assert files
+    for path in files:
+        assert not re.search(r'(["=])(/[\w.-]+){2,}', path.read_text()), path
+        if "short" in path.parent.name:
+            assert read_member(path)["member"] == path.stem
