@@ -161,7 +161,17 @@ def test_a_folder_of_images_is_enough(tmp_path: Path, tiny_flags: list[str]):
     data = ["--data=ImageFolder", f"--data.path={small_folder(tmp_path)}", f"--data.cache={tmp_path / 'cache'}"]
     flags = ["--data.batch_size=4", "--data.val_fraction=0.2", f"--run.dir={tmp_path / 'runs'}", "--run.name=mine"]
     quick = [flag for flag in tiny_flags if "digits" not in flag and "hidden" not in flag]
-    cli.main(["fit", "--config=preactresnet18_fast_at.yaml", *quick, *data, *flags, "--trainer.max_epochs=1"])
+    cli.main(
+        [
+            "fit",
+            "--config=preactresnet18.yaml",
+            "--config=fast_at.yaml",
+            *quick,
+            *data,
+            *flags,
+            "--trainer.max_epochs=1",
+        ]
+    )
     net = load_classifier(tmp_path / "runs" / "mine" / "version_0" / "checkpoints" / "last.ckpt")
     assert net(torch.rand(1, 1, 24, 24)).shape == (1, 2)
     assert net.normalize.mean.flatten().tolist() == [0.0]  # CIFAR-10's means are those of three channels
