@@ -9,11 +9,12 @@ from torch.func import functional_call
 from kafnets.attacks.base import Net, positive_and_finite
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.described import in_words
+from kafnets.objectives.around import Around
 from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.parameter_filters import chosen, kernels
 
 
-class AWP(Objective):
+class AWP(Around):
     """``min_w objective(w + v)`` with ``v = gamma |w| grad_w objective / |grad_w objective|`` for each tensor w.
 
     Adversarial weight perturbation (Wu, Xia, Wang 2020, arXiv 2004.05884, equations 7 to 10). The images are crafted at
@@ -49,33 +50,19 @@ class AWP(Objective):
         moved: Callable[[nn.Module], Iterable[Tensor]] = kernels,
         start: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.objective = objective
+        super().__init__(objective)
         self.gamma = positive_and_finite("gamma", gamma, "; the authors use 0.01, and 0.005 for TRADES")
         if not start >= 0:
             raise ValueError(f"start must be an epoch >= 0, got {start:g}")
-        self.moved, self.start, self.replays = moved, start, objective.replays
-
-    @property
-    def single_step(self) -> bool:
-        """Whether the inner objective takes a single step."""
-        return self.objective.single_step
-
-    def craft(self, net: Net, batch: Batch) -> Tensor:
-        """Return the images of the inner objective, crafted at the weights as they are."""
-        return self.objective.craft(net, batch)
+        self.moved, self.start = moved, start
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the inner objective at the moved weights."""
         if batch.epoch < self.start:
-            return self.objective.loss(net, batch, inputs)
+            return super().loss(net, batch, inputs)
         if not isinstance(net, nn.Module):
             raise ValueError(f"AWP moves the weights of a module, got {type(net).__name__}")
         return self.objective.loss(_Shifted(net, self._shifts(net, batch, inputs)), batch, inputs)
-
-    def after_backward(self, batch: Batch, terms: Terms) -> None:
-        """Let the inner objective read the gradients of the step."""
-        self.objective.after_backward(batch, terms)
 
     def _shifts(self, net: nn.Module, batch: Batch, inputs: Tensor) -> dict[str, Tensor]:
         """Return v for each tensor that moves, by name."""

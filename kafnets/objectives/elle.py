@@ -12,11 +12,12 @@ from kafnets.attacks.base import Net, positive_and_finite
 from kafnets.attacks.queries import ask
 from kafnets.keyed_random import image_keys, uniform
 from kafnets.objectives.adversarial import Adversarial
+from kafnets.objectives.around import Around
 from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.threat import per_image
 
 
-class ELLE(Objective):
+class ELLE(Around):
     """Another objective plus ``weight E (l(x_c) - (1 - a) l(x_a) - a l(x_b))^2``, where ``l(z) = loss(net(z), y)``.
 
     ``x_a`` and ``x_b`` are drawn uniformly from the ball around each image, ``a`` from [0, 1], and
@@ -51,35 +52,24 @@ class ELLE(Objective):
     share: Tensor
 
     def __init__(self, *, weight: float = 4000.0, adaptive: bool = True, objective: Objective | None = None) -> None:
-        super().__init__()
+        super().__init__(objective or Adversarial(attack=FGSM(alpha=1.0, random_start=False)))
         self.weight = positive_and_finite("weight", weight, "; the authors use 4000 if it is adaptive")
         self.adaptive = adaptive
-        self.objective = objective or Adversarial(attack=FGSM(alpha=1.0, random_start=False))
-        self.replays = self.objective.replays
         # number, mean and summed squared deviations of the penalties so far; the share of the weight that counts
         for name in ("steps", "mean", "deviations"):
             self.register_buffer(name, torch.tensor(0.0))
         self.register_buffer("share", torch.tensor(0.0 if adaptive else 1.0))
 
-    @property
-    def single_step(self) -> bool:
-        """Whether the inner objective takes a single step."""
-        return self.objective.single_step
-
-    def craft(self, net: Net, batch: Batch) -> Tensor:
-        """Return the images of the inner objective."""
-        return self.objective.craft(net, batch)
-
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the inner objective plus the weighted penalty."""
-        terms = self.objective.loss(net, batch, inputs)
+        terms = super().loss(net, batch, inputs)
         error, weight = _linearity_error(net, batch), self.weight * self.share
         log = {"linearity_error": error.detach(), "linearity_weight": weight}
         return terms._replace(loss=terms.loss + weight * error, log=terms.log | log)
 
     def after_backward(self, batch: Batch, terms: Terms) -> None:
         """Adapt the weight of the next step."""
-        self.objective.after_backward(batch, terms)
+        super().after_backward(batch, terms)
         if self.adaptive:
             self._adapt(_over_processes(terms.log["linearity_error"]))
 

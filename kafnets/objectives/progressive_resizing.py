@@ -6,10 +6,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from kafnets.attacks.base import Net
+from kafnets.objectives.around import Around
 from kafnets.objectives.base import Batch, Objective, Terms
 
 
-class ProgressiveResizing(Objective):
+class ProgressiveResizing(Around):
     """``objective(resize(x, s))``, where the size s grows during training.
 
     Wong, Rice and Kolter (2020, arXiv 2001.03994, section 5) train the first epochs on smaller images, which cost less:
@@ -38,30 +39,25 @@ class ProgressiveResizing(Objective):
     headline = ("objective", "sizes")
 
     def __init__(self, *, objective: Objective, sizes: Mapping[int, int]) -> None:
-        super().__init__()
-        self.objective, self.sizes, self.replays = objective, dict(sizes), objective.replays
+        super().__init__(objective)
+        self.sizes = dict(sizes)
         epochs = list(self.sizes)
         if not epochs or epochs[0] != 0 or epochs != sorted(epochs):
             raise ValueError(f"sizes must begin with epoch 0 and ascend, such as {{0: 24, 6: 32}}, got {self.sizes}")
         if min(self.sizes.values()) < 1:
             raise ValueError(f"sizes are heights and widths in pixels, >= 1, got {self.sizes}")
 
-    @property
-    def single_step(self) -> bool:
-        """Whether the inner objective takes a single step."""
-        return self.objective.single_step
-
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the images of the inner objective, at the size of this epoch."""
-        return self.objective.craft(net, self._resized(batch))
+        return super().craft(net, self._resized(batch))
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the inner objective at the size of this epoch."""
-        return self.objective.loss(net, self._resized(batch), inputs)
+        return super().loss(net, self._resized(batch), inputs)
 
     def after_backward(self, batch: Batch, terms: Terms) -> None:
         """Let the inner objective read the gradients of the step."""
-        self.objective.after_backward(self._resized(batch), terms)
+        super().after_backward(self._resized(batch), terms)
 
     def _resized(self, batch: Batch) -> Batch:
         size = [self.sizes[epoch] for epoch in self.sizes if epoch <= batch.epoch][-1]
