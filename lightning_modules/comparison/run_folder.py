@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ from lightning_modules.studies.member_record import Record
 def read_run_folder(folder: Path) -> tuple[Record, str]:
     """Return the record of a tested run folder, and what identifies its training besides the seed.
 
-    The axes of the record are all labels of the run. After a separate ``test``, configuration and history are those of
-    the run folder of the checkpoint, where it still exists.
+    The axes of the record are all labels of the run, without the number of steps that an average has seen. After a
+    separate ``test``, configuration and history are those of the run folder of the checkpoint, where it still exists.
 
     Raises:
         ValueError: if a file is missing or damaged.
     """
     record = collect(folder)
-    record["axes"] = {name: str(value) for name, value in record["run"].items()} | {
-        "eps": show_units(record["run"]["eps"])
-    }
+    labels = record["run"] | {"eps": show_units(record["run"]["eps"])}
+    record["axes"] = {name: re.sub(r" of \d+ steps$", "", str(value)) for name, value in labels.items()}
     home = _training_folder(folder)
     record["history"] = record["history"] or read_history(home / "history.csv")
     return record, _training_settings(home)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_study import TINY
 
 import cli
 from lightning_modules.studies import command
@@ -87,21 +88,15 @@ def test_a_misspelt_flag_in_one_member_is_found_before_the_first_runs(tmp_path, 
     assert os.listdir() == ["mine.yaml"]
 
 
-REAL = """
-base:
-  config: [vgg_relu, fast_at, digits, cpu]
-  model.net.width: 4
-  model.net.hidden: 8
-  model.val_images: 20
-  model.val_attack.steps: 2
-  model.test_images: 20
-  model.test_attack.steps: 2
+REAL = (
+    TINY
+    + """\
   trainer.max_epochs: 30
-  trainer.limit_train_batches: 5
 grid:
   model.optimizer.lr: {good: {model.optimizer.lr: 0.05}, bad: {model.optimizer.lr: 1.0e+30}}
   seed: [0]
 """
+)
 
 
 def start():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_slurm import install
+from tiny_study import TINY
 
 import cli
 from lightning_modules.studies import command, slots
@@ -21,21 +22,15 @@ from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.runner import Runner
 from lightning_modules.studies.slurm import sbatch_options
 
-STUDY = """
-base:
-  config: [vgg_relu, fast_at, digits, cpu]
-  model.net.width: 4
-  model.net.hidden: 8
-  model.val_images: 20
-  model.val_attack.steps: 2
-  model.test_images: 20
-  model.test_attack.steps: 2
+STUDY = (
+    TINY
+    + """\
   trainer.max_epochs: 12
-  trainer.limit_train_batches: 5
 grid:
   model.optimizer.lr: [0.05, 0.1, 1.0e+30, 0.02]
   seed: [0]
 """
+)
 ALL = ["0.05-0", "0.1-0", "1e+30-0", "0.02-0"]
 
 
