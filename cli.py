@@ -243,6 +243,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except SIGTERMException:
         raise SystemExit(status()) from None  # Lightning itself would exit with status 0
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except (ValueError, OSError, MisconfigurationException, NonFiniteLossError) as error:
         if os.environ.get("KAFNETS_TRACEBACK"):
             raise
