@@ -25,7 +25,7 @@ from kafnets.activations import KAF, Activation, ReLU, Ridge, SiLU
 from kafnets.attacks import PGD
 from kafnets.backbones import Backbone, KafResNet, KafVGG, PreActResNet18
 from kafnets.keyed_random import image_keys
-from kafnets.objectives import AWP, MART, NFGSM, TRADES, Adversarial, Batch, Clean, Free, GradAlign, Objective
+from kafnets.objectives import AWP, ELLE, MART, NFGSM, TRADES, Adversarial, Batch, Clean, Free, GradAlign, Objective
 from kafnets.threat import ThreatModel
 
 EPOCH, BATCH = 45_000, 128
@@ -48,6 +48,7 @@ OBJECTIVES: dict[str, Objective] = {
     "n_fgsm": NFGSM(),
     "free_at": Free(),
     "grad_align": GradAlign(),
+    "elle": ELLE(),
     "pgd_at": Adversarial(attack=PGD(steps=7)),
     "trades": TRADES(),
     "mart": MART(),

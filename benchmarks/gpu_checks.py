@@ -22,7 +22,7 @@ from kafnets.attacks import Attack
 from kafnets.backbones import Backbone, KafResNet, KafVGG, LightNet, PreActResNet18
 from kafnets.keyed_random import image_keys, normal, uniform
 from kafnets.metrics import RobustAccuracy
-from kafnets.objectives import AWP, MART, NFGSM, TRADES, Adversarial, Batch, Clean, Free, GradAlign, Objective
+from kafnets.objectives import AWP, ELLE, MART, NFGSM, TRADES, Adversarial, Batch, Clean, Free, GradAlign, Objective
 from kafnets.threat import L1, L2, Linf, ThreatModel
 
 Check = Callable[[torch.device], None]
@@ -190,6 +190,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "free": Free,
     "mart": functools.partial(MART, steps=3),
     "awp": functools.partial(AWP, objective=Adversarial()),
+    "elle": functools.partial(ELLE, adaptive=False),
 }
 
 
