@@ -13,42 +13,31 @@ import sys
 import textwrap
 from pathlib import Path
 
-from lightning_modules.comparison.compared import Compared, compare_members
+from lightning_modules.comparison.compared import compare_members
 from lightning_modules.comparison.members import find_members
-from lightning_modules.comparison.statement import method, statement
-from lightning_modules.comparison.table import columns
+from lightning_modules.comparison.statement import statement
+from lightning_modules.comparison.table import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- study (\w+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 LEFT_OUT = ("parameters", "test", "memory")  # the page of ``cli.py compare`` has them
 
 
-def table(compared: Compared) -> str:
-    """Return the table as Markdown, by measurement and from the most robust group to the least."""
-    shown = [column for column in columns(compared) if column.title not in LEFT_OUT]
-    head = [f"{column.title}, {column.unit}" if column.unit else column.title for column in shown]
-    rows = [[column.show(group) for column in shown] for group in compared.groups]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
 def text(study: str) -> str:
     """Return what a page says about a study: sentences, table, measurement."""
     compared = compare_members(find_members([ROOT / "results" / study]))
-    sentences = [statement(compared.groups, compared.pairs_of(each)) for each in compared.measurements]
-    measured = [f"{each} on {_data(compared)}. {method(compared.pairs_of(each))}" for each in compared.measurements]
-    paragraphs = [textwrap.fill(each, 120, break_on_hyphens=False) for each in (*sentences, *measured)]
-    return "\n\n".join([*paragraphs[: len(sentences)], table(compared), *paragraphs[len(sentences) :]]) + "\n"
+    statements = [statement(compared.groups, compared.pairs_of(each)) for each in compared.measurements]
+    paragraphs = markdown(compared, statements, LEFT_OUT).rstrip().split("\n\n")
+    return "\n\n".join(each if each.startswith("|") else _filled(each) for each in paragraphs)
 
 
-def _data(compared: Compared) -> str:
-    record = compared.groups[0].first
-    seeds = sorted({member.seed for group in compared.groups for member in group.members})
-    return f"{record['data']}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 120, break_on_hyphens=False, break_long_words=False)
 
 
 def up_to_date(page: str) -> str:
     """Return a page with all its tables made again."""
-    return PLACE.sub(lambda found: found[1] + "\n" + text(found[2]) + "\n" + found[3], page)
+    return PLACE.sub(lambda found: f"{found[1]}\n{text(found[2])}\n\n{found[3]}", page)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """One row per group: as CSV, as Markdown, and for the page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,9 +158,9 @@ def pair_rows(compared: Compared) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(compared: Compared, statements: Sequence[str]) -> str:
-    """Return statements, notes and table as Markdown."""
-    shown = columns(compared)
+def markdown(compared: Compared, statements: Sequence[str], left_out: Collection[str] = ()) -> str:
+    """Return statements, notes and table as Markdown, without the columns whose titles are ``left_out``."""
+    shown = [column for column in columns(compared) if column.title not in left_out]
     head = [f"{column.title}, {column.unit}" if column.unit else column.title for column in shown]
     lines = [head, ["---"] * len(head), *([column.show(each) for column in shown] for each in compared.groups)]
     table = "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
