@@ -9,7 +9,7 @@ FEWEST = 5  # points
 NOISE = 3.0  # times the median change of the loss between points, which the loss must exceed to have fallen
 START = 0.1  # of its fall, after which the loss is said to have begun to fall
 PLATEAU = 0.9  # of the highest accuracy under PGD, at which it is said to have stopped rising
-MEASURABLE = 0.05  # the highest accuracy under PGD below which the loss alone is read, as of standard training
+ABOVE_CHANCE = 0.05  # what the accuracy under PGD must reach above chance; otherwise the loss alone is read
 GAP = 0.2  # of the accuracies under a single step and under PGD, which is catastrophic overfitting
 
 
@@ -27,19 +27,23 @@ class LearningRates(NamedTuple):
     collapse: float | None
 
 
-def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | None = None) -> LearningRates:
+def learning_rates(
+    points: Sequence[Mapping[str, Any]], *, chance: float, diverged_at: float | None = None
+) -> LearningRates:
     """Read a range test, in which the learning rate rises from step to step (Smith 2017, section 3.3).
 
     Loss and accuracy under PGD are first smoothed over three points. Training has collapsed where the accuracy under a
     single step exceeds that under PGD by 0.2 or more (catastrophic overfitting, in which the loss still falls), or
     where, past its peak, the accuracy under PGD is below half of that. Of the points before, the suggested maximum is
     the first whose accuracy under PGD is 0.9 of its peak: the loss often stops falling at a learning rate ten times
-    smaller, while the accuracy still rises. Where PGD leaves less than 0.05, as in standard training, it is the point
-    of the lowest loss. The minimum is where the loss has done a tenth of its way down to there.
+    smaller, while the accuracy still rises. Where PGD never leaves 0.05 more than chance, it is the point of the lowest
+    loss: in standard training PGD leaves nothing, and a network that gives every image the same class is right as often
+    as chance under any attack. The minimum is where the loss has done a tenth of its way down to there.
 
     Args:
         points: rows with the keys ``lr`` (rising), ``loss`` (adversarial training loss), ``single_step_accuracy`` and
             ``pgd_accuracy`` (on held-out images, in [0, 1]).
+        chance: the accuracy of a constant answer: 1 / number of classes where classes are balanced.
         diverged_at: the learning rate at which the test ended early because the loss grew without bound.
 
     Raises:
@@ -51,7 +55,7 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
         >>> pgd = [0.1, 0.1, 0.15, 0.2, 0.28, 0.3, 0.2, 0.1]
         >>> values = zip([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], losses, pgd, strict=True)
         >>> rows = [{"lr": lr, "loss": loss, "single_step_accuracy": a, "pgd_accuracy": a} for lr, loss, a in values]
-        >>> learning_rates(rows)
+        >>> learning_rates(rows, chance=0.1)
         LearningRates(minimum=0.01, maximum=0.1, collapse=3.0)
     """
     rates, loss, single, pgd = (
@@ -63,7 +67,7 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
     if len(rates):
         smooth = _smoothed(pgd)
         fallen = (np.arange(len(rates)) > smooth.argmax()) & (pgd < smooth.max() / 2)
-        bad = (single - pgd >= GAP) | (fallen & (smooth.max() >= MEASURABLE))
+        bad = (single - pgd >= GAP) | (fallen & (smooth.max() >= chance + ABOVE_CHANCE))
     end = int(bad.argmax()) if bad.any() else len(rates)
     if end < FEWEST:
         raise ValueError(
@@ -72,7 +76,7 @@ def learning_rates(points: Sequence[Mapping[str, Any]], *, diverged_at: float | 
         )
     noise = np.median(np.abs(np.diff(loss[:end])))
     loss, pgd = _smoothed(loss[:end]), _smoothed(pgd[:end])
-    top = (pgd >= PLATEAU * pgd.max()).argmax() if pgd.max() >= MEASURABLE else loss.argmin()
+    top = (pgd >= PLATEAU * pgd.max()).argmax() if pgd.max() >= chance + ABOVE_CHANCE else loss.argmin()
     if not loss[0] - loss[top] > NOISE * noise:
         raise ValueError(
             f"the loss falls nowhere {tested} by more than it varies from point to point, so that nothing can be "

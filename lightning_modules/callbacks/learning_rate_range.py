@@ -108,7 +108,7 @@ class LearningRateRange(Callback):
             return
         found, reason = None, None
         try:
-            found = learning_rates(self.rows, diverged_at=self.diverged_at)
+            found = learning_rates(self.rows, chance=1 / pl_module.net.num_classes, diverged_at=self.diverged_at)
         except ValueError as error:
             reason = error
         objective = pl_module.objective.label

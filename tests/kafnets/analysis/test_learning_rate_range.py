@@ -1,9 +1,12 @@
 """What a range test suggests, on curves drawn by hand."""
 
+from functools import partial
+
 import pytest
 
-from kafnets.analysis import learning_rates
+from kafnets.analysis import learning_rates as suggest
 
+learning_rates = partial(suggest, chance=0.1)
 RATES = [0.001 * 2**i for i in range(10)]
 FALLING = [2.3, 2.3, 2.2, 2.1, 1.9, 1.8, 1.7, 1.75, 1.8, 2.2]
 RISING = [0.1, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.32, 0.3, 0.2]
@@ -26,6 +29,12 @@ def test_a_plateau_of_the_loss_does_not_end_the_range():
 
 def test_without_robust_accuracy_the_loss_is_read():
     assert learning_rates(rows(FALLING, [0.0, 0.01, *[0.0] * 8])).maximum == RATES[6]
+
+
+def test_one_class_for_every_image_is_no_robust_accuracy():
+    """A network that has died is right as often as chance under any attack, at the highest learning rates."""
+    constant = [0.0, 0.0, 0.0, 0.01, 0.0, 0.02, 0.05, 0.1, 0.1, 0.1]
+    assert learning_rates(rows(FALLING, constant)).maximum == RATES[6]
 
 
 def test_a_collapse_that_the_loss_hides_ends_the_range():
