@@ -268,6 +268,7 @@ static int run(const Sweep &sweep) {
 
 #pragma omp parallel for schedule(static) num_threads(sweep.threads) if (sweep.threads > 1 && chunks > 1)
     for (int64_t at = 0; at < chunks; at++) {
+        const WithoutSubnormals guard;
         Runner<R, S, Task> runner{task, sweep, {}, {}};
         std::vector<Vec<R>> sums(size_t(sweep.lanes ? 1 : sweep.channels) * task.points() * M);
         const int64_t end = std::min(positions, (at + 1) * chunk);

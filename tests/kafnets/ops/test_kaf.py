@@ -109,6 +109,16 @@ def test_any_bandwidth(bandwidth, boundary):
     assert max(error(f, e) for f, e in zip(found, expected, strict=True)) < 5e-5
 
 
+def test_subnormal_terms_count_as_zero_inside_and_nowhere_else(engine):
+    """Processors take a hundred times as long for subnormal numbers, which far dictionary points would give."""
+    if engine == "reference":
+        pytest.skip("the reference is the plain formula")
+    dictionary, bandwidth = fixed(dtype=torch.float32)
+    x = torch.full((16, 1), 10.4)  # exp(-bandwidth 7.4^2) = 2e-40
+    assert (ops.kaf(x, torch.full((1, 20), 1e30), dictionary, bandwidth) == 0).all()
+    assert (torch.tensor([1e-40]) * 0.5 != 0).all()  # the rest of the process keeps them
+
+
 def test_no_recurrence_for_long_dictionaries_and_extreme_bandwidths():
     assert plan_recurrence(ops.Grid.of(*fixed(20)), torch.float32)
     assert plan_recurrence(ops.Grid.of(*fixed(21)), torch.float32) is None
