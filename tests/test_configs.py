@@ -19,6 +19,7 @@ CONFIGS = Path(cli.__file__).parent / "configs"
 NETWORKS = [
     *("kafvgg", "kafvgg_elu", "kafvgg_swish", "kafvgg_free", "vgg_relu", "vgg_elu", "vgg_swish", "vgg_kwta"),
     *("kafresnet20", "resnet20_relu", "resnet20_swish", "preactresnet18", "lightnet"),
+    *("kafresnet56", "kafresnet110", "resnet56_relu"),
 ]
 TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align", "elle", "n_fgsm", "free_at", "mart", "awp"]
 SHORTCUTS = [
@@ -47,6 +48,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
         "trainer.enable_checkpointing": False,
         "run.test": False,
     },
+    "gradient_norms": {"trainer.callbacks.-1.class_path": "GradientNorms"},
     "cpu": {"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.precision": "32-true"},
     "cpu_bf16": {
         "trainer.accelerator": "cpu",
@@ -102,7 +104,7 @@ def at(config: Any, place: str) -> Any:
 def test_these_are_all_configs():
     found = {path.stem for path in CONFIGS.glob("*.yaml")}
     assert found == {*NETWORKS, *TRAININGS, *OVERLAYS, *SHORTCUTS}
-    assert len([path for path in CONFIGS.rglob("*.yaml") if "studies" not in path.parts]) <= 45
+    assert len([path for path in CONFIGS.rglob("*.yaml") if "studies" not in path.parts]) <= 49
 
 
 # every training on the first network; every other network with one training, in turn, and the short schedule in turn
