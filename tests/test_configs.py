@@ -18,8 +18,9 @@ from lightning_modules.command_line.arguments import resolve
 CONFIGS = Path(cli.__file__).parent / "configs"
 NETWORKS = [
     *("kafvgg", "kafvgg_elu", "kafvgg_swish", "kafvgg_free", "vgg_relu", "vgg_elu", "vgg_swish", "vgg_kwta"),
-    *("kafresnet20", "resnet20_relu", "resnet20_swish", "preactresnet18", "lightnet"),
-    *("kafresnet56", "kafresnet110", "resnet56_relu"),
+    *("kafresnet20", "resnet20_relu", "resnet20_swish"),
+    *("kafresnet110", "kafresnet56", "resnet56_relu"),  # placed so that the deepest one has the cheapest training
+    *("preactresnet18", "lightnet"),
 ]
 TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align", "elle", "n_fgsm", "free_at", "mart", "awp"]
 SHORTCUTS = [

@@ -259,6 +259,17 @@ def growth_without_norm(moments: Sequence[Moments], gain: float) -> float:
     return _mean([gain * each.squared_slope for each in moments[:-1]], len(moments) - 1)
 
 
+def growth_of_blocks_without_norm(moments: Sequence[Moments], gain: float) -> float:
+    """Residual blocks of either form without batch norm: the squared gradient grows by ``E f'^2 (1 + gain^2 E g'^2)``.
+
+    Args:
+        moments: those of the first activation, then of the two of every block.
+        gain: as in :func:`growth_without_norm`.
+    """
+    factors = [f.squared_slope * (1 + gain**2 * g.squared_slope) for f, g in _blocks(moments)]
+    return _mean(factors, len(moments) - 1)
+
+
 def _blocks(moments: Sequence[Moments]) -> Iterator[tuple[Moments, Moments]]:
     """The activation before each block, and the one inside it."""
     return zip(moments[:-1:2], moments[1::2], strict=True)
