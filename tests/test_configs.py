@@ -18,7 +18,9 @@ from lightning_modules.command_line.arguments import resolve
 CONFIGS = Path(cli.__file__).parent / "configs"
 NETWORKS = [
     *("kafvgg", "kafvgg_elu", "kafvgg_swish", "kafvgg_free", "vgg_relu", "vgg_elu", "vgg_swish", "vgg_kwta"),
-    *("kafresnet20", "resnet20_relu", "resnet20_swish", "preactresnet18", "lightnet"),
+    *("kafresnet20", "resnet20_relu", "resnet20_swish"),
+    *("kafresnet110", "kafresnet56", "resnet56_relu"),  # placed so that the deepest one has the cheapest training
+    *("preactresnet18", "lightnet"),
 ]
 TRAININGS = ["standard", "fast_at", "pgd_at", "trades", "grad_align", "elle", "n_fgsm", "free_at", "mart", "awp"]
 SHORTCUTS = [
@@ -47,6 +49,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
         "trainer.enable_checkpointing": False,
         "run.test": False,
     },
+    "gradient_norms": {"trainer.callbacks.-1.class_path": "GradientNorms"},
     "cpu": {"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.precision": "32-true"},
     "cpu_bf16": {
         "trainer.accelerator": "cpu",
@@ -102,7 +105,7 @@ def at(config: Any, place: str) -> Any:
 def test_these_are_all_configs():
     found = {path.stem for path in CONFIGS.glob("*.yaml")}
     assert found == {*NETWORKS, *TRAININGS, *OVERLAYS, *SHORTCUTS}
-    assert len([path for path in CONFIGS.rglob("*.yaml") if "studies" not in path.parts]) <= 45
+    assert len([path for path in CONFIGS.rglob("*.yaml") if "studies" not in path.parts]) <= 49
 
 
 # every training on the first network; every other network with one training, in turn, and the short schedule in turn

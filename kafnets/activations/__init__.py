@@ -16,6 +16,7 @@ from kafnets.activations.kernels import (
     TriangularKernel,
 )
 from kafnets.activations.kwta import KWTA
+from kafnets.activations.limited_growth import LimitedGrowth
 from kafnets.activations.lipschitz_spline import LipschitzSpline
 from kafnets.activations.maxout import Maxout
 from kafnets.activations.multikernel import MultiKAF
@@ -40,6 +41,7 @@ __all__ = [
     "Kernel",
     "Laplacian",
     "LeakyReLU",
+    "LimitedGrowth",
     "LipschitzSpline",
     "Matern32",
     "Matern52",

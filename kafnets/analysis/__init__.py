@@ -2,6 +2,7 @@
 
 from kafnets.analysis.activation_shapes import ActivationShape, activation_shapes
 from kafnets.analysis.comparison import Comparison, compare
+from kafnets.analysis.gradient_growth import GradientGrowth, gradient_growth
 from kafnets.analysis.learning_rate_range import LearningRates, learning_rates
 from kafnets.analysis.per_image_results import PerImageResults
 from kafnets.analysis.robustness_record import robustness_record
@@ -13,12 +14,14 @@ __all__ = [
     "ActivationShape",
     "Check",
     "Comparison",
+    "GradientGrowth",
     "LearningRates",
     "PerImageResults",
     "RobustnessStudy",
     "SmoothTails",
     "activation_shapes",
     "compare",
+    "gradient_growth",
     "learning_rates",
     "robustness_record",
     "sanity_checks",

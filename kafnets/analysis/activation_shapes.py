@@ -75,13 +75,14 @@ def activation_shapes(
 
 def trainable_activations(net: nn.Module) -> dict[str, Activation]:
     """The pointwise activations with parameters, by name, without the parts of an activation."""
+    return {n: module for n, module in whole_activations(net).items() if module.pointwise and module.num_parameters}
+
+
+def whole_activations(net: nn.Module) -> dict[str, Activation]:
+    """The activations of a network by name, without the parts of an activation, such as the KAF of a ResidualKAF."""
     activations = {name: module for name, module in net.named_modules() if isinstance(module, Activation)}
     parts = {part for module in activations.values() for part in module.modules() if part is not module}
-    return {
-        name: module
-        for name, module in activations.items()
-        if module.pointwise and module not in parts and module.num_parameters
-    }
+    return {name: module for name, module in activations.items() if module not in parts}
 
 
 @contextmanager

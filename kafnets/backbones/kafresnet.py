@@ -61,6 +61,9 @@ class KafResNet(Backbone):
         mean, std: normalisation in input units, one value or one per channel.
         width: filters of the first stage, >= 1.
         bn_momentum: weight of the newest batch in the running statistics, in (0, 1]; 0.01 is Keras's 0.99.
+        zero_last: start with 0 as the kernel of ``conv_b`` of every block, so that a block begins as ``act_out(bn_out(
+            skip(x)))``. There is no batch norm after that convolution whose weight could be 0 instead, as in
+            :class:`~kafnets.backbones.ResNet`.
 
     Shapes:
         ``(N, in_channels, image_size, image_size)`` in [0, 1] to ``(N, num_classes)`` logits.
@@ -91,6 +94,7 @@ class KafResNet(Backbone):
         std: float | Sequence[float] = 1.0,
         width: int = 16,
         bn_momentum: float = 0.01,
+        zero_last: bool = False,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -118,6 +122,9 @@ class KafResNet(Backbone):
         self.pool = PixelMean()
         self.fc = nn.Linear(channels, num_classes)
         initialise(self, glorot_uniform)
+        if zero_last:
+            for name in self.block_names:
+                nn.init.zeros_(getattr(self, name).conv_b.weight)
         self.depth = depth
 
     @property

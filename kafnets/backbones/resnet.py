@@ -105,6 +105,8 @@ class ResNet(Backbone):
         image_size: height and width of the images in pixels, a multiple of 4.
         mean, std: normalisation in input units, one value or one per channel.
         width: filters of the first stage, >= 1.
+        zero_last: start with 0 as the weight of the last batch norm of every block, so that a block begins as its skip
+            followed by ``act2`` (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
 
     Shapes:
         ``(N, in_channels, image_size, image_size)`` in [0, 1] to ``(N, num_classes)`` logits.
@@ -133,6 +135,7 @@ class ResNet(Backbone):
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
         width: int = 16,
+        zero_last: bool = False,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -158,6 +161,10 @@ class ResNet(Backbone):
         self.pool = PixelMean()
         self.fc = nn.Linear(4 * width, num_classes)
         initialise(self, he_normal)
+        if zero_last:
+            for block in self.modules():
+                if isinstance(block, BasicBlock):
+                    nn.init.zeros_(block.bn2.weight)
         self.depth = depth
 
     @property

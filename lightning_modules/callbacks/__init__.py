@@ -6,6 +6,7 @@ from lightning_modules.callbacks.epoch_bar import EpochBar
 from lightning_modules.callbacks.epoch_lines import EpochLines
 from lightning_modules.callbacks.evaluation_progress import EvaluationProgress
 from lightning_modules.callbacks.finite_loss import FiniteLoss
+from lightning_modules.callbacks.gradient_norms import GradientNorms
 from lightning_modules.callbacks.history import History
 from lightning_modules.callbacks.kwta_ratio import KWTARatio
 from lightning_modules.callbacks.learning_rate_range import LearningRateRange
@@ -25,6 +26,7 @@ __all__ = [
     "EpochLines",
     "EvaluationProgress",
     "FiniteLoss",
+    "GradientNorms",
     "History",
     "KWTARatio",
     "LearningRateRange",
