@@ -28,7 +28,7 @@ Record: TypeAlias = dict[str, Any]
 
 CURVES, POINTS, BARS = 8, 81, 60  # channels and points of a shape, bars of a density that a record keeps
 SHOWN = (0.001, 0.999)  # quantiles of the clean inputs between which shapes and densities are kept
-SURFACE_IMAGES = 64
+SURFACE_IMAGES = 32
 NOISE, ALIGNMENT, SURFACE = 101, 102, 103  # what random numbers of an image are drawn for
 
 
@@ -56,7 +56,8 @@ def activation_study(
         attack: with one restart; its threat model is that of everything measured.
         index: the number of each image in its set, int64 ``(N,)``: the seeds of random numbers.
         starts: activations as they were before training, by layer.
-        attacked_as: a faster form of the network, equal up to rounding, through which it is attacked.
+        attacked_as: a faster form of the network, equal up to rounding, for all that needs only its logits and the
+            gradients at the images.
         batch_size: images per batch, >= 1.
 
     Returns:
@@ -64,7 +65,7 @@ def activation_study(
 
         ``images``, ``attack`` (its settings), ``clean``, ``attacked``: numbers of right images, with Wilson's interval.
         ``layers``: one dictionary per activation layer in the order of the calls, see :func:`_layer`.
-        ``surface``: ``steps`` and the mean ``loss`` over 64 images, see
+        ``surface``: ``steps`` and the mean ``loss`` over 32 images, see
         :class:`~kafnets.analysis.loss_surface.LossSurface`; ``rise``, ``bend``: their means, as means below.
         ``alignment``: mean of the cosines of :func:`~kafnets.analysis.gradient_alignment.gradient_alignment`, their
         ``values``, and ``undefined``: the number of images where a gradient is zero.
@@ -80,20 +81,21 @@ def activation_study(
         raise ValueError("the network has no activation layer of kafnets, so there is nothing to study")
     if len(x) < 2:
         raise ValueError(f"an interval needs two images or more, got {len(x)}")
+    quick = attacked_as or net
     adversarial, noisy, surfaces, alignments, right = [], [], [], [], {"clean": [], "attacked": []}
     for rows in torch.arange(len(x), device=x.device).split(batch_size):
         images, classes, numbers = x[rows], y[rows], index[rows]
-        found = attack.craft(attacked_as or net, images, classes, keys=image_keys(numbers), eval_mode=True)
+        found = attack.craft(quick, images, classes, keys=image_keys(numbers), eval_mode=True)
         keys = {use: image_keys(numbers, use) for use in (NOISE, ALIGNMENT, SURFACE)}
         moved = random_step(images, attack.threat, keys[NOISE])
         noisy.append(attack.norm.project(moved, images, attack.eps))
         adversarial.append(found)
         right["clean"].append(_right(net, images, classes))
         right["attacked"].append(_right(net, found, classes))
-        alignments.append(gradient_alignment(net, images, classes, attack.threat, keys=keys[ALIGNMENT]))
+        alignments.append(gradient_alignment(quick, images, classes, attack.threat, keys=keys[ALIGNMENT]))
         part = slice(max(0, SURFACE_IMAGES - int(rows[0])))
         if part.stop:
-            surfaces.append(loss_surface(net, images[part], classes[part], attack.threat, keys=keys[SURFACE][part]))
+            surfaces.append(loss_surface(quick, images[part], classes[part], attack.threat, keys=keys[SURFACE][part]))
     sets = {"clean": x, "attacked": torch.cat(adversarial), "noise": torch.cat(noisy)}
     inputs = layer_inputs(net, layers, sets, batch_size=batch_size)
     record = {
