@@ -63,7 +63,8 @@ def activation_study(
     Returns:
         Numbers, texts, lists and dictionaries only; infinite numbers are the text ``"inf"``.
 
-        ``images``, ``attack`` (its settings), ``clean``, ``attacked``: numbers of right images, with Wilson's interval.
+        ``images``; ``trainable``: whether activations have parameters; ``attack``: its settings; ``clean``,
+        ``attacked``: numbers of right images, with Wilson's interval.
         ``layers``: one dictionary per activation layer in the order of the calls, see :func:`_layer`.
         ``surface``: ``steps`` and the mean ``loss`` over 32 images, see
         :class:`~kafnets.analysis.loss_surface.LossSurface`; ``rise``, ``bend``: their means, as means below.
@@ -100,6 +101,7 @@ def activation_study(
     inputs = layer_inputs(net, layers, sets, batch_size=batch_size)
     record = {
         "images": len(x),
+        "trainable": any(layer.num_parameters for layer in layers.values()),
         "attack": attack.settings(),
         **{name: counted(torch.cat(parts)) for name, parts in right.items()},
         "layers": [_layer(name, layers[name], found, (starts or {}).get(name)) for name, found in inputs.items()],

@@ -1,5 +1,6 @@
 """The loss around images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def plot_loss_surfaces(surfaces: Sequence[Mapping[str, Any]], labels: Sequence[s
 
 
 def plot_alignment(values: Sequence[Sequence[float]], labels: Sequence[str], colors: Sequence[str]) -> Figure:
-    """The share of images whose gradient alignment is at most x, one line per network.
+    """The gradient alignment of the images: median, quartiles and the range of the middle 90 %, one row per network.
 
     Args:
         values: the cosines of each network's images, in [-1, 1].
@@ -65,7 +66,8 @@ def plot_alignment(values: Sequence[Sequence[float]], labels: Sequence[str], col
         axes.plot([middle], [place], marker="|", markersize=12, markeredgewidth=2, color=INK)
     axes.set_yticks(range(len(values)), [plain_text(label, 44) for label in labels], fontsize=8)
     axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.set_xlim(min(-0.02, *(min(each) for each in values if each), 0.0), 1.02)
+    lowest = min((float(np.quantile(each, 0.05)) for each in values if each), default=0.0)
+    axes.set_xlim(min(0.9, math.floor(10 * lowest) / 10), 1.005)
     axes.set_xlabel("cosine of the gradients at an image and at a random point of its ball", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(alpha=0.25, axis="x")

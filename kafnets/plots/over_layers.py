@@ -6,7 +6,7 @@ from math import isfinite, isinf
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from kafnets.plots.marks import Legends, Mark, add_legends, legend_width
 from kafnets.plots.style import GREY, SHADE, new_figure, open_frame, show_message
@@ -72,7 +72,7 @@ def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     values = [value for line in panel.lines for value in line.values]
     finite = [value for value in values if isfinite(value) and (value > 0 or not panel.log)]
     if panel.log and finite:
-        axes.set_yscale("log")
+        _use_log_scale(axes, finite)
     for line in panel.lines:
         places = list(range(1, len(line.values) + 1))
         shown = [value if isfinite(value) and (value > 0 or not panel.log) else float("nan") for value in line.values]
@@ -86,8 +86,17 @@ def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     if not finite and not any(map(isinf, values)):
         show_message(axes, "none has it")
     if not panel.log:
-        axes.set_ylim(bottom=min(0.0, *finite, 0.0))
+        axes.set_ylim(min(0.0, *finite, 0.0), axes.get_ylim()[1] if any(finite) else 1.0)
     _finish(axes, panel, names)
+
+
+def _use_log_scale(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers."""
+    axes.set_yscale("log")
+    axes.set_ylim(min(values) / 1.5, max(values) * 1.5)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(values) < 300 * min(values) else (1.0,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _draw_infinite(axes: Axes, panel: Panel) -> None:

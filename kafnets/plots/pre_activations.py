@@ -16,18 +16,19 @@ from kafnets.plots.marks import plain_text
 from kafnets.plots.style import BLUE, GREY, INK, SHADE, SKY, VERMILION, new_figure, open_frame
 
 
-def plot_pre_activations(layers: Sequence[Mapping[str, Any]]) -> Figure:
+def plot_pre_activations(layers: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """The densities of each layer's inputs for clean and for attacked images, behind the activation's shape.
 
     Args:
         layers: ``layers`` of a record of :func:`kafnets.analysis.activation_study.activation_study`, at least one.
+        title: written above, the name of the network.
 
     Returns:
         A figure of one panel per layer. Densities have an axis of their own without numbers.
     """
     columns = min(len(layers), 4)
     rows = math.ceil(len(layers) / columns)
-    figure = new_figure(max(2.6 * columns, 5.0), 1.9 * rows + 0.9)
+    figure = new_figure(max(2.6 * columns, 5.0), 1.9 * rows + 1.2)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, layer in zip(panels, layers, strict=False):
         _draw(axes, layer)
@@ -35,6 +36,7 @@ def plot_pre_activations(layers: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("pre-activation", fontsize=9)
     for axes in panels[len(layers) :]:
         axes.remove()
+    figure.suptitle(plain_text(title, 90), fontsize=11)
     _legend(figure, layers, columns)
     return figure
 

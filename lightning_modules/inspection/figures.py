@@ -94,13 +94,21 @@ def _shapes(networks: Sequence[Record]) -> Iterator[Picture]:
             layers = [layers[k] for k in chosen]
         more = len(network["layers"]) - len(layers)
         drifts = [f"{layer['name']} {layer['drift']:.2g}" for layer in layers if layer["drift"] is not None]
-        caption = (
-            network["label"]
-            + (f"; {more} more layers are in inspect.json" if more else "")
-            + (f". Drift from the start, root mean square over the inputs: {', '.join(drifts)}" if drifts else "")
-            + "."
-        )
-        yield Picture(f"pre_activations_{i + 1:02d}", plot_pre_activations(layers), caption, SHAPES)
+        parts = [
+            f"{more} more layers are in inspect.json." if more else "",
+            f"Drift from the start, root mean square over the inputs: {', '.join(drifts)}." if drifts else "",
+            _unknown_start(network),
+        ]
+        caption = " ".join(part for part in parts if part)
+        figure = plot_pre_activations(layers, network["label"])
+        yield Picture(f"pre_activations_{i + 1:02d}", figure, caption, SHAPES)
+
+
+def _unknown_start(network: Record) -> str:
+    if not network["trainable"]:
+        return "These activations have nothing to learn."
+    started = any(layer["drift"] is not None for layer in network["layers"])
+    return "" if started else "The activations began at random, so their start is not known."
 
 
 def _smoothness(networks: Sequence[Record], looks: Sequence[Mark], legends: Legends) -> Picture:
