@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from kafnets.analysis.over_runs import holm
@@ -53,6 +54,16 @@ def _beyond_noise(record: Record) -> float | None:
     return pair[0] / pair[1] if pair[1] else None
 
 
+def _density_shift(record: Record) -> float:
+    """Half the area between the densities of clean and attacked inputs, as a mean over the layers: 0 to 1."""
+    shifts = []
+    for density in (layer["density"] for layer in record["layers"]):
+        widths = [right - left for left, right in pairwise(density["edges"])]
+        gaps = [abs(a - b) for a, b in zip(density["clean"], density["attacked"], strict=True)]
+        shifts.append(sum(width * gap for width, gap in zip(widths, gaps, strict=True)) / 2)
+    return sum(shifts) / len(shifts)
+
+
 def _outside(record: Record) -> float | None:
     values = [layer["outside"]["clean"] for layer in record["layers"] if layer["outside"]]
     return sum(values) / len(values) if values else None
@@ -64,10 +75,11 @@ STATISTICS: dict[str, Statistic] = {
     "relative_mean": Statistic("relative distance, mean of layers", _distance("relative", last=False)),
     "angle_last": Statistic("angle, last layer", _distance("angle", last=True)),
     "beyond_noise": Statistic("attack / noise, relative distance, last layer", _beyond_noise),
+    "density_shift": Statistic("shift of the densities, mean of layers", _density_shift),
     "slope": Statistic("largest slope", _largest("slope")),
-    "squared_slope": Statistic("E f'^2, mean of layers", _over_layers("squared_slope")),
+    "squared_slope": Statistic("E f'², mean of layers", _over_layers("squared_slope")),
     "curvature": Statistic("largest curvature max|f''|", _largest("curvature")),
-    "squared_curvature": Statistic("E f''^2, mean of layers", _over_layers("squared_curvature")),
+    "squared_curvature": Statistic("E f''², mean of layers", _over_layers("squared_curvature")),
     "share_in_band": Statistic("channels with max|f''| in 4 to 10", _over_layers("share_in_band")),
     "outside": Statistic("inputs outside the dictionary", _outside),
     "flat": Statistic("inputs on flat parts", _over_layers("flat")),
@@ -136,25 +148,36 @@ def explained(records: Sequence[Mapping[str, Any]], accuracies: Sequence[float])
     return sorted(found, key=lambda each: -abs(each.found.rho) if each.found else 1)
 
 
-def explanation(found: Sequence[Explained], networks: int) -> str:
-    """Say in words what the correlations support, and what they do not."""
+def explanation(found: Sequence[Explained], intervals: Sequence[tuple[float, float]]) -> str:
+    """Say in words what the correlations support, and what they do not.
+
+    Args:
+        found: as :func:`explained` returns them.
+        intervals: the 95 % interval of each network's robust accuracy, in [0, 1].
+    """
     tested = [each for each in found if each.found and each.adjusted is not None]
     if not tested:
-        return f"{networks} networks are too few, or too alike, for a rank correlation."
+        return f"{len(intervals)} networks are too few, or too alike, for a rank correlation."
     sure = [each for each in tested if each.adjusted is not None and each.adjusted < LEVEL]
-    count = f"Over {networks} networks, {len(sure)} of {len(tested)} statistics"
-    limits = (
-        "The networks are few and differ in activation, training and length at once, so a correlation is no cause, and "
-        "its absence is no proof of independence."
-    )
+    shown = sure or tested[:1]
+    names = "; ".join(f"{STATISTICS[each.name].title} ({_text(each)})" for each in shown)
     if sure:
-        names = "; ".join(f"{STATISTICS[each.name].title} ({_text(each)})" for each in sure)
-        return f"{count} go with robust accuracy after correction for their number: {names}. {limits}"
-    best = tested[0]
-    return (
-        f"{count} go with robust accuracy beyond chance once corrected for their number. The strongest is "
-        f"{STATISTICS[best.name].title}: {_text(best)}. {limits}"
-    ).replace(", 0 of", ", none of the", 1)
+        sentence = f"{len(sure)} of {len(tested)} statistics go with robust accuracy after correction for their number"
+        sentence += f": {names}."
+    else:
+        sentence = f"none of the {len(tested)} statistics goes with robust accuracy beyond chance once corrected for "
+        sentence += f"their number. The strongest is {names}."
+    return f"Over {len(intervals)} networks, {sentence} {_limits(intervals)}"
+
+
+def _limits(intervals: Sequence[tuple[float, float]]) -> str:
+    text = (
+        "The networks are few and differ in more than one thing at once: a correlation is no cause, and its absence is "
+        "no proof of independence."
+    )
+    if max(low for low, _ in intervals) < min(high for _, high in intervals):
+        return f"All robust accuracies lie within each other's 95 % intervals, so there is little to explain. {text}"
+    return text
 
 
 def _text(each: Explained) -> str:

@@ -83,7 +83,8 @@ def activation_study(
     if len(x) < 2:
         raise ValueError(f"an interval needs two images or more, got {len(x)}")
     quick = attacked_as or net
-    adversarial, noisy, surfaces, alignments, right = [], [], [], [], {"clean": [], "attacked": []}
+    adversarial, noisy, surfaces, alignments = [], [], [], []
+    right: dict[str, list[Tensor]] = {"clean": [], "attacked": []}
     for rows in torch.arange(len(x), device=x.device).split(batch_size):
         images, classes, numbers = x[rows], y[rows], index[rows]
         found = attack.craft(quick, images, classes, keys=image_keys(numbers), eval_mode=True)

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
-from kafnets.analysis.activation_statistics import explained, explanation
+from kafnets.analysis.activation_statistics import explained, explanation, statistics
 from kafnets.analysis.activation_study import activation_study
 from kafnets.attacks import PGD, Attack
 from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.files import write_figure, write_json, write_text
+from lightning_modules.inspection.earlier import earlier_networks
 from lightning_modules.inspection.figures import pictures
 from lightning_modules.inspection.images import Images, data_settings, load_images
-from lightning_modules.inspection.inspected import Inspected, labels, one_threat, open_checkpoints
+from lightning_modules.inspection.inspected import Inspected, one_threat, open_checkpoints
+from lightning_modules.inspection.labels import labels
 from lightning_modules.inspection.page import page
 from lightning_modules.inspection.robustness import robust_accuracies
 from lightning_modules.measuring import in_float32
@@ -44,15 +46,16 @@ def main(arguments: list[str]) -> None:
     net = inspected[0].net
     sizes = {name: getattr(net, name) for name in ("num_classes", "in_channels", "image_size")}
     images = load_images(settings, asked.images, sizes)
-    axes, names = labels(inspected)
-    networks = []
-    for i, each in enumerate(inspected):
+    known = earlier_networks(asked.add, images.about | {"attack": str(attack)})
+    begun = [{"axes": each.axes, "checkpoint": str(each.path), **each.hashes()} for each in inspected]
+    _, names = labels([*known, *begun])
+    networks = list(known)
+    for each, about, name, evaluation in zip(inspected, begun, names[len(known) :], evaluations, strict=True):
         begin = time.monotonic()
         record = _study(each, images, attack, asked.batch_size)
-        about = {"label": names[i], "axes": axes[i], "checkpoint": str(each.path), **each.hashes()}
-        networks.append(about | record | {"full_evaluation": evaluations[i]})
+        networks.append(about | record | {"full_evaluation": evaluation})
         shares = " and ".join(f"{100 * record[kind]['accuracy']:.1f} % {kind}" for kind in ("clean", "attacked"))
-        print(f"{i + 1}/{len(inspected)} {names[i]}: {shares}, {time.monotonic() - begin:.0f} s", flush=True)
+        print(f"{name}: {shares}, {time.monotonic() - begin:.0f} s", flush=True)
     write_inspection(out, {"format": 1, **images.about, "attack": str(attack), "networks": networks})
     print(f"written to {out / 'index.html'}")
 
@@ -62,10 +65,13 @@ def write_inspection(out: Path, record: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in _pictures_of(out):
         (out / f"{name}.png").unlink(missing_ok=True)
-    accuracies, measured = robust_accuracies(record["networks"])
-    found = explained(record["networks"], accuracies)
-    record["robust_accuracy"] = {"measured": measured, "values": accuracies}
-    record["explanation"] = explanation(found, len(accuracies))
+    axes, names = labels(record["networks"])
+    for network, shown, name in zip(record["networks"], axes, names, strict=True):
+        network |= {"label": name, "shown_axes": shown, "statistics": statistics(network)}
+    robust, measured = robust_accuracies(record["networks"])
+    found = explained(record["networks"], [each["accuracy"] for each in robust])
+    record["robust_accuracy"] = {"measured": measured, "values": [each["accuracy"] for each in robust]}
+    record["explanation"] = explanation(found, [(each["wilson95_low"], each["wilson95_high"]) for each in robust])
     drawn = pictures(record, found)
     record["pictures"] = [picture.name for picture in drawn]
     write_json(out / "inspect.json", record)
@@ -87,6 +93,9 @@ def _parser() -> OneLineParser:
     parser.add_argument("--images", type=int, default=300, help="How many test images to attack.")
     parser.add_argument("--batch_size", type=int, default=100, help="Images at once; memory grows with it.")
     parser.add_subclass_arguments(Attack, "attack", required=False, help="Default: PGD with 20 steps.")
+    parser.add_argument(
+        "--add", type=str, nargs="+", default=[], help="Earlier inspections, on the same images: their networks too."
+    )
     parser.add_argument("--tests", type=str, nargs="+", default=[], help="Run folders of tests that lie elsewhere.")
     parser.add_argument("--own", type=str, nargs="+", default=[], help="Packages of yours that checkpoints may name.")
     return parser

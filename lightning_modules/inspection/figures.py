@@ -35,7 +35,7 @@ def pictures(record: Record, found: Sequence[Explained]) -> list[Picture]:
         found: how the statistics go with robust accuracy.
     """
     networks = record["networks"]
-    looks = marks([each["axes"] for each in networks], [each["label"] for each in networks])
+    looks = marks([each["shown_axes"] for each in networks], [each["label"] for each in networks])
     drawn = [
         _distances(networks, *looks), *_shapes(networks), _smoothness(networks, *looks),
         _flatness(networks, *looks), *_loss(networks, looks[0]), *_robustness(networks, found),

@@ -1,7 +1,8 @@
 """The images of an inspection."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import yaml
@@ -12,7 +13,8 @@ from kafnets.attacks.identity import digest
 from lightning_modules.load_classifier import build
 
 
-class Images(NamedTuple):
+@dataclass(frozen=True)
+class Images:
     """The first test images: ``x`` in [0, 1], classes ``y``, numbers ``index``, and what tells them from others."""
 
     x: Tensor
@@ -62,7 +64,8 @@ def load_images(settings: Mapping[str, Any], count: int, sizes: Mapping[str, int
             )
     data.prepare_data()
     data.setup("test")
-    batches, total = [], 0
+    batches: list[Any] = []
+    total = 0
     for batch in data.test_dataloader():
         batches.append(data.on_after_batch_transfer(batch, 0))
         total += len(batches[-1][0])

@@ -16,7 +16,7 @@ from kafnets.attacks.identity import identity_digest
 from kafnets.backbones import Backbone
 from kafnets.objectives import Objective
 from kafnets.threat import ThreatModel
-from lightning_modules.command_line.run_folder import find_checkpoint, run_of
+from lightning_modules.command_line.run_folder import find_checkpoint
 from lightning_modules.export.measured import measured
 from lightning_modules.files import sha256
 from lightning_modules.load_classifier import build, load_with_settings
@@ -115,26 +115,8 @@ def _opened(path: Path, own: Sequence[str]) -> Inspected:
     model = settings["model"]
     objective = build(Objective, model["objective"]).label if model.get("objective") else "unknown objective"
     threat = build(ThreatModel, model["threat"]) if model.get("threat") else ThreatModel()
-    axes = {"network": net.label, "activation": net.activation_label, "objective": objective}
+    axes = {"network": net.label.partition("(")[0], "activation": net.activation_label, "objective": objective}
     return Inspected(path, net, settings, checkpoint.get("trained_on") or {}, axes, threat)
-
-
-def labels(inspected: Sequence[Inspected]) -> tuple[list[dict[str, str]], list[str]]:
-    """The axes on which networks differ, at least the activation, and a name for each that no other has."""
-    differ = [name for name in inspected[0].axes if len({each.axes[name] for each in inspected}) > 1] or ["activation"]
-    axes = [{name: each.axes[name] for name in differ} for each in inspected]
-    names = [" · ".join(each.values()) for each in axes]
-    for more in (_run_name, lambda each: str(each.path)):
-        count = Counter(names)
-        names = [
-            f"{name} · {more(each)}" if count[name] > 1 else name for name, each in zip(names, inspected, strict=True)
-        ]
-    return axes, names
-
-
-def _run_name(each: Inspected) -> str:
-    run = run_of(each.path)
-    return each.path.stem if run is None else run.parent.name
 
 
 def one_threat(inspected: Sequence[Inspected]) -> ThreatModel:

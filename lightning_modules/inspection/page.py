@@ -51,16 +51,30 @@ def _listed(labels: Sequence[str]) -> str:
 def statements(record: Record) -> list[str]:
     """The sentences at the top: what the attack does to the last layer, and what goes with robustness."""
     networks = record["networks"]
-    parts = []
-    for each in networks[:4]:
-        last = each["layers"][-1]
-        attacked, noise = (last["distances"][kind]["relative"] for kind in ("attacked", "noise"))
-        times = f", {attacked[0] / noise[0]:.0f} times as far as random noise of the same size" if noise[0] else ""
-        low, high = (100 * value for value in attacked[1:])
-        parts.append(f"{each['label']}: by {100 * attacked[0]:.0f} % of their size [{low:.0f}, {high:.0f}]{times}")
-    more = f"; {len(networks) - 4} more networks are below" if len(networks) > 4 else ""
-    found = [f"The attack moves the pre-activations of the last layer. {'; '.join(parts)}{more}."]
-    return [*found, record["explanation"]] if len(networks) >= FEWEST else found
+    last = [each["layers"][-1]["distances"] for each in networks]
+    if len(networks) <= 3:
+        parts = []
+        for each, found in zip(networks, last, strict=True):
+            low, high = (100 * value for value in found["attacked"]["relative"][1:])
+            share = f"by {100 * found['attacked']['relative'][0]:.0f} % of their size [{low:.0f}, {high:.0f}]"
+            parts.append(f"{each['label']}: {share}{_beyond_noise([each['statistics']['beyond_noise']])}")
+        return [f"The attack moves the pre-activations of the last layer. {'; '.join(parts)}."]
+    shares = [100 * found["attacked"]["relative"][0] for found in last]
+    first = (
+        f"The attack moves the pre-activations of the last layer by {_range(shares)} % of their size"
+        f"{_beyond_noise([each['statistics']['beyond_noise'] for each in networks])}."
+    )
+    return [first, record["explanation"]] if len(networks) >= FEWEST else [first]
+
+
+def _beyond_noise(times: Sequence[float | None]) -> str:
+    known = [each for each in times if each is not None]
+    return f", {_range(known)} times as far as random noise of the same size" if known else ""
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{value:.0f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def notes(record: Record) -> list[str]:
@@ -83,7 +97,6 @@ def _sections(record: Record, drawn: Sequence[Picture], found: Sequence[Explaine
         below = ""
         if name == ROBUSTNESS:
             above += f'<p class="small">Robust accuracy: {escape(record["robust_accuracy"]["measured"])}.</p>'
-            above += f'<p class="statement">{escape(record["explanation"])}</p>'
             below = _correlations(found)
         sections.append(f"<section><h2>{escape(name)}</h2>{above}{body}{below}</section>")
     return sections
@@ -91,7 +104,7 @@ def _sections(record: Record, drawn: Sequence[Picture], found: Sequence[Explaine
 
 def _summary(record: Record) -> str:
     networks = record["networks"]
-    looks, _ = marks([each["axes"] for each in networks], [each["label"] for each in networks])
+    looks, _ = marks([each["shown_axes"] for each in networks], [each["label"] for each in networks])
     columns = [column for column in _columns() if any(column[2](each) for each in networks)]
     head = "".join(f"<th>{escape(title)}<small>{escape(unit)}</small></th>" for title, unit, _ in columns)
     rows = "".join(
@@ -134,6 +147,7 @@ def _columns() -> list[tuple[str, str, Callable[[Record], str]]]:
         ("worst case", "% right", accuracy(lambda each: (each["full_evaluation"] or {}).get("worst_case"))),
         ("distance", "last layer, %", number("relative_last", ".1f", 100)),
         ("angle", "last layer, °", number("angle_last", ".1f")),
+        ("density shift", "mean, %", number("density_shift", ".1f", 100)),
         ("max |f'|", "bound", number("slope", ".2f")),
         ("max |f''|", "bound", number("curvature", ".2f")),
         ("E f''²", "mean", number("squared_curvature", ".2f")),

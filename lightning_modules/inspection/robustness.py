@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def robust_accuracies(networks: Sequence[Mapping[str, Any]]) -> tuple[list[float], str]:
-    """The robust accuracy of each network, all measured in the same way, and that way in words.
+def robust_accuracies(networks: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
+    """The robust accuracy of each network with its interval, all measured in the same way, and that way in words.
 
     It is the worst case of full evaluations if every network has one, on the same images and with the same attacks;
     otherwise the accuracy under the inspection's own attack, which is higher than the worst case.
@@ -17,12 +17,12 @@ def robust_accuracies(networks: Sequence[Mapping[str, Any]]) -> tuple[list[float
     if all(evaluations) and len({_measured(each) for each in evaluations}) == 1:
         count = evaluations[0]["worst_case"]["images"]
         text = f"worst case of {len(evaluations[0]['attacks'])} attacks on {count:,} test images"
-        return [each["worst_case"]["accuracy"] for each in evaluations], text
+        return [each["worst_case"] for each in evaluations], text
     text = (
         f"accuracy under the attack of this page on {networks[0]['images']:,} images, since not every network has a "
         "full evaluation of the same kind (cli.py test --config eval_full.yaml)"
     )
-    return [network["attacked"]["accuracy"] for network in networks], text
+    return [network["attacked"] for network in networks], text
 
 
 def _measured(evaluation: Mapping[str, Any]) -> str:

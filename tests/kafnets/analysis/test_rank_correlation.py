@@ -43,10 +43,13 @@ def records(values):
 
 def test_the_sentence_claims_what_the_corrected_test_finds():
     accuracies = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    apart = [(accuracy, accuracy + 0.05) for accuracy in accuracies]
     found = explained(records([6, 5, 4, 3, 2, 1]), accuracies)
     assert [each.name for each in found] == ["flat", "slope"] and found[1].found is None
-    text = explanation(found, 6)
+    text = explanation(found, apart)
     assert text.startswith("Over 6 networks, 1 of 1 statistics go with robust accuracy") and "rho -1.00" in text
-    text = explanation(explained(records([3, 6, 1, 2, 5, 4]), accuracies), 6)
-    assert "none of the 1 statistics go with robust accuracy beyond chance" in text and "no cause" in text
-    assert "too few" in explanation(explained(records([1, 2]), [0.1, 0.2]), 2)
+    found = explained(records([3, 6, 1, 2, 5, 4]), accuracies)
+    text = explanation(found, apart)
+    assert "none of the 1 statistics goes with robust accuracy" in text and "no cause" in text
+    assert "little to explain" not in text and "little to explain" in explanation(found, [(0.1, 0.7)] * 6)
+    assert "too few" in explanation(explained(records([1, 2]), [0.1, 0.2]), apart[:2])

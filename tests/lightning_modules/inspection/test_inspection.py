@@ -11,6 +11,7 @@ from browser import Browser, find_chromium
 
 import cli
 from lightning_modules.inspection.command import write_inspection
+from lightning_modules.inspection.earlier import earlier_networks
 from lightning_modules.inspection.robustness import robust_accuracies
 
 FAST = ["--images=8", "--attack=PGD", "--attack.steps=2"]
@@ -60,6 +61,17 @@ def test_an_inspection_is_replaced_but_nothing_else(folder: Path, record: dict, 
     assert "notes.txt" in said and "choose another folder" in said
 
 
+def test_earlier_networks_are_shown_beside_new_ones(folder: Path, record: dict, tmp_path: Path):
+    about = {name: record[name] for name in ("data", "images", "images_sha256", "attack")}
+    found = earlier_networks([str(folder)], about)
+    assert [each["label"] for each in found] == [each["label"] for each in record["networks"]]
+    with pytest.raises(ValueError, match="has images 8, this inspection 9"):
+        earlier_networks([str(folder / "inspect.json")], about | {"images": 9})
+    (tmp_path / "inspect.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is no inspect\.json of this version"):
+        earlier_networks([str(tmp_path)], about)
+
+
 def test_mistakes_are_named_before_any_work(checkpoints, tmp_path, refused):
     def say(*arguments):
         return refused(["inspect", "--out", str(tmp_path / "out"), "--ckpt_path", *arguments])
@@ -88,9 +100,9 @@ def test_the_worst_case_counts_if_every_network_has_it():
     attacks = {"pgd": {"attack": {"attack": "PGD", "eps": 0.1}}}
     full = {"worst_case": {"accuracy": 0.2, "images": 50}, "attacks": attacks, "data_sha256": "x"}
     networks = [{"images": 8, "attacked": {"accuracy": 0.5}, "full_evaluation": full} for _ in range(2)]
-    assert robust_accuracies(networks) == ([0.2, 0.2], "worst case of 1 attacks on 50 test images")
+    assert robust_accuracies(networks) == ([full["worst_case"]] * 2, "worst case of 1 attacks on 50 test images")
     networks[1] = networks[1] | {"full_evaluation": full | {"worst_case": {"accuracy": 0.2, "images": 60}}}
-    assert robust_accuracies(networks)[0] == [0.5, 0.5]
+    assert robust_accuracies(networks)[0] == [{"accuracy": 0.5}] * 2
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
@@ -98,12 +110,12 @@ def test_the_page_of_six_networks_opens_without_an_error(record: dict, tmp_path:
     networks = []
     for i in range(6):
         network = copy.deepcopy(record["networks"][i % 2])
-        network["label"] = network["axes"]["activation"] = f"<b>{i}</b> & $x$"
-        network["attacked"]["accuracy"] = 0.1 * i
-        network["statistics"] |= {"flat": 0.1 * i, "curvature": "inf" if i > 3 else i}
+        network["axes"]["activation"] = f"<b>{i}</b> & $x$"
+        network["attacked"] |= {"accuracy": 0.1 * i, "wilson95_low": 0.1 * i, "wilson95_high": 0.1 * i + 0.05}
+        network["layers"][0] |= {"flat": 0.1 * i, "curvature": "inf" if i > 3 else float(i)}
         networks.append(network)
     networks[3]["layers"] = networks[3]["layers"][:1]
-    networks[4]["layers"][0] |= {"shape": None, "slope": None, "curvature": None, "squared_curvature": "inf"}
+    networks[4]["layers"][0] |= {"shape": None, "slope": None, "squared_curvature": "inf"}
     write_inspection(tmp_path / "out", record | {"networks": networks})
     opened = Browser(tmp_path / "out" / "index.html", tmp_path / "profile")
     shown = opened.run("[...document.querySelectorAll('figure')].map(figure => figure.id)")
