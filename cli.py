@@ -1,6 +1,7 @@
 """The command line: ``python cli.py fit|validate|test|predict --config NAME [--config NAME ...] [--key value ...]``.
 
-The commands study, compare, export and dashboard are tools of their own: ``lightning_modules/command_line/tools.py``.
+The commands study, compare, inspect, export and dashboard are tools of their own:
+``lightning_modules/command_line/tools.py``.
 """
 
 import os

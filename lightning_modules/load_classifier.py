@@ -42,12 +42,9 @@ def load_with_settings(
     """
     checkpoint = read_checkpoint(Path(path))
     settings = checkpoint_config(Path(path), checkpoint, trusted)
-    net = settings.get("model", {}).get("net")
-    if not net:
+    if not settings.get("model", {}).get("net"):
         raise ValueError(f"{path} carries no configuration, so its network can't be built; give one saved by cli.py")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Backbone, "net")
-    built = parser.instantiate(parser.parse_object({"net": expand(net)})).net
+    built = build(Backbone, settings["model"]["net"])
     stored = checkpoint["state_dict"]
     weights = {name.removeprefix("net."): value for name, value in stored.items() if name.startswith("net.")}
     try:
@@ -57,3 +54,15 @@ def load_with_settings(
             f"{path} does not fit the network of its configuration: {' '.join(str(error).split())}"
         ) from None
     return built.eval(), settings, checkpoint
+
+
+def build(kind: type, settings: Any) -> Any:
+    """Build a part of a checkpoint's settings, such as its network as it was before training.
+
+    Args:
+        kind: the class of the part, or a base class of it.
+        settings: in flat form, as :func:`load_with_settings` returns them; their names have been checked.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=kind)
+    return parser.instantiate(parser.parse_object({"it": expand(settings)})).it

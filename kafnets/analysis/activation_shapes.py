@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
+from kafnets.analysis.activation_layers import activation_layers, recorded_inputs
 from kafnets.attacks.queries import ask
 
 SAMPLE = 1_000_000  # pre-activations kept per layer: quantiles and densities need no more
@@ -75,14 +76,7 @@ def activation_shapes(
 
 def trainable_activations(net: nn.Module) -> dict[str, Activation]:
     """The pointwise activations with parameters, by name, without the parts of an activation."""
-    return {n: module for n, module in whole_activations(net).items() if module.pointwise and module.num_parameters}
-
-
-def whole_activations(net: nn.Module) -> dict[str, Activation]:
-    """The activations of a network by name, without the parts of an activation, such as the KAF of a ResidualKAF."""
-    activations = {name: module for name, module in net.named_modules() if isinstance(module, Activation)}
-    parts = {part for module in activations.values() for part in module.modules() if part is not module}
-    return {name: module for name, module in activations.items() if module not in parts}
+    return {name: layer for name, layer in activation_layers(net).items() if layer.pointwise and layer.num_parameters}
 
 
 @contextmanager
@@ -100,23 +94,9 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
 def pre_activations(net: nn.Module, modules: dict[str, Activation], images: Tensor) -> dict[str, Tensor]:
     """A sample of each activation's inputs, in the order of the calls."""
-    samples: dict[str, list[Tensor]] = {}
-
-    def keep(name: str):
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            samples.setdefault(name, []).append(_sample(inputs[0]))
-
-        return hook
-
-    handles = [module.register_forward_pre_hook(keep(name)) for name, module in modules.items()]
-    try:
-        # A compiled graph does not call hooks that were added after its compilation.
-        with torch.compiler.set_stance("force_eager"):
-            ask(net, images.to(next(net.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: torch.cat(kept) for name, kept in samples.items()}
+    with recorded_inputs(modules, _sample) as found:
+        ask(net, images.to(next(net.parameters()).device))
+    return found
 
 
 def _sample(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
-from kafnets.analysis.activation_shapes import whole_activations
+from kafnets.analysis.activation_layers import activation_layers
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import ask
 from kafnets.losses import cross_entropy
@@ -154,7 +154,7 @@ def _calls(net: nn.Module) -> Iterator[list[_Call]]:
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in whole_activations(net).items()]
+    handles = [module.register_forward_hook(keep(name)) for name, module in activation_layers(net).items()]
     try:
         with torch.compiler.set_stance("force_eager"):  # a compiled graph does not call hooks
             yield calls

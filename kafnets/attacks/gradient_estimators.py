@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kafnets.described import Described
 from kafnets.keyed_random import image_keys, normal
-from kafnets.threat import ThreatModel
+from kafnets.threat import ThreatModel, per_image
 
 Net: TypeAlias = Callable[[Tensor], Tensor]
 Loss: TypeAlias = Callable[..., Tensor]
@@ -47,6 +47,24 @@ def gradient_at(x: Tensor, values: Tensor, *, retain_graph: bool = False, create
             "Square, or PGD with estimator=FiniteDifferences()"
         )
     return grad
+
+
+def cosines(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosine of each pair of gradients ``(N, ...)``, and whether both are not zero, each ``(N,)``.
+
+    Computed in float32 or better; 0 where one of the two is zero.
+
+    Example:
+        >>> cosines(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[3.0, 3.0], [1.0, 2.0]]))
+        (tensor([1., 0.]), tensor([ True, False]))
+    """
+    a, b = (v.float() if v.dtype.itemsize < 4 else v for v in (a, b))
+    # divided by the largest entry first: squares of small gradients underflow in float32
+    sizes = [v.detach().flatten(1).abs().amax(1) for v in (a, b)]
+    usable = (sizes[0] > 0) & (sizes[1] > 0)
+    a, b = ((v / per_image(torch.where(usable, size, 1), v)).flatten(1) for v, size in zip((a, b), sizes, strict=True))
+    lengths = [torch.where(usable, v.square().sum(1), 1).sqrt() for v in (a, b)]
+    return (a * b).sum(1) / (lengths[0] * lengths[1]), usable
 
 
 class GradientEstimator(Described, ABC):

@@ -1,15 +1,13 @@
 """GradAlign: single-step training with aligned gradients within the ball."""
 
-import torch
 from torch import Tensor, nn
 
 from kafnets.attacks.base import Net, positive_and_finite
-from kafnets.attacks.gradient_estimators import gradient_at
+from kafnets.attacks.gradient_estimators import cosines, gradient_at
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import ask
 from kafnets.keyed_random import image_keys
 from kafnets.objectives.base import Batch, Objective, Terms
-from kafnets.threat import per_image
 
 
 class GradAlign(Objective):
@@ -67,7 +65,7 @@ class GradAlign(Objective):
     def _terms(self, net: Net, batch: Batch, inputs: Tensor, here: Tensor) -> Terms:
         ball = batch.threat
         near = ball.norm.random_start(batch.x.detach(), ball.eps, image_keys(batch.keys, 1))
-        cosine, usable = _cosine(here, self._gradient(net, batch, near, create_graph=True))
+        cosine, usable = cosines(here, self._gradient(net, batch, near, create_graph=True))
         alignment = (cosine * usable).sum() / usable.sum().clamp_min(1)
         logits = ask(net, inputs)
         loss = batch.loss(logits, batch.y).mean() + self.weight * (1 - alignment)
@@ -79,17 +77,6 @@ class GradAlign(Objective):
         with preserve_state(net, eval_mode=False):
             x = x.detach().clone().requires_grad_(True)
             return gradient_at(x, batch.loss(ask(net, x), batch.y), create_graph=create_graph)
-
-
-def _cosine(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cosine of each pair ``(N,)``, in float32 or better, and whether both vectors are not zero."""
-    a, b = (v.float() if v.dtype.itemsize < 4 else v for v in (a, b))
-    # divided by the largest entry first: squares of small gradients underflow in float32
-    sizes = [v.detach().flatten(1).abs().amax(1) for v in (a, b)]
-    usable = (sizes[0] > 0) & (sizes[1] > 0)
-    a, b = ((v / per_image(torch.where(usable, size, 1), v)).flatten(1) for v, size in zip((a, b), sizes, strict=True))
-    lengths = [torch.where(usable, v.square().sum(1), 1).sqrt() for v in (a, b)]
-    return (a * b).sum(1) / (lengths[0] * lengths[1]), usable
 
 
 def _refuse_compiled(net: Net) -> None:

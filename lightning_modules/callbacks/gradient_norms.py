@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
-from kafnets.analysis.activation_shapes import whole_activations
+from kafnets.analysis.activation_layers import activation_layers
 from kafnets.plots import plot_layer_norms
 from lightning_modules.callbacks.pictures import publish
 from lightning_modules.files import write_json
@@ -53,7 +53,7 @@ class GradientNorms(Callback):
         """Watch the activations of a step that is due."""
         due = trainer.global_step % self.every == 0
         if due and not self._handles and (not self.rows or self.rows[-1]["step"] < trainer.global_step):
-            layers = whole_activations(pl_module.net).items()
+            layers = activation_layers(pl_module.net).items()
             self._handles = [module.register_forward_hook(self._keep(name)) for name, module in layers]
 
     def _keep(self, name: str) -> Callable[..., None]:

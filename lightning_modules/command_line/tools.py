@@ -10,6 +10,7 @@ TOOLS: dict[str, str] = {
     "study": "lightning_modules.studies.command",
     "compare": "lightning_modules.comparison",
     "export": "lightning_modules.export",
+    "inspect": "lightning_modules.inspection",
     "dashboard": "lightning_modules.dashboard",
 }
 

@@ -1,10 +1,7 @@
 """The pictures of a comparison."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from kafnets.plots.comparison import (
     Curve,
@@ -22,29 +19,9 @@ from lightning_modules.comparison.groups import Estimate, Group
 from lightning_modules.comparison.measurement import Measurement
 from lightning_modules.comparison.pairs import Pair
 from lightning_modules.comparison.table import interval_text
+from lightning_modules.pages import Picture, lay_out
 
 MANY = 20  # groups above which less is drawn of each, so that a page stays small
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its texts.
-
-    Attributes:
-        name: of its PNG file, without suffix.
-        figure: the figure.
-        caption: what it shows and how to read it.
-        section: the heading under which it stands.
-        titles: what to say of each ``gid`` when the mouse is over it.
-        group: the ``gid`` of the only group that it shows; empty if it shows several.
-    """
-
-    name: str
-    figure: Figure
-    caption: str
-    section: str
-    titles: dict[str, str] = field(default_factory=dict)
-    group: str = ""
 
 
 def looks(compared: Compared) -> tuple[list[Mark], Legends]:
@@ -54,12 +31,9 @@ def looks(compared: Compared) -> tuple[list[Mark], Legends]:
 
 def pictures(compared: Compared) -> list[Picture]:
     """Draw everything that was measured, in the order of the page."""
-    found = [*_scatters(compared), *_pairs(compared), *_histories(compared), *_radii(compared), *_shapes(compared)]
-    for picture in found:
-        if picture.figure.get_layout_engine():
-            picture.figure.draw_without_rendering()
-            picture.figure.set_layout_engine("none")  # laid out once, although saved twice
-    return found
+    return lay_out(
+        [*_scatters(compared), *_pairs(compared), *_histories(compared), *_radii(compared), *_shapes(compared)]
+    )
 
 
 def _suffix(compared: Compared, measured: Measurement) -> tuple[str, str]:

@@ -1,19 +1,18 @@
 """The comparison as one HTML page, which needs no network and no other file."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from string import Template
 
 from kafnets.plots.marks import Mark, natural_order
 from lightning_modules.comparison.compared import Compared
-from lightning_modules.comparison.figures import Picture, looks, pair_text
+from lightning_modules.comparison.figures import looks, pair_text
 from lightning_modules.comparison.groups import Group
 from lightning_modules.comparison.statement import method
-from lightning_modules.comparison.svg import inline_svg, swatch
 from lightning_modules.comparison.table import Column, columns
+from lightning_modules.pages import Picture, figure_element, swatch, whole_page
 
 HERE = Path(__file__).parent
 LISTED = 200  # pairs that the page lists; pairs.csv has all
@@ -31,15 +30,13 @@ def page(compared: Compared, drawn: Sequence[Picture], statements: Sequence[str]
     first = [_section(name, figures.pop(name)) for name in list(figures)[:1]]
     rest = [_section(name, found, _tests(compared) if "significant" in name else "") for name, found in figures.items()]
     parts = [*first, _table(compared), *rest, _complaints(compared), _method(compared)]
-    template = Template((HERE / "page.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(title(compared)),
-        style=(HERE / "style.css").read_text(encoding="utf-8"),
-        facts=escape(facts(compared)),
-        statements="\n".join(f'<p class="statement">{escape(text)}</p>' for text in statements),
-        notes=_notes(compared.notes),
+    return whole_page(
+        title=title(compared),
+        facts=facts(compared),
+        statements=statements,
+        notes=compared.notes,
         filters=_filters(compared.groups),
-        sections="\n".join(part for part in parts if part),
+        sections=parts,
         script=(HERE / "script.js").read_text(encoding="utf-8"),
     )
 
@@ -73,11 +70,6 @@ def _shared(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def _notes(notes: Iterable[str]) -> str:
-    lines = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return f'<div class="notes">{lines}</div>' if lines else ""
-
-
 def _filters(groups: Sequence[Group]) -> str:
     sets = []
     for name in groups[0].axes:
@@ -96,18 +88,12 @@ def _section(name: str, found: Sequence[Picture], below: str = "") -> str:
             '<p class="small">Colour: at most eight channels of each layer after training; grey, dashed: before it. '
             "The x axis is the pre-activation. The first seed of each group is shown.</p>"
         )
-    body = "".join(map(_figure, found))
+    body = "".join(map(figure_element, found))
     return (
         f"<section><h2>{escape(name)}</h2>{text}"
         + (f'<div class="strips">{body}</div>' if strips else body)
         + f"{below}</section>"
     )
-
-
-def _figure(picture: Picture) -> str:
-    svg = inline_svg(picture.figure, picture.name, f"{picture.section}. {picture.caption}", picture.titles)
-    group = f' class="{picture.group}"' if picture.group else ""
-    return f'<figure id="{picture.name}"{group}>{svg}<figcaption>{escape(picture.caption)}</figcaption></figure>\n'
 
 
 def _table(compared: Compared) -> str:

@@ -18,8 +18,13 @@ _SUFFIXES = {".py", ".cpp", ".h"}
 # code that reads results and changes none
 _NO_PART = (
     "kafnets/analysis/over_runs.py",
+    "kafnets/analysis/activation_statistics.py",
+    "kafnets/analysis/activation_study.py",
+    "kafnets/analysis/rank_correlation.py",
     "kafnets/plots/",
     "lightning_modules/comparison/",
+    "lightning_modules/inspection/",
+    "lightning_modules/pages/",
     "lightning_modules/studies/",
 )
 
