@@ -113,7 +113,7 @@ def certificates(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
 def smoothed(net: nn.Module, x: Tensor, y: Tensor, options: Any) -> dict[str, Any]:
     """The certified accuracy of the smoothed network at several radii."""
     begun = time.process_time()
-    found = Smoothing(SIGMA, n=options.n).certify(net, x, image_keys(torch.arange(len(x)), 1))
+    found = Smoothing(sigma=SIGMA, n=options.n).certify(net, x, image_keys(torch.arange(len(x)), 1))
     right = found.classes == y
     return {
         "sigma": SIGMA, "n0": 100, "n": options.n, "alpha": 0.001, "abstained": int((found.classes < 0).sum()),

@@ -90,7 +90,7 @@ def box_around(x: Tensor, eps: float) -> Box:
     """The images within ``eps`` of ``x`` in Linf and in [0, 1]."""
     if not 0 <= eps < torch.inf:
         raise ValueError(f"eps must be a number >= 0 in input units, got {eps!r}")
-    if len(x) and not (0 <= x.min() and x.max() <= 1):
+    if len(x) and not (x.min() >= 0 and x.max() <= 1):
         raise ValueError(f"images must lie in [0, 1], got {x.min():g} to {x.max():g}")
     return Box((x - eps).clamp_min(0), (x + eps).clamp_max(1))
 

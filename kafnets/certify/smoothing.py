@@ -1,13 +1,16 @@
 """Randomised smoothing: the class that a network gives most often under Gaussian noise, certified in L2."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import beta, binomtest, norm
-from torch import Tensor
+from scipy.stats import beta, binomtest
+from scipy.stats import norm as gaussian
+from torch import Tensor, nn
 
+from kafnets.certify.certificate import Certificate, Certifier
 from kafnets.keyed_random import image_keys, normal
+from kafnets.threat import L2
 
 SELECTION, ESTIMATION, PREDICTION = range(3)  # what noise is drawn for; part of its keys
 
@@ -41,7 +44,7 @@ def clopper_pearson(successes: int, total: int, alpha: float) -> float:
     return 0.0 if successes == 0 else float(beta.ppf(alpha, successes, total - successes + 1))
 
 
-class Smoothing:
+class Smoothing(Certificate):
     """The smoothed classifier ``g(x) = argmax_c P(argmax net(x + sigma N(0, I)) = c)`` and its certified L2 radius.
 
     Cohen, Rosenfeld, Kolter 2019 (arXiv 1902.02918, theorem 1 and section 3.2): ``n0`` noisy copies choose a class,
@@ -60,6 +63,7 @@ class Smoothing:
             ``p = alpha^(1 / n)``: 3.8 sigma for the paper's 100,000, 2.5 sigma for 1000.
         alpha: in (0, 1).
         batch: copies that pass the network at once, >= 1.
+        radii: see :class:`~kafnets.certify.certificate.Certificate`.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -71,9 +75,20 @@ class Smoothing:
         (tensor([0, 0]), tensor([0.6160, 0.6160], dtype=torch.float64))
     """
 
+    headline = ("sigma",)
+    norm = L2()
+
     def __init__(
-        self, sigma: float = 0.25, *, n0: int = 100, n: int = 100_000, alpha: float = 0.001, batch: int = 1000
+        self,
+        *,
+        sigma: float = 0.25,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        batch: int = 1000,
+        radii: Sequence[float | str] | None = None,
     ) -> None:
+        super().__init__(radii=radii)
         if not 0 < sigma < float("inf"):
             raise ValueError(f"sigma must be > 0 and finite, got {sigma!r}; the paper has 0.12, 0.25, 0.5 and 1")
         for name, value in (("n0", n0), ("n", n), ("batch", batch)):
@@ -82,6 +97,21 @@ class Smoothing:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie in (0, 1), got {alpha!r}; the paper has 0.001")
         self.sigma, self.n0, self.n, self.alpha, self.batch = float(sigma), n0, n, float(alpha), batch
+        self.failure = 2 * self.alpha  # of the radius, and of the class found at an attacked image
+
+    def of(self, net: nn.Module, radii: Sequence[float]) -> Certifier:
+        """See :meth:`~kafnets.certify.certificate.Certificate.of`."""
+        limits = torch.tensor(radii, dtype=torch.float64)
+
+        def certified(x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+            found = self.certify(net, x, keys)
+            return (found.classes == y)[:, None].cpu() & (found.radius[:, None] >= limits)
+
+        return certified
+
+    def answers(self, net: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
+        """The classes of :meth:`predict`."""
+        return self.predict(net, x, keys)
 
     @torch.no_grad()
     def counts(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor, copies: int, use: int) -> Tensor:
@@ -108,7 +138,7 @@ class Smoothing:
             hits = int(self.counts(net, image, key, self.n, ESTIMATION)[best])
             least = clopper_pearson(hits, self.n, self.alpha)
             classes.append(best if least > 0.5 else -1)
-            radius.append(self.sigma * float(norm.ppf(least)) if least > 0.5 else 0.0)
+            radius.append(self.sigma * float(gaussian.ppf(least)) if least > 0.5 else 0.0)
         return Smoothed(torch.tensor(classes, device=x.device), torch.tensor(radius, dtype=torch.float64))
 
     def predict(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor) -> Tensor:
