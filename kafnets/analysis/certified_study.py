@@ -98,21 +98,21 @@ class CertifiedStudy:
         """
         for name, certificate in self.certificates.items():
             for threat in self.threats[name]:
-                at = f"{name}/{show_units(threat.eps)}"
-                certified = results[f"certified/{at}"] == 1
-                broken = certified & (results[f"fooled/{at}"] == 1)
-                count = int(broken.sum())
-                by_chance = (
-                    binom.sf(count - 1, int(certified.sum()), certificate.failure) if certificate.failure else 0.0
-                )
-                if count and by_chance < CHANCE:
-                    numbers = ", ".join(str(int(i)) for i in results["index"][broken][:10])
-                    attacks = [a for a in self.attacks if bool((broken & (results[f"{at}/{a}"] == 0)).any())]
-                    raise BrokenCertificateError(
-                        f"{name} certifies {int(certified.sum())} images within {threat}, but {', '.join(attacks)} "
-                        f"fools {count} of them (numbers {numbers}): the bound is unsound or the attack leaves its ball. "
-                        "This is an error of the project, not of the network; please report it with the checkpoint"
-                    )
+                self._check_radius(name, certificate.failure, threat, results)
+
+    def _check_radius(self, name: str, failure: float, threat: ThreatModel, results: PerImageResults) -> None:
+        at = f"{name}/{show_units(threat.eps)}"
+        certified = results[f"certified/{at}"] == 1
+        broken = certified & (results[f"fooled/{at}"] == 1)
+        images, count = int(certified.sum()), int(broken.sum())
+        if count and (not failure or binom.sf(count - 1, images, failure) < CHANCE):
+            numbers = ", ".join(str(int(i)) for i in results["index"][broken][:10])
+            attacks = [name for name in self.attacks if bool((broken & (results[f"{at}/{name}"] == 0)).any())]
+            raise BrokenCertificateError(
+                f"{name} certifies {images} images within {threat}, but {', '.join(attacks)} fools {count} of them "
+                f"(numbers {numbers}): the bound is unsound or the attack leaves its ball. This is an error of the "
+                "project, not of the network; please report it with the checkpoint"
+            )
 
     def record(self, results: PerImageResults) -> dict[str, Any]:
         """Count the results: for each certificate and radius what is certified, and what survives each attack."""

@@ -8,12 +8,14 @@ from torch import Tensor
 from kafnets.activations import ELU, GELU, Activation, Identity, ReLU, ResidualKAF, SiLU, Softplus
 from kafnets.activations.derivative_bounds import PiecewiseLinear
 from kafnets.activations.kernel_activation import KernelActivation
+from kafnets.activations.kernel_bounds import Part
 from kafnets.activations.pointwise import per_channel
 
 CELLS = 1 << 12  # of the certain grid
 COARSE = 256  # of the grid of training
 REACH = 8.0  # half width of the grid of activations that are no sums over kernels, in units of x
 NEGLIGIBLE = 1e-8  # size of a sum over kernels at the ends of its grid, relative to the sum of absolute coefficients
+WIDENINGS = 4  # of a grid whose ends are not negligible, each by half of its reach
 ROUNDING = 1e-10  # error of an activation in float64, relative to the largest value that matters
 
 MONOTONE = (ReLU, ELU, Softplus, Identity)
@@ -138,6 +140,12 @@ def _kernels(activation: Activation) -> KernelActivation | None:
     return found if falls and known_base and isinstance(found, KernelActivation) else None
 
 
+def _height(part: Part, distance: float) -> float:
+    """The value of a kernel at a distance from its centre."""
+    bandwidth = part.bandwidth.double().cpu()
+    return float(part.kernel(torch.tensor(distance, dtype=torch.float64), bandwidth).abs())
+
+
 @torch.no_grad()
 def _reach(activation: Activation) -> tuple[float, Tensor]:
     """Half the width of the grid of a sum over kernels, and an upper bound of the size of the sum beyond, ``(C,)``."""
@@ -147,16 +155,13 @@ def _reach(activation: Activation) -> tuple[float, Tensor]:
     farthest = max(float(part.dictionary.abs().max()) for part in parts)
     # beyond `falling` a kernel falls; its own length is 1 / sqrt(2 bandwidth)
     reach = max(max(p.kernel.shape(float(p.bandwidth)).falling, (2 * float(p.bandwidth)) ** -0.5) for p in parts)
-    for _ in range(4):
-        sizes = [p.kernel(torch.tensor(reach, dtype=torch.float64), p.bandwidth.double().cpu()).abs() for p in parts]
-        if max(float(size) for size in sizes) < NEGLIGIBLE:
+    for _ in range(WIDENINGS):
+        if max(_height(part, reach) for part in parts) < NEGLIGIBLE:
             break
         reach *= 1.5
     beyond = torch.zeros(kernels.groups, dtype=torch.float64)
     for whole in kernels.parts():
-        each = [p.alpha.abs().sum(1) * p.kernel(torch.tensor(reach, dtype=torch.float64), p.bandwidth.double().cpu()).abs()
-                for p in whole.sets()]  # fmt: skip
-        beyond += torch.cat(each)
+        beyond += torch.cat([part.alpha.abs().sum(1) * _height(part, reach) for part in whole.sets()])
     return farthest + reach, kernels.unshared(beyond)
 
 

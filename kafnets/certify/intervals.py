@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kafnets.activations import KWTA, Activation
 from kafnets.certify.boxes import Box, added, passed
 from kafnets.certify.extremes import Extremes, extremes_of
-from kafnets.certify.steps import Addition, Step, steps_of
+from kafnets.certify.steps import Addition, Step, check_steps, steps_of
 
 FLOAT32 = 1e-5  # of the largest logit: the error of a network in float32, several times what was measured
 
@@ -56,6 +56,7 @@ class IntervalBounds:
         Raises:
             ValueError: if ``eps`` is not a number >= 0, or an image leaves [0, 1].
         """
+        check_steps(self.net, self.steps, x[:1].double())
         box = pass_through(self.steps, self.extremes, box_around(x.double(), eps), widen=True)
         return box.low, box.high
 

@@ -15,7 +15,7 @@ from kafnets.backbones.base import Backbone, Normalize, PixelMean
 from kafnets.certify.boxes import affine_of
 from kafnets.certify.extremes import slopes_on_grid
 from kafnets.certify.spectral import ROUNDS, SLACK, conv_norm, linear_norm
-from kafnets.certify.steps import Addition, Step, steps_of
+from kafnets.certify.steps import Addition, Step, check_steps, steps_of
 
 OPEN = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)  # a batch norm or an activation after them is merged
 TRAINING_ROUNDS = 5
@@ -243,6 +243,7 @@ def lipschitz_bound(net: Any, shape: tuple[int, int, int] | None = None) -> Lips
     with torch.inference_mode(False), torch.no_grad():
         twin = copy.deepcopy(getattr(net, "_orig_mod", net)).double().cpu().eval()
         rules = LipschitzRules(twin, shape, certain=True)
+        check_steps(twin, rules.steps, torch.linspace(0, 1, rules.shapes[0].numel()).double().view(rules.shapes[0]))
         rows, before, total = [], torch.ones(()).double(), torch.ones(()).double()
         for group, gain, upper in rules.bounds():
             rows.append(_row(rules, group, float(gain), float(upper)))
@@ -251,7 +252,7 @@ def lipschitz_bound(net: Any, shape: tuple[int, int, int] | None = None) -> Lips
 
 
 def pair_bounds(rules: LipschitzRules, before: Tensor, total: Tensor) -> Tensor:
-    """Bounds of the differences of two logits, ``(classes, classes)``, from those without the last group and with it."""
+    """Bounds of differences of two logits, ``(classes, classes)``, from those without the last group and with it."""
     classes, last = rules.shapes[-1][1], rules.groups[-1].steps[0]
     limit = (2**0.5 * total).expand(classes, classes)
     if len(rules.groups[-1].steps) > 1 or type(last.module) is not nn.Linear:

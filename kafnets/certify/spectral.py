@@ -14,7 +14,7 @@ def largest_singular_value(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
     """An upper bound of the largest singular value of any of some matrices, by Gram iteration.
 
     With the Gram matrix ``G = A A^*`` or ``A^* A``, ``sigma^2 <= ||G^(2^t)||_F^(1 / 2^t)`` for every t, and the right
-    side falls to ``sigma^2`` (Delattre, Barthelemy, Araujo, Allauzen 2023, arXiv 2305.16173, theorem 1). Differentiable.
+    side falls to ``sigma^2`` (Delattre, Barthelemy, Araujo, Allauzen 2023, arXiv 2305.16173). Differentiable.
 
     Args:
         matrices: ``(F, m, n)``, real or complex.

@@ -52,8 +52,8 @@ def steps_of(net: Any) -> list[Step]:
     """The layers of a network in the order in which they are computed; the last gives its output.
 
     Args:
-        net: a module whose ``forward`` applies convolutions, dense layers, batch norm, activations, pooling, dropout and
-            additions, as all of :mod:`kafnets.backbones` do. One that was compiled is read as it was before.
+        net: a module whose ``forward`` applies convolutions, dense layers, batch norm, activations, pooling, dropout
+            and additions, as all of :mod:`kafnets.backbones` do. One that was compiled is read as it was before.
 
     Raises:
         ValueError: if there is no sound bound for a part of it, which is named, or it has forward hooks, which could
@@ -79,9 +79,29 @@ def steps_of(net: Any) -> list[Step]:
     return list(_steps(graph, root, type(net).__name__))
 
 
+@torch.no_grad()
+def check_steps(net: nn.Module, steps: list[Step], x: Tensor) -> None:
+    """Raise ``ValueError`` unless the steps compute what the network does, in evaluation mode, on some images.
+
+    It finds a ``forward`` that does something else for other images, or outside the modules.
+    """
+    values = [x]
+    for step in steps:
+        values.append(step.module(*(values[i] for i in step.inputs)))
+    expected = net(x.clone())
+    if expected.shape != values[-1].shape or not torch.allclose(expected, values[-1], rtol=1e-6, atol=1e-9):
+        raise ValueError(f"bounds of {type(net).__name__} are unknown: it does not compute what its layers say")
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_known(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        # functional_call puts other tensors in their place, which steps, read later, would not have
+        if any(p is not None and not isinstance(p, nn.Parameter) for p in m._parameters.values()):
+            raise ValueError("its weights are replaced while it runs, as AWP does")
+        return super().call_module(m, forward, args, kwargs)
 
 
 def _hooks(module: nn.Module) -> bool:

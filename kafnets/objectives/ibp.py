@@ -25,7 +25,7 @@ class IBP(Objective):
         ramp: number of epochs, >= 0.
 
     Raises:
-        ValueError: if a setting is out of its range, or (when called) the norm is not Linf or the network has no bounds.
+        ValueError: if a setting is out of its range, or (when called) the norm is not Linf or a bound is unknown.
 
     Example:
         >>> print(IBP().label, IBP(kappa=0.0).label)

@@ -200,3 +200,16 @@ def test_what_has_no_sound_bound_is_refused_by_name(net, says):
 def test_bad_input_is_refused(eps, x):
     with pytest.raises(ValueError, match=r"eps must be a number >= 0|images must lie in \[0, 1\], got 1.5"):
         interval_bounds(nn.Sequential(nn.Flatten()), torch.full((1, 1, 1, 2), x), eps)
+
+
+def test_a_network_that_decides_by_its_images_is_refused():
+    class Decides(nn.Sequential):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x) if self.calls <= 2 else -super().forward(x)
+
+    bounds = IntervalBounds(Decides(nn.Flatten(), nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match="it does not compute what its layers say"):
+        bounds(torch.rand(1, 1, 2, 2), 0.1)

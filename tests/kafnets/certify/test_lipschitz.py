@@ -9,7 +9,7 @@ from torch import nn
 
 from kafnets.activations import KAF, KWTA, LipschitzSpline, Maxout, ReLU, SiLU
 from kafnets.backbones import KafResNet, KafVGG, LightNet, PreActResNet18, ResNet
-from kafnets.certify import lipschitz_bound
+from kafnets.certify import layer_gaps, lipschitz_bound, lipschitz_lower_bound
 
 BACKBONES = {
     "vgg": partial(KafVGG, width=4, hidden=8, head_norm=True),
@@ -81,3 +81,16 @@ def test_where_no_bound_is_known():
         lipschitz_bound(LightNet(activation=Maxout, image_size=8))
     with pytest.raises(ValueError, match=r"give the shape \(C, H, W\) of the images that Sequential takes"):
         lipschitz_bound(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+
+
+def test_the_lower_bound_meets_the_upper_one_for_a_linear_network_and_stays_below_it_for_a_kaf():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Linear(5, 3)), torch.rand(3, 1, 2, 3)
+    product = net[2].weight.detach().double() @ net[1].weight.detach().double()
+    lower = lipschitz_lower_bound(net, x, rounds=30)
+    assert lower == pytest.approx(torch.linalg.matrix_norm(product, 2).item(), rel=1e-3)
+    curved = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), KAF(5), nn.Linear(5, 3))
+    here, further = (lipschitz_lower_bound(curved, x, ascents=ascents) for ascents in (1, 5))
+    gaps = layer_gaps(curved, x)
+    assert here <= further <= lipschitz_bound(curved, (1, 2, 3)).total and here < further
+    assert [gap.layer.name for gap in gaps] == ["0", "1", "3"] and all(gap.ratio >= 1 - 1e-9 for gap in gaps)
