@@ -22,6 +22,7 @@ from datamodules import ImageDataModule
 from lightning_modules import Classifier
 from lightning_modules.callbacks import (
     BestAndLast,
+    CertificateReport,
     Collapse,
     EpochBar,
     EpochLines,
@@ -127,7 +128,7 @@ class CLI(LightningCLI):
         if config.get("fast_dev_run"):
             return super().instantiate_trainer(**kwargs | {"logger": False})
         for callback in as_list(config.get("callbacks")):
-            if isinstance(callback, RobustnessReport):
+            if isinstance(callback, RobustnessReport | CertificateReport):
                 callback.study_within(self.model.threat)  # refuses attacks that do not fit the threat model
         if self.subcommand == "fit":
             check_monitors([self._get(self.config_init, "checkpoint"), *as_list(config.get("callbacks"))])

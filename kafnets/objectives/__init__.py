@@ -6,7 +6,10 @@ from kafnets.objectives.base import Batch, Objective, Terms
 from kafnets.objectives.clean import Clean
 from kafnets.objectives.elle import ELLE
 from kafnets.objectives.free import Free
+from kafnets.objectives.gaussian_augmentation import GaussianAugmentation
 from kafnets.objectives.grad_align import GradAlign
+from kafnets.objectives.ibp import IBP
+from kafnets.objectives.lipschitz_margin import LipschitzMargin
 from kafnets.objectives.mart import MART
 from kafnets.objectives.n_fgsm import NFGSM
 from kafnets.objectives.progressive_resizing import ProgressiveResizing
@@ -15,6 +18,7 @@ from kafnets.objectives.trades import TRADES
 __all__ = [
     "AWP",
     "ELLE",
+    "IBP",
     "MART",
     "NFGSM",
     "TRADES",
@@ -22,7 +26,9 @@ __all__ = [
     "Batch",
     "Clean",
     "Free",
+    "GaussianAugmentation",
     "GradAlign",
+    "LipschitzMargin",
     "Objective",
     "ProgressiveResizing",
     "Terms",

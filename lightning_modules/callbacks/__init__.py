@@ -1,6 +1,7 @@
 """Callbacks around training and evaluation: one per file."""
 
 from lightning_modules.callbacks.best_and_last import BestAndLast
+from lightning_modules.callbacks.certificate_report import CertificateReport
 from lightning_modules.callbacks.collapse import Collapse
 from lightning_modules.callbacks.epoch_bar import EpochBar
 from lightning_modules.callbacks.epoch_lines import EpochLines
@@ -21,6 +22,7 @@ from lightning_modules.callbacks.weight_average import WeightAverage
 
 __all__ = [
     "BestAndLast",
+    "CertificateReport",
     "Collapse",
     "EpochBar",
     "EpochLines",
