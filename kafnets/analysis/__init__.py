@@ -1,6 +1,8 @@
 """Analyses of trained networks and of their robustness; they return data and draw nothing."""
 
 from kafnets.analysis.activation_shapes import ActivationShape, activation_shapes
+from kafnets.analysis.activation_statistics import Explained, explained, explanation
+from kafnets.analysis.activation_study import activation_study
 from kafnets.analysis.comparison import Comparison, compare
 from kafnets.analysis.learning_rate_range import LearningRates, learning_rates
 from kafnets.analysis.per_image_results import PerImageResults
@@ -13,12 +15,16 @@ __all__ = [
     "ActivationShape",
     "Check",
     "Comparison",
+    "Explained",
     "LearningRates",
     "PerImageResults",
     "RobustnessStudy",
     "SmoothTails",
     "activation_shapes",
+    "activation_study",
     "compare",
+    "explained",
+    "explanation",
     "learning_rates",
     "robustness_record",
     "sanity_checks",

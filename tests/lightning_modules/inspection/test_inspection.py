@@ -82,6 +82,7 @@ def test_mistakes_are_named_before_any_work(checkpoints, tmp_path, refused):
     assert "twice" in say(checkpoints[0], checkpoints[0])
     assert "--images=100000, but there are only" in say(checkpoints[0], "--images=100000")
     assert "--attack.restarts must be 1" in say(checkpoints[0], "--attack=PGD", "--attack.restarts=2")
+    assert "is no robustness.json" in say(checkpoints[0], "--tests", str(tmp_path))
     assert "inspect takes no --model.seed" in say(checkpoints[0], "--model.seed=1")
     bigger = torch.load(checkpoints[1], weights_only=True)
     bigger["config"] = bigger["config"].replace("datamodules.Digits", "datamodules.MNIST")
