@@ -129,7 +129,7 @@ def explained(records: Sequence[Mapping[str, Any]], accuracies: Sequence[float])
     Example:
         >>> records = [{"statistics": {"flat": 0.1 * i}} for i in range(6)]
         >>> found = explained(records, [0.4, 0.39, 0.38, 0.35, 0.3, 0.2])[0]
-        >>> found.name, found.found.rho, round(found.adjusted, 4)
+        >>> found.name, round(found.found.rho, 4), round(found.adjusted, 4)
         ('flat', -1.0, 0.0028)
     """
     if len(records) != len(accuracies):
