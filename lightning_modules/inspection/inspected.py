@@ -117,11 +117,11 @@ def full_evaluations(inspected: Sequence[Inspected], folders: Sequence[str]) -> 
     tests: list[list[str]] = [[] for _ in inspected]
     for folder in folders:
         tested = read_report(folder).get("checkpoint_sha256")
-        own = [part for part, found in zip(tests, hashes, strict=True) if found["checkpoint_sha256"] == tested]
-        if not own:
+        mine = [part for part, known in zip(tests, hashes, strict=True) if known["checkpoint_sha256"] == tested]
+        if not mine:
             raise ValueError(f"{folder} holds no full evaluation of one of the checkpoints; leave it out of --tests")
-        own[0].append(folder)
-    found = [measured(each.path, *rest).metrics for each, *rest in zip(inspected, hashes, tests, strict=True)]
+        mine[0].append(folder)
+    found = [measured(each.path, own, more).metrics for each, own, more in zip(inspected, hashes, tests, strict=True)]
     return [(each or {}).get("full_evaluation") for each in found]
 
 
