@@ -1,6 +1,8 @@
 """Analyses of trained networks and of their robustness; they return data and draw nothing."""
 
 from kafnets.analysis.activation_shapes import ActivationShape, activation_shapes
+from kafnets.analysis.activation_statistics import Explained, explained, explanation
+from kafnets.analysis.activation_study import activation_study
 from kafnets.analysis.comparison import Comparison, compare
 from kafnets.analysis.gradient_growth import GradientGrowth, gradient_growth
 from kafnets.analysis.learning_rate_range import LearningRates, learning_rates
@@ -14,13 +16,17 @@ __all__ = [
     "ActivationShape",
     "Check",
     "Comparison",
+    "Explained",
     "GradientGrowth",
     "LearningRates",
     "PerImageResults",
     "RobustnessStudy",
     "SmoothTails",
     "activation_shapes",
+    "activation_study",
     "compare",
+    "explained",
+    "explanation",
     "gradient_growth",
     "learning_rates",
     "robustness_record",

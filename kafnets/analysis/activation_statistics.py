@@ -117,7 +117,7 @@ class Explained:
 
 
 def explained(records: Sequence[Mapping[str, Any]], accuracies: Sequence[float]) -> list[Explained]:
-    """The rank correlation of each statistic with robust accuracy, from the strongest to the weakest.
+    """The rank correlation of each statistic with robust accuracy, from the smallest p-value to the largest.
 
     Args:
         records: dictionaries with ``statistics``, one per network, as an ``inspect.json`` holds them.
@@ -129,7 +129,7 @@ def explained(records: Sequence[Mapping[str, Any]], accuracies: Sequence[float])
     Example:
         >>> records = [{"statistics": {"flat": 0.1 * i}} for i in range(6)]
         >>> found = explained(records, [0.4, 0.39, 0.38, 0.35, 0.3, 0.2])[0]
-        >>> found.name, found.found.rho, round(found.adjusted, 4)
+        >>> found.name, round(found.found.rho, 4), round(found.adjusted, 4)
         ('flat', -1.0, 0.0028)
     """
     if len(records) != len(accuracies):
@@ -145,7 +145,7 @@ def explained(records: Sequence[Mapping[str, Any]], accuracies: Sequence[float])
         rows.append((name, values, matching, rank_correlation(values, matching)))
     corrected = iter(holm([row[3].p_value for row in rows if row[3]]))
     found = [Explained(*row, next(corrected) if row[3] else None) for row in rows if row[1]]
-    return sorted(found, key=lambda each: -abs(each.found.rho) if each.found else 1)
+    return sorted(found, key=lambda each: each.found.p_value if each.found else 2.0)
 
 
 def explanation(found: Sequence[Explained], intervals: Sequence[tuple[float, float]]) -> str:
@@ -166,7 +166,7 @@ def explanation(found: Sequence[Explained], intervals: Sequence[tuple[float, flo
         sentence += f": {names}."
     else:
         sentence = f"none of the {len(tested)} statistics goes with robust accuracy beyond chance once corrected for "
-        sentence += f"their number. The strongest is {names}."
+        sentence += f"their number. The smallest p-value is that of {names}."
     return f"Over {len(intervals)} networks, {sentence} {_limits(intervals)}"
 
 

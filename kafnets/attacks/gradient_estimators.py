@@ -55,7 +55,7 @@ def cosines(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Computed in float32 or better; 0 where one of the two is zero.
 
     Example:
-        >>> cosines(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[3.0, 3.0], [1.0, 2.0]]))
+        >>> cosines(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[3.0, 0.0], [1.0, 2.0]]))
         (tensor([1., 0.]), tensor([ True, False]))
     """
     a, b = (v.float() if v.dtype.itemsize < 4 else v for v in (a, b))

@@ -68,7 +68,7 @@ def plot_alignment(values: Sequence[Sequence[float]], labels: Sequence[str], col
     axes.set_ylim(len(values) - 0.5, -0.5)
     lowest = min((float(np.quantile(each, 0.05)) for each in values if each), default=0.0)
     axes.set_xlim(min(0.9, math.floor(10 * lowest) / 10), 1.005)
-    axes.set_xlabel("cosine of the gradients at an image and at a random point of its ball", fontsize=9)
+    axes.set_xlabel("cosine of the two gradients", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(alpha=0.25, axis="x")
     return figure

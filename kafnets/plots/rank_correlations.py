@@ -11,7 +11,7 @@ from kafnets.plots.style import BLUE, GREY, INK, new_figure, open_frame
 
 
 def plot_rank_correlations(found: Sequence[Explained]) -> Figure:
-    """The rank correlation of each statistic with robust accuracy, with its 95 % interval, the strongest on top.
+    """The rank correlation of each statistic with robust accuracy, with its 95 % interval, the smallest p-value on top.
 
     Args:
         found: as :func:`kafnets.analysis.activation_statistics.explained` returns them.

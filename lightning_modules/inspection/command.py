@@ -16,7 +16,7 @@ from lightning_modules.files import write_figure, write_json, write_text
 from lightning_modules.inspection.earlier import earlier_networks
 from lightning_modules.inspection.figures import pictures
 from lightning_modules.inspection.images import Images, data_settings, load_images
-from lightning_modules.inspection.inspected import Inspected, one_threat, open_checkpoints
+from lightning_modules.inspection.inspected import Inspected, full_evaluations, one_threat, open_checkpoints
 from lightning_modules.inspection.labels import labels
 from lightning_modules.inspection.page import page
 from lightning_modules.inspection.robustness import robust_accuracies
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"--images must be >= 2 and --batch_size >= 1, got {asked.images} and {asked.batch_size}")
     inspected = open_checkpoints(asked.ckpt_path, asked.own)
     attack = _attack(parser.instantiate(asked).attack, inspected)
-    evaluations = [each.full_evaluation(asked.tests) for each in inspected]
+    evaluations = full_evaluations(inspected, asked.tests)
     settings = data_settings(inspected[0].settings, [flag for flag in flags if not flag.startswith("--attack.")])
     net = inspected[0].net
     sizes = {name: getattr(net, name) for name in ("num_classes", "in_channels", "image_size")}

@@ -20,6 +20,7 @@ from lightning_modules.command_line.run_folder import find_checkpoint
 from lightning_modules.export.measured import measured
 from lightning_modules.files import sha256
 from lightning_modules.load_classifier import build, load_with_settings
+from lightning_modules.read_report import read_report
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,6 @@ class Inspected:
         """The hashes of checkpoint and network, as the records of tests state them."""
         return {"checkpoint_sha256": sha256(self.path), "network_sha256": identity_digest(self.net)}
 
-    def full_evaluation(self, folders: Sequence[str]) -> dict[str, Any] | None:
-        """What a full evaluation of this checkpoint has measured; None if there is none.
-
-        Args:
-            folders: run folders of tests that lie elsewhere than the checkpoint's run.
-        """
-        return (measured(self.path, self.hashes(), folders).metrics or {}).get("full_evaluation")
-
     def _fresh(self, seed: int) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -108,6 +101,28 @@ def open_checkpoints(paths: Sequence[str], own: Sequence[str] = ()) -> list[Insp
                 "networks of the same data together"
             )
     return found
+
+
+def full_evaluations(inspected: Sequence[Inspected], folders: Sequence[str]) -> list[dict[str, Any] | None]:
+    """What full evaluations of the checkpoints have measured; None where there is none.
+
+    Args:
+        inspected: the checkpoints, whose own runs are searched.
+        folders: run folders of tests that lie elsewhere.
+
+    Raises:
+        ValueError: if one of the folders holds no full evaluation of any of the checkpoints.
+    """
+    hashes = [each.hashes() for each in inspected]
+    tests: list[list[str]] = [[] for _ in inspected]
+    for folder in folders:
+        tested = read_report(folder).get("checkpoint_sha256")
+        mine = [part for part, known in zip(tests, hashes, strict=True) if known["checkpoint_sha256"] == tested]
+        if not mine:
+            raise ValueError(f"{folder} holds no full evaluation of one of the checkpoints; leave it out of --tests")
+        mine[0].append(folder)
+    found = [measured(each.path, own, more).metrics for each, own, more in zip(inspected, hashes, tests, strict=True)]
+    return [(each or {}).get("full_evaluation") for each in found]
 
 
 def _opened(path: Path, own: Sequence[str]) -> Inspected:

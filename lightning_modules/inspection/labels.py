@@ -25,7 +25,7 @@ def labels(networks: Sequence[Record]) -> tuple[list[dict[str, str]], list[str]]
     differ = [name for name in known[0] if len({each[name] for each in known}) > 1] or ["activation"]
     axes = [{name: each[name] for name in differ} for each in known]
     names = [" · ".join(each.values()) for each in axes]
-    further: list[Callable[[Record], str]] = [_run_name, lambda each: each["checkpoint"]]
+    further: list[Callable[[Record], str]] = [_run_name, lambda each: Path(each["checkpoint"]).stem, _whole_path]
     for more in further:
         count = Counter(names)
         names = [
@@ -37,4 +37,8 @@ def labels(networks: Sequence[Record]) -> tuple[list[dict[str, str]], list[str]]
 def _run_name(each: Record) -> str:
     path = Path(each["checkpoint"])
     run = run_of(path)
-    return path.stem if run is None else f"{run.parent.name}, {path.stem}"
+    return path.stem if run is None else run.parent.name
+
+
+def _whole_path(each: Record) -> str:
+    return each["checkpoint"]

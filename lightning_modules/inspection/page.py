@@ -51,29 +51,31 @@ def _listed(labels: Sequence[str]) -> str:
 def statements(record: Record) -> list[str]:
     """The sentences at the top: what the attack does to the last layer, and what goes with robustness."""
     networks = record["networks"]
-    last = [each["layers"][-1]["distances"] for each in networks]
-    if len(networks) <= 3:
-        parts = []
-        for each, found in zip(networks, last, strict=True):
-            low, high = (100 * value for value in found["attacked"]["relative"][1:])
-            share = f"by {100 * found['attacked']['relative'][0]:.0f} % of their size [{low:.0f}, {high:.0f}]"
-            parts.append(f"{each['label']}: {share}{_beyond_noise([each['statistics']['beyond_noise']])}")
-        return [f"The attack moves the pre-activations of the last layer. {'; '.join(parts)}."]
-    shares = [100 * found["attacked"]["relative"][0] for found in last]
-    first = (
-        f"The attack moves the pre-activations of the last layer by {_range(shares)} % of their size"
-        f"{_beyond_noise([each['statistics']['beyond_noise'] for each in networks])}."
+    shifts = [100 * each["statistics"]["density_shift"] for each in networks]
+    densities = (
+        f"The densities of clean and attacked pre-activations differ by {_range(shifts, '.1f')} % (half the area "
+        "between them, mean of the layers)."
     )
-    return [first, record["explanation"]] if len(networks) >= FEWEST else [first]
+    if len(networks) <= 3:
+        moved = "; ".join(f"{each['label']} by {_moved([each])}" for each in networks)
+    else:
+        moved = f"by {_moved(networks)}"
+    found = [f"The attack moves the pre-activations of the last layer: {moved}. {densities}"]
+    return [*found, record["explanation"]] if len(networks) >= FEWEST else found
 
 
-def _beyond_noise(times: Sequence[float | None]) -> str:
+def _moved(networks: Sequence[Record]) -> str:
+    found = [each["layers"][-1]["distances"]["attacked"]["relative"] for each in networks]
+    text = f"{_range([100 * mean for mean, _, _ in found])} % of their size"
+    if len(found) == 1:
+        text += f" [{100 * found[0][1]:.0f}, {100 * found[0][2]:.0f}]"
+    times = [each["statistics"]["beyond_noise"] for each in networks]
     known = [each for each in times if each is not None]
-    return f", {_range(known)} times as far as random noise of the same size" if known else ""
+    return text + (f", {_range(known)} times as far as random noise of the same size" if known else "")
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = (f"{value:.0f}" for value in (min(values), max(values)))
+def _range(values: Sequence[float], text: str = ".0f") -> str:
+    low, high = (format(value, text) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
@@ -108,7 +110,7 @@ def _summary(record: Record) -> str:
     columns = [column for column in _columns() if any(column[2](each) for each in networks)]
     head = "".join(f"<th>{escape(title)}<small>{escape(unit)}</small></th>" for title, unit, _ in columns)
     rows = "".join(
-        f'<tr><td class="swatch">{swatch(mark)}</td><td class="text">{escape(each["label"])}</td>'
+        f'<tr><td class="swatch">{swatch(mark)}</td><td class="text name">{escape(each["label"])}</td>'
         + "".join(f"<td>{escape(show(each))}</td>" for _, _, show in columns)
         + "</tr>\n"
         for each, mark in zip(networks, looks, strict=True)
@@ -118,7 +120,7 @@ def _summary(record: Record) -> str:
         "lower, and is shown where a full evaluation has measured it. Intervals are 95 %."
     )
     return (
-        f'<section><h2>In one table</h2><div class="wide"><table><thead><tr><th></th><th class="text">network</th>'
+        f'<section><h2>In one table</h2><div class="wide"><table><thead><tr><th></th><th class="text name">network</th>'
         f'{head}</tr></thead><tbody>{rows}</tbody></table></div><p class="foot">{escape(foot)}</p></section>'
     )
 
@@ -146,12 +148,10 @@ def _columns() -> list[tuple[str, str, Callable[[Record], str]]]:
         ("attacked", "% right", accuracy(lambda each: each["attacked"])),
         ("worst case", "% right", accuracy(lambda each: (each["full_evaluation"] or {}).get("worst_case"))),
         ("distance", "last layer, %", number("relative_last", ".1f", 100)),
-        ("angle", "last layer, °", number("angle_last", ".1f")),
         ("density shift", "mean, %", number("density_shift", ".1f", 100)),
         ("max |f'|", "bound", number("slope", ".2f")),
         ("max |f''|", "bound", number("curvature", ".2f")),
         ("E f''²", "mean", number("squared_curvature", ".2f")),
-        ("outside", "% of inputs", number("outside", ".2f", 100)),
         ("flat", "% of inputs", number("flat", ".1f", 100)),
         ("drift", "mean", number("drift", ".2f")),
         ("alignment", "mean cosine", number("alignment", ".3f")),
