@@ -6,6 +6,7 @@
 
 Every network is measured once, with seed 0, in training mode, on the same batch of training images resampled to
 ``--size`` pixels. The thesis's form is :class:`KafResNet` (Glorot), He's is :class:`ResNet` (option A, He-normal).
+What the file has already is not measured again.
 Without batch norm or skips they are replaced by the identity and by zeros. ``wide`` has a quarter of the default
 bandwidth; ``slope 1`` has its coefficients scaled until the bound of the slope is 1.
 """
@@ -15,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +65,30 @@ def slope_of_one(channels: int) -> KAF:
 
 
 ACTIVATIONS: dict[str, Callable[[int], Activation]] = {
-    **{
-        name: getattr(act, name)
-        for name in (
-            *("ReLU", "LeakyReLU", "PReLU", "SReLU", "APL", "ELU", "GELU", "SiLU", "Softplus", "PSiLU", "PSSiLU"),
-            *("PSoftplus", "Rational", "Spline", "LipschitzSpline", "Maxout", "KWTA", "MultiKAF", "KAF"),
-        )
-        if hasattr(act, name)
-    },
-    "Tanh": act.from_module(nn.Tanh()),
-    "Mish": act.from_module(nn.Mish()),
+    "ReLU": act.ReLU,
+    "SiLU": act.SiLU,
+    "ELU": act.ELU,
+    "KAF": KAF,
     "KAF ridge ELU": ridge(F.elu),
     "KAF ridge SiLU": ridge(F.silu),
+    "KAF LimitedGrowth": partial(KAF, init=LimitedGrowth()),
     "ResidualKAF": ResidualKAF,
+    "GELU": act.GELU,
+    "Softplus": act.Softplus,
+    "Tanh": act.from_module(nn.Tanh()),
+    "Mish": act.from_module(nn.Mish()),
+    "MultiKAF": act.MultiKAF,
+    "Rational": act.Rational,
+    "PSSiLU": act.PSSiLU,
+    "PSoftplus": act.PSoftplus,
+    "LeakyReLU": act.LeakyReLU,
+    "PReLU": act.PReLU,
+    "SReLU": act.SReLU,
+    "APL": act.APL,
+    "Spline": act.Spline,
+    "LipschitzSpline": act.LipschitzSpline,
+    "Maxout": act.Maxout,
+    "KWTA": act.KWTA,
 }
 # activation, and settings of the thesis's form
 REMEDIES: dict[str, tuple[Callable[[int], Activation], dict[str, Any]]] = {
@@ -129,15 +141,15 @@ def predictions(form: str, moments: list[Moments], norm: bool, skips: bool) -> f
     return {"thesis": growth_of_kaf_blocks, "He": growth_of_he_blocks}[form](moments)
 
 
-def for_normal_inputs(form: str, activation: Callable[[int], Activation], depth: int, skips: bool) -> float | None:
-    """The growth predicted for inputs that batch norm would make normal."""
+@cache
+def normal_moments(activation: Callable[[int], Activation], form: str, skips: bool) -> list[Moments] | None:
+    """The moments of all layers of the deepest network for inputs that batch norm would make normal."""
     torch.manual_seed(0)
-    layer = activation(64)
+    layer = activation(16)
     if not layer.pointwise:
         return None
-    if form == "He" and skips:
-        return growth_of_he_blocks(he_moments(layer, (depth - 2) // 2))
-    return predictions(form, [Moments.of(layer)] * (depth - 1), True, skips)
+    blocks = (max(DEPTHS) - 2) // 2
+    return he_moments(layer, blocks) if form == "He" and skips else [Moments.of(layer)] * (2 * blocks + 1)
 
 
 def row(form: str, activation: Any, depth: int, batch: tuple[Tensor, Tensor], norm: bool, skips: bool, **settings: Any):
@@ -147,8 +159,11 @@ def row(form: str, activation: Any, depth: int, batch: tuple[Tensor, Tensor], no
     found = gradient_growth(without(net, norm=not norm, skips=not skips), *batch)
     pointwise = all(signal.moments is not None for signal in found.activations)
     predicted = predictions(form, found.moments, norm, skips) if pointwise else None
-    normal = for_normal_inputs(form, activation, depth, skips) if norm and not settings else None
+    normal = None
+    if norm and not settings and (expected := normal_moments(activation, form, skips)):
+        normal = predictions(form, expected[: depth - 1], norm, skips)
     values = {"growth": found.per_layer, "first": found.kernels["conv1"], "predicted": predicted, "normal": normal}
+    values["aligned"] = predicted * found.alignment if predicted else None
     about = {"form": form, "depth": depth, "norm": norm, "skips": skips}
     return about | {name: short(value) for name, value in values.items()}
 
@@ -165,21 +180,24 @@ def measure(options: argparse.Namespace) -> None:
     data.setup()
     chosen = torch.randperm(len(data.train_set.labels), generator=torch.Generator().manual_seed(0))[: options.batch]
     batch = data.train_set.images[chosen].float() / 255, data.train_set.labels[chosen]
-    found: dict[str, Any] = {"machine": machine(), "batch": options.batch, "size": options.size}
-    found["remedies"] = {
-        name: [row("thesis", activation, depth, batch, True, True, **settings) for depth in DEPTHS]
-        for name, (activation, settings) in REMEDIES.items()
-    }
-    write_json(RESULTS, found)
-    print("remedies measured", flush=True)
-    found["activations"] = {}
+    found: dict[str, Any] = {"machine": machine(), "batch": options.batch, "size": options.size, "activations": {}}
+    found |= json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if "remedies" not in found:
+        found["remedies"] = {
+            name: [row("thesis", activation, depth, batch, True, True, **settings) for depth in DEPTHS]
+            for name, (activation, settings) in REMEDIES.items()
+        }
+        write_json(RESULTS, found)
     for name, activation in ACTIVATIONS.items():
+        if name in found["activations"]:
+            continue
         found["activations"][name] = [
             row(form, activation, depth, batch, norm, skips)
             for depth in DEPTHS
             for form in FORMS
             for norm in (True, False)
             for skips in (True, False)
+            if depth < max(DEPTHS) or (norm and skips)  # the slowest only as they are
         ]
         write_json(RESULTS, found)
         print(name, flush=True)
@@ -188,35 +206,46 @@ def measure(options: argparse.Namespace) -> None:
 def tables(options: argparse.Namespace) -> None:
     """Print the tables of docs/deep.md."""
     found = json.loads(RESULTS.read_text())
-    print("| start | 20 | 56 | 110 |\n|---|---|---|---|")
+    print("| start | 20 layers | 56 | 110 |\n|---|---|---|---|")
     for name, rows in found["remedies"].items():
-        print(f"| {name} | " + " | ".join(f"{r['first']:.2g} / {r['growth']:.2f}" for r in rows) + " |")
-    kinds = [(norm, skips, form) for norm in (True, False) for skips in (True, False) for form in FORMS]
-    for depth in DEPTHS:
-        print(f"\n{depth} layers\n")
-        print("| activation | " + " | ".join(heading(*kind) for kind in kinds) + " |\n|---|" + "---|" * len(kinds))
-        for name, rows in found["activations"].items():
-            cells = {(r["norm"], r["skips"], r["form"]): r for r in rows if r["depth"] == depth}
-            print(f"| {name} | " + " | ".join(cell(cells[kind]) for kind in kinds) + " |")
+        print(f"| {name} | " + " | ".join(f"{r['first'] or math.inf:.2g} / {r['growth']:.2f}" for r in rows) + " |")
+    print("\n| activation | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
+    for name, rows in found["activations"].items():
+        known = {(r["form"], r["norm"], r["skips"], r["depth"]): r for r in rows}
+        print(f"| {name} | " + " | ".join(cell(known, kind) for kind in COLUMNS.values()) + " |")
     for name, (error, worst, count) in errors(found).items():
         print(f"{name}: median error {error:.1%}, largest {worst:.1%}, {count} networks")
+
+
+# columns of the table of activations: form, batch norm, skips
+COLUMNS = {
+    "chain": ("thesis", True, False),
+    "thesis's blocks": ("thesis", True, True),
+    "He's blocks": ("He", True, True),
+    "no BN": ("thesis", False, True),
+    "no BN, no skips": ("thesis", False, False),
+    "He, no BN": ("He", False, True),
+    "He, no BN, no skips": ("He", False, False),
+}
+
+
+def cell(known: dict[Any, dict[str, Any]], kind: tuple[str, bool, bool]) -> str:
+    """The growth measured at each depth and, in brackets, predicted for 56 layers and normal inputs."""
+    rows = [known[*kind, depth] for depth in DEPTHS if (*kind, depth) in known]
+    values = ", ".join("-" if r["growth"] is None else f"{r['growth']:.2f}" for r in rows)
+    normal = known[*kind, 56]["normal"]
+    return values if normal is None else f"{values} ({normal:.2f})"
 
 
 def heading(norm: bool, skips: bool, form: str) -> str:
     return f"{form}{'' if norm else ', no BN'}{'' if skips else ', no skips'}"
 
 
-def cell(found: dict[str, Any]) -> str:
-    """Predicted for normal inputs (with batch norm) / predicted from the inputs / measured."""
-    values = [*([found["normal"]] if found["norm"] else []), found["predicted"], found["growth"]]
-    return " / ".join("-" if value is None else f"{value:.2f}" for value in values)
-
-
 def errors(found: dict[str, Any]) -> dict[str, tuple[float, float, int]]:
     """Median and largest relative error of the predictions, by kind of network."""
     rows = [r for rows in found["activations"].values() for r in rows if r["growth"]]
     result = {}
-    for key in ("normal", "predicted"):
+    for key in ("normal", "predicted", "aligned"):
         for norm in (True, False):
             for skips in (True, False):
                 for form in FORMS:
@@ -249,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if run is measure:
             part.add_argument("--data", type=Path, required=True, help="CIFAR-10 as image files, a folder or tar")
             part.add_argument("--threads", type=int, default=os.cpu_count())
-            part.add_argument("--batch", type=int, default=32)
+            part.add_argument("--batch", type=int, default=16)
             part.add_argument("--size", type=int, default=16, help="height and width of the images")
     parts.choices["draw"].add_argument("--out", type=Path, default=Path("docs/pictures"))
     options = parser.parse_args(arguments)

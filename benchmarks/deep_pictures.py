@@ -18,6 +18,7 @@ KINDS = {
     "no BN, thesis": ("thesis", False, False),
     "no BN, He": ("He", False, False),
 }
+DARKEST = 1e-4  # smallest value that the heat maps tell apart
 WINDOW = 20  # steps of the running mean of the losses
 LOOKS = {
     "KAF": ("KAF, as the thesis had it", "#D55E00", "-"),
@@ -29,10 +30,10 @@ LOOKS = {
 
 
 def draw_growth(rows: list[dict[str, Any]]) -> Figure:
-    """Predicted against measured growth: for normal inputs on the left, from the actual inputs on the right."""
-    figure = new_figure(9.5, 4.4)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    titles = {"normal": "predicted for inputs N(0, 1)", "predicted": "predicted from the actual inputs"}
+    """Predicted against measured growth: for normal inputs, from the actual inputs, and with their alignment."""
+    figure = new_figure(12.0, 4.3)
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    titles = {"normal": "for inputs N(0, 1)", "predicted": "from the actual inputs", "aligned": "and alignment"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
         wrong = []
         for (label, kind), color, marker in zip(KINDS.items(), COLORS, MARKERS, strict=False):
@@ -53,7 +54,7 @@ def draw_growth(rows: list[dict[str, Any]]) -> Figure:
         open_frame(axes)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("measured growth per layer")
-    panels[1].legend(fontsize=8, frameon=False, loc="lower right")
+    panels[-1].legend(fontsize=8, frameon=False, loc="lower right")
     return figure
 
 
@@ -93,5 +94,5 @@ def draw_norms(runs: dict[str, dict[str, Any]]) -> dict[str, Figure]:
     for key in ("gradients", "activations"):
         rows = [row for name, _ in shown.values() for row in runs[name]["rows"]]
         values = [value for row in rows for value in row[key].values() if value]
-        limits[key] = (min(values), max(values))
+        limits[key] = (max(min(values), DARKEST), max(values))
     return {k: plot_layer_norms(runs[n]["rows"], title=title, limits=limits) for k, (n, title) in shown.items()}

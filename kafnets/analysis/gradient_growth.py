@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kafnets.activations.base import Activation
+from kafnets.activations.gaussian_moments import GaussianMoments
 from kafnets.analysis.activation_layers import activation_layers
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import ask
@@ -36,8 +37,12 @@ class Moments(NamedTuple):
             >>> [round(value, 4) for value in Moments.of(ReLU(1))]
             [0.5, 0.3408]
         """
-        found = activation.gaussian_moments(mean, std)
-        return cls(found.squared_slope.mean().item(), found.variance.mean().item())
+        return cls.averaged(activation.gaussian_moments(mean, std))
+
+    @classmethod
+    def averaged(cls, moments: GaussianMoments) -> "Moments":
+        """The means over the channels."""
+        return cls(moments.squared_slope.mean().item(), moments.variance.mean().item())
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,15 @@ class ActivationSignal:
         output: root mean square of its outputs.
         gradient: L2 norm of the gradient of the mean loss with respect to its inputs, over the whole batch.
         moments: of the layer at its actual inputs; None if it is not pointwise.
+        alignment: ``E[f'^2 g^2] / (E f'^2 E g^2)`` with g the gradient at its outputs; None if it is not pointwise.
+            Above 1, gradients are large where f is steep. The predictions assume 1.
     """
 
     name: str
     output: float
     gradient: float
     moments: Moments | None
+    alignment: float | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,12 @@ class GradientGrowth:
         """The factor by which the gradient grows per activation layer, towards the input: a geometric mean."""
         first, last = self.activations[0].gradient, self.activations[-1].gradient
         return (first / last) ** (1 / (len(self.activations) - 1)) if last else math.nan
+
+    @property
+    def alignment(self) -> float:
+        """The factor per layer by which alignment makes gradients grow faster than predicted: a geometric mean."""
+        squared = [signal.alignment or math.nan for signal in self.activations[:-1]]
+        return _mean(squared, len(squared))
 
     @property
     def moments(self) -> list[Moments]:
@@ -130,10 +144,12 @@ def gradient_growth(
         if len(calls) < 2:
             raise ValueError(f"growth is measured between activations, and the network calls {len(calls)} of them")
         weights = [weight for weight in kernels.values() if weight.requires_grad]
-        found = torch.autograd.grad(total, [call.input for call in calls] + weights, materialize_grads=True)
-        signals = tuple(_signal(call, grad) for call, grad in zip(calls, found, strict=False))
+        places = [call.input for call in calls] + [call.output for call in calls]
+        found = torch.autograd.grad(total, places + weights, materialize_grads=True)
+        ends = zip(found[: len(calls)], found[len(calls) : len(places)], strict=True)
+        signals = tuple(_signal(call, *grads) for call, grads in zip(calls, ends, strict=True))
     named = [name for name, weight in kernels.items() if weight.requires_grad]
-    norms = [grad.norm().item() for grad in found[len(calls) :]]
+    norms = [grad.norm().item() for grad in found[len(places) :]]
     return GradientGrowth(total.item(), signals, dict(zip(named, norms, strict=True)))
 
 
@@ -163,8 +179,10 @@ def _calls(net: nn.Module) -> Iterator[list[_Call]]:
             handle.remove()
 
 
-def _signal(call: _Call, grad: Tensor) -> ActivationSignal:
-    moments = None
+def _signal(call: _Call, grad: Tensor, later: Tensor) -> ActivationSignal:
+    """Summarise a call from the gradients at its input and at its output."""
+    grad, later = grad.double(), later.double()
+    moments, alignment = None, None
     if call.module.pointwise:
         z = call.input.detach().requires_grad_()
         values = call.module.forward(z)  # without the hooks
@@ -172,8 +190,10 @@ def _signal(call: _Call, grad: Tensor) -> ActivationSignal:
         channels = values.detach().double().transpose(0, 1).flatten(1)
         variance = channels.var(1, correction=0).mean().item()
         moments = Moments(slopes.double().square().mean().item(), variance)
+        unaligned = moments.squared_slope * later.square().mean().item()
+        alignment = grad.square().mean().item() / unaligned if unaligned else None
     output = call.output.detach().double().square().mean().sqrt().item()
-    return ActivationSignal(call.name, output, grad.double().norm().item(), moments)
+    return ActivationSignal(call.name, output, grad.norm().item(), moments, alignment)
 
 
 # --- predictions: growth per activation layer, a geometric mean, from the moments of the layers in their order
@@ -237,15 +257,15 @@ def he_moments(activation: Activation, blocks: int) -> list[Moments]:
 
     Example:
         >>> from kafnets.activations import ReLU
-        >>> round(growth_of_he_blocks(he_moments(ReLU(1), blocks=27)), 3)
-        0.91
+        >>> round(growth_of_he_blocks(he_moments(ReLU(1), blocks=27)), 2)
+        1.08
     """
-    inner, mean, std = Moments.of(activation), 0.0, 1.0
+    before = activation.gaussian_moments()
+    inner = Moments.averaged(before)
     found = [inner]
     for _ in range(blocks):
-        before = activation.gaussian_moments(mean, std)
-        mean, std = before.mean.mean().item(), math.sqrt(1 + before.variance.mean().item())
-        found += [inner, Moments.of(activation, mean, std)]
+        before = activation.gaussian_moments(before.mean.mean().item(), math.sqrt(1 + before.variance.mean().item()))
+        found += [inner, Moments.averaged(before)]
     return found
 
 
