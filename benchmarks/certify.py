@@ -123,9 +123,9 @@ def smoothed(net: nn.Module, x: Tensor, y: Tensor, options: Any) -> dict[str, An
 
 
 def once(options: Any, name: str, measure: Callable[[], dict[str, Any]]) -> None:
-    """Measure and write one record, unless it is there."""
+    """Measure and write one record, unless it is there or not asked for."""
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
-    if name in known:
+    if name in known or options.only not in name:
         return
     settings = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
     known[name] = measure() | {"settings": settings, "torch": torch.__version__, "code": code_version()}
@@ -220,6 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
         if run is draw:
             part.add_argument("--results", type=Path, default=Path("results/certify"))
             continue
+        part.add_argument("--only", default="", help="only the networks whose name contains this, such as 'IBP KAF'")
         part.add_argument("--seed", type=int, default=0)
         part.add_argument("--epochs", type=int, default=60 if run is digits else 2)
         part.add_argument("--steps", type=int, default=0, help="number of steps; 0: those of the epochs")

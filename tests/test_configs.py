@@ -126,6 +126,11 @@ def test_every_network_runs_every_training(network: str, training: str):
     one_step(f"--config={network}", f"--config={training}", *schedule, "--config=digits", machine)
 
 
+@pytest.mark.parametrize("training", CERTIFIED)
+def test_a_network_trains_for_a_certificate(training: str):
+    one_step("--config=lightnet", f"--config={training}", "--config=digits", "--config=cpu")
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_has_its_effect_on_every_network_and_training(overlay: str):
     for network, training in TURNS:

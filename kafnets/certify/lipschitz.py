@@ -143,7 +143,7 @@ class LipschitzRules:
 
     def bounds(self) -> Iterator[tuple[Group, Tensor, Tensor]]:
         """Each group with its own bound and that of the network up to it, both scalars."""
-        upper = {0: torch.ones(())}
+        upper = {0: torch.ones((), dtype=torch.float64)}
         for group in self.groups:
             first = group.steps[0]
             reads = [upper[i] for i in first.inputs]
@@ -186,7 +186,7 @@ class LipschitzRules:
     def _norm(self, step: Step, scale: Tensor | None) -> Tensor:
         """The spectral norm of a linear layer whose output is multiplied by a scale per channel."""
         module, shape = step.module, self.shapes[step.inputs[0]]
-        one = torch.ones(())
+        one = torch.ones((), dtype=torch.float64)
         if isinstance(module, nn.Conv2d):
             weight = module.weight if scale is None else module.weight * scale.to(module.weight)[:, None, None, None]
             return conv_norm(module, weight, shape[2:], self.rounds)
@@ -246,7 +246,7 @@ def lipschitz_bound(net: Any, shape: tuple[int, int, int] | None = None) -> Lips
         check_steps(twin, rules.steps, torch.linspace(0, 1, rules.shapes[0].numel()).double().view(rules.shapes[0]))
         rows, before, total = [], torch.ones(()).double(), torch.ones(()).double()
         for group, gain, upper in rules.bounds():
-            rows.append(_row(rules, group, float(gain), float(upper)))
+            rows.append(_row(rules, group, float(gain), float(upper) * SLACK))
             before, total = total, upper * SLACK
         return LipschitzBound(float(total), pair_bounds(rules, before, total).double(), rows)
 
@@ -254,7 +254,7 @@ def lipschitz_bound(net: Any, shape: tuple[int, int, int] | None = None) -> Lips
 def pair_bounds(rules: LipschitzRules, before: Tensor, total: Tensor) -> Tensor:
     """Bounds of differences of two logits, ``(classes, classes)``, from those without the last group and with it."""
     classes, last = rules.shapes[-1][1], rules.groups[-1].steps[0]
-    limit = (2**0.5 * total).expand(classes, classes)
+    limit = (2**0.5 * total).to(next(rules.net.parameters()).dtype).expand(classes, classes)
     if len(rules.groups[-1].steps) > 1 or type(last.module) is not nn.Linear:
         return limit
     if last.inputs != (len(rules.steps) - 1,):
@@ -262,7 +262,7 @@ def pair_bounds(rules: LipschitzRules, before: Tensor, total: Tensor) -> Tensor:
     weight = last.module.weight
     # a difference of two equal rows is 0, where the norm has no gradient
     size = ((weight[:, None] - weight[None]).square().sum(2) + torch.finfo(weight.dtype).tiny).sqrt()
-    return torch.minimum(size * before * SLACK, limit)
+    return torch.minimum(size * before.to(size.dtype) * SLACK, limit)
 
 
 def _row(rules: LipschitzRules, group: Group, gain: float, upper: float) -> LayerBound:
