@@ -5,6 +5,7 @@ They divide the images among processes, so Lightning must not (``Trainer(use_dis
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,18 @@ class ShuffledBatches(Sampler[Tensor]):
         mine = order[: len(self) * self.batch_size * self.world_size][self.rank :: self.world_size]
         start, self.start = self.start, 0
         return iter(mine.split(self.batch_size)[start:])
+
+
+class DatedBatches(ShuffledBatches):
+    """:class:`ShuffledBatches` with the epoch beside the positions, for images that workers change at random.
+
+    Yields:
+        ``((batch_size,) int64 positions, epoch)``.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self.epoch
+        return ((positions, epoch) for positions in ShuffledBatches.__iter__(self))
 
 
 class EvalBatches(Sampler[Tensor]):
