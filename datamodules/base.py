@@ -277,13 +277,14 @@ class _TrainLoader(_LazyLoader):
     trained: Callable[[], int]  # number of batches of this epoch that were trained on
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place in the epoch."""
-        return {"batches": self.trained()}
+        """Return the place in the epoch, and the number of its batches, which the next epoch may not share."""
+        return {"batches": self.trained(), "of": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from that place; after the last batch, with the next epoch."""
         sampler: Any = self.sampler
-        sampler.start = state["batches"] % len(sampler)
+        of = state.get("of", len(sampler))
+        sampler.start = state["batches"] % of
 
 
 def _identity(batch: Any) -> Any:

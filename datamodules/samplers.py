@@ -56,8 +56,9 @@ class ShuffledBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.num_images, generator=keyed_generator("order", self.seed, self.epoch))
         mine = order[: len(self) * self.batch_size * self.world_size][self.rank :: self.world_size]
+        # A generator, because a DataLoader with workers makes two iterators and uses the second.
         start, self.start = self.start, 0
-        return iter(mine.split(self.batch_size)[start:])
+        yield from mine.split(self.batch_size)[start:]
 
 
 class DatedBatches(ShuffledBatches):
@@ -68,8 +69,8 @@ class DatedBatches(ShuffledBatches):
     """
 
     def __iter__(self) -> Iterator[Any]:
-        epoch = self.epoch
-        return ((positions, epoch) for positions in ShuffledBatches.__iter__(self))
+        for positions in super().__iter__():
+            yield positions, self.epoch
 
 
 class EvalBatches(Sampler[Tensor]):

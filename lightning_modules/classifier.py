@@ -23,6 +23,7 @@ from kafnets.objectives import Objective, Terms
 from kafnets.parameter_filters import all_parameters, chosen
 from kafnets.schedules import Constant, Schedule
 from kafnets.threat import ThreatModel
+from lightning_modules.finished_epoch import finish_epoch
 from lightning_modules.measuring import in_float32
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -180,7 +181,8 @@ class Classifier(LightningModule):
         checkpoint["record"] = self.record | checkpoint.get("record", {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the notes of the training."""
+        """Take over the notes of the training, and let a finished epoch be finished."""
+        finish_epoch(checkpoint)
         record = checkpoint.get("record", {})
         if not (isinstance(record, dict) and all(isinstance(text, str) for text in record.values())):
             raise ValueError(f"the record of a checkpoint must be texts by name, got {record!r}")

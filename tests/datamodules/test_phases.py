@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from photographs import write_photographs
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from datamodules import ImageNetFolder, Phase
 from datamodules.phases import check_length
+from lightning_modules.finished_epoch import finish_epoch
 
 PLAN = [Phase(epochs=1, image_size=12, batch=2), Phase(epochs=2, image_size=16, batch=1.5)]
 
@@ -34,6 +36,9 @@ class Recorder(LightningModule):
 
     def validation_step(self, batch, batch_idx):
         pass
+
+    def on_load_checkpoint(self, checkpoint):
+        finish_epoch(checkpoint)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -62,14 +67,43 @@ def test_each_phase_has_its_image_size_and_batch_size(folder):
     assert data(folder).train_sizes == (12, 16)
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])  # within the first phase, at its end, and within the second
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(folder, tmp_path, step, num_workers):
-    kept = ModelCheckpoint(tmp_path, every_n_train_steps=step, save_top_k=-1, filename="{step}")
-    whole = fit(folder, kept)
-    resumed = fit(folder, ckpt_path=tmp_path / f"step={step}.ckpt", settings={"num_workers": num_workers})
-    assert len(resumed) == len(whole) - step
-    for first, second in zip(whole[step:], resumed, strict=True):
+class StopAfter(Callback):
+    """Ends the run after a step as SIGTERM does, and saves the state between two steps."""
+
+    def __init__(self, step, file):
+        self.step, self.file = step, file
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer._signal_connector.received_sigterm = trainer.global_step == self.step
+
+    def on_train_epoch_end(self, trainer, *_):
+        trainer._signal_connector.received_sigterm = trainer.global_step == self.step
+
+    def on_exception(self, trainer, *_):
+        trainer.save_checkpoint(self.file)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """All batches of an uninterrupted run, and the folder of the checkpoints after each of its steps."""
+    kept = tmp_path_factory.mktemp("whole")
+    each = ModelCheckpoint(kept, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    return fit(folder, each), kept
+
+
+# within the first phase, at its end, and within the second
+@pytest.mark.parametrize(("step", "num_workers"), [(2, 0), (3, 0), (5, 0), (5, 2)])
+@pytest.mark.parametrize("how", ["saved", "stopped"])
+def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(folder, whole, tmp_path, step, num_workers, how):
+    batches, kept = whole
+    file = kept / f"step={step}.ckpt"
+    if how == "stopped":
+        file = tmp_path / "stopped.ckpt"
+        with pytest.raises(SIGTERMException):
+            fit(folder, StopAfter(step, file))
+    resumed = fit(folder, ckpt_path=file, settings={"num_workers": num_workers})
+    assert len(resumed) == len(batches) - step
+    for first, second in zip(batches[step:], resumed, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
