@@ -227,7 +227,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return loader
 
     def _batches_trained(self) -> int:
-        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        if self.trainer is None:
+            return 0
+        current: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return current.processed  # completed counts the batch at hand only after a checkpoint is saved
 
     def val_dataloader(self) -> DataLoader:
         """Each validation image once over all processes."""

@@ -82,7 +82,8 @@ class ImageNetFolder(ImageDataModule):
         self.cache = default_cache() if cache is None else Path(cache).expanduser()
         self.shorter_side = shorter_side or round(image_size * 256 / 224)
         self.phases, self.min_area = phases, min_area
-        self._batch_sizes = {phase: phase.batch_size(self.batch_size) for phase in phases or ()}
+        self._plan = list(phases or [Phase(epochs=1, image_size=image_size)])
+        self._batch_sizes = {phase: phase.batch_size(self.batch_size) for phase in self._plan}
         self._wanted_classes = num_classes
         self.num_classes = num_classes or len(find_classes(self.path, self.classes))
         self._index: Path | None = None
@@ -90,16 +91,12 @@ class ImageNetFolder(ImageDataModule):
     @property
     def train_sizes(self) -> tuple[int, ...]:
         """Height and width of training images in pixels, one per phase."""
-        return tuple(phase.image_size for phase in self.phases) if self.phases else (self.image_size,)
+        return tuple(phase.image_size for phase in self._plan)
 
     @property
     def largest_batch(self) -> int:
         """Pixels of the largest training batch of a process."""
-        return (
-            max(size * phase.image_size**2 for phase, size in self._batch_sizes.items())
-            if self.phases
-            else (self.batch_size * self.image_size**2)
-        )
+        return max(size * phase.image_size**2 for phase, size in self._batch_sizes.items())
 
     def check_trainer(self, trainer: Trainer, *, fitting: bool) -> None:
         """Check that the phases last as long as the run, and that batches fit into shared memory."""
@@ -117,6 +114,13 @@ class ImageNetFolder(ImageDataModule):
     def prepare_data(self) -> None:
         """Decode every image that is new or has changed, once per machine, and write the index."""
         check_images(self.path, self._class_names(), self._index_file())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the index, split the images, and check that they fill a batch of every phase."""
+        super().setup(stage)
+        if stage in (None, "fit"):
+            for size in self._batch_sizes.values():
+                self._sampler(size, DatedBatches)
 
     def load(self) -> tuple[FileImages, FileImages]:
         """Return the training and the test images."""
@@ -144,18 +148,12 @@ class ImageNetFolder(ImageDataModule):
             self._index = index_file(self.cache, self.path, self._class_names())
         return self._index
 
-    def _phase(self) -> Phase | None:
-        if not self.phases:
-            return None
-        return phase_at(self.phases, 0 if self.trainer is None else self.trainer.current_epoch)
+    def _phase(self) -> Phase:
+        return phase_at(self._plan, 0 if self.trainer is None else self.trainer.current_epoch)
 
     def _training_images(self) -> FileImages:
-        phase = self._phase()
-        size = phase.image_size if phase else self.image_size
         train: Any = self.train_set
-        return train.in_training(size, min_area=self.min_area, seed=self.seed)
+        return train.in_training(self._phase().image_size, min_area=self.min_area, seed=self.seed)
 
     def _train_sampler(self) -> DatedBatches:
-        phase = self._phase()
-        size = self._batch_sizes[phase] if phase else self.batch_size
-        return self._sampler(size, DatedBatches)
+        return self._sampler(self._batch_sizes[self._phase()], DatedBatches)

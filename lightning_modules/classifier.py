@@ -130,7 +130,7 @@ class Classifier(LightningModule):
         self.threat = threat or ThreatModel()
         self.optimizer = optimizer
         self.schedule = schedule or Constant()
-        self.lr_images = lr_images
+        self.lr_images, self.lr_factor = lr_images, 1.0
         self.loss = loss
         self.eps_schedule = eps_schedule or Constant()
         self.decay_filter = decay_filter
@@ -288,7 +288,8 @@ class Classifier(LightningModule):
         """Set the learning rate of this step, and seed torch's own generator (used by dropout)."""
         multiplier = self.schedule(self._fractional_epoch(batch_idx), self.trainer.max_epochs or 1)
         if self.lr_images is not None:
-            multiplier *= len(batch[0]) * self.trainer.world_size * self._together(batch_idx) / self.lr_images
+            self.lr_factor = len(batch[0]) * self.trainer.world_size * self._together(batch_idx) / self.lr_images
+            multiplier *= self.lr_factor
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         for group, peak in zip(groups, self._peak_lrs, strict=True):
             group["lr"] = peak * multiplier

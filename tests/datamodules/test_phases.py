@@ -156,3 +156,25 @@ def test_values_out_of_range_are_refused(settings, message):
 def test_a_batch_that_is_no_whole_number_is_refused(folder):
     with pytest.raises(ValueError, match=r"batch=1.5 of the phase at 16 pixels makes 4.5 images of batch_size=3"):
         data(folder, batch_size=3)
+
+
+def test_a_later_phase_whose_batch_the_images_do_not_fill_is_refused_at_once(folder):
+    plan = [*PLAN, Phase(epochs=1, image_size=16, batch=8)]
+    with pytest.raises(ValueError, match="batch_size=32 is larger than the 24 training images"):
+        data(folder, phases=plan).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ['--data.phases=[{"epochs": 15, "image_size": 32}]'],
+            "ImageNetFolder trains on 32 pixels in one of its phases: ResNet50 takes 64 pixels or more, got 32",
+        ),
+        (["--trainer.max_epochs=20"], "the phases of the data end before the run: 6 + 6 + 3 = 15 epochs"),
+    ],
+)
+def test_a_command_line_refuses_a_plan_that_does_not_fit_before_any_work(folder, tmp_path, refused, flags, message):
+    flags = [f"--data.path={folder}", f"--run.dir={tmp_path / 'runs'}", "--model.net.width=1", *flags]
+    assert message in refused(["fit", "--config=resnet50_relu_imagenet", "--config=imagenet_fast_at", *flags])
+    assert not list(tmp_path.rglob("*.yaml"))
