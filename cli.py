@@ -147,7 +147,8 @@ class CLI(LightningCLI):
         plugins = as_list(config.get("plugins"))
         kwargs["plugins"] = [*plugins, *environments(plugins), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
-        self.model.check_trainer(trainer, fitting=self.subcommand == "fit")
+        for part in (self.model, self.datamodule):
+            part.check_trainer(trainer, fitting=self.subcommand == "fit")
         stop_on_signals(trainer)
         return trainer
 
@@ -193,6 +194,9 @@ class CLI(LightningCLI):
         net, data = self.model.net, self.datamodule
         for name in SIZES:  # once more, for networks that do not take them as arguments
             check_size(name, getattr(data, name), getattr(net, name), data, type(net).__name__, trained=True)
+        for size in data.train_sizes:
+            if problem := net.refusal(size):
+                raise ValueError(f"{type(data).__name__} trains on {size} pixels in one of its phases: {problem}")
 
     def _check_checkpoint(self) -> None:
         path = self._get(self.config, "ckpt_path")

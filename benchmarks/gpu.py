@@ -1,11 +1,13 @@
 """All measurements on a GPU, the most important first, within a few minutes.
 
     python benchmarks/gpu.py --minutes 8 --data cifar10-jpeg.tar.gz --out results/gpu
+    python benchmarks/gpu.py --parts imagenet --out results/gpu     # one part; this one needs no --data
     python benchmarks/gpu.py --dry_run                      # the same code on a CPU, tiny, in about a minute
 
 Parts, in this order: ``checks`` (every activation, attack, objective, metric and network against the CPU), ``kernels``
-(KAF and k-WTA against SiLU), ``training`` (images per second against the public loop), ``runs`` (trainings to the end,
-with their tests), ``attacks`` (PGD-50-10 and AutoAttack on the trained networks, against torchattacks if installed).
+(KAF and k-WTA against SiLU), ``training`` (images per second against the public loop), ``imagenet`` (images per second
+and peak memory of a ResNet-50 in fast adversarial training), ``runs`` (trainings to the end, with their tests),
+``attacks`` (PGD-50-10 and AutoAttack on the trained networks, against torchattacks if installed).
 Each part rewrites ``OUT/<part>.json`` after every figure, so that an interrupted script loses nothing.
 It needs torch, torchvision, pytorch-lightning, torchmetrics, scipy, scikit-learn and matplotlib, nothing else.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_checks
+import gpu_imagenet
 import public_loop
 import torch
 from kaf import Kaf
@@ -220,6 +223,15 @@ def training(session: Session, report: Report) -> None:
         report.add(name, values)
 
 
+def imagenet(session: Session, report: Report) -> None:
+    """Training steps of a ResNet-50 on random photographs."""
+    for name, values in gpu_imagenet.figures(session.device, dry=session.dry):
+        report.add(name, values)
+        if session.left() < 30:
+            report.add("stopped", f"{session.left():.0f} s left")
+            return
+
+
 def runs(session: Session, report: Report) -> dict[str, Backbone]:
     """Train networks to the end as ``fit`` does, test them, and return them."""
     from pytorch_lightning import Trainer
@@ -311,7 +323,8 @@ def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int, restarts:
     return torchattacks.MultiAttack(starts)(x, y)
 
 
-PARTS = ["checks", "kernels", "training", "runs", "attacks"]
+PARTS = ["checks", "kernels", "training", "imagenet", "runs", "attacks"]
+WITHOUT_DATA = {"checks", "kernels", "imagenet"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -324,7 +337,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("there is no CUDA device; --dry_run runs the same code on a CPU")
-    if not options.dry_run and options.data is None:
+    if not options.dry_run and options.data is None and {*options.parts} - WITHOUT_DATA:
         parser.error("--data is needed to train on a GPU")
     if options.dry_run:
         torch.set_num_threads(1)
@@ -337,6 +350,7 @@ def main(arguments: list[str] | None = None) -> None:
         "checks": checks,
         "kernels": kernels,
         "training": training,
+        "imagenet": imagenet,
         "runs": lambda session, report: trained.update(runs(session, report)),
         "attacks": lambda session, report: attacks(session, report, trained),
     }

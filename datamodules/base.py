@@ -1,20 +1,24 @@
-"""The base class of all data modules: images in memory, a held-out split, batches in [0, 1]."""
+"""The base class of all data modules: images in memory or in files, a held-out split, batches in [0, 1]."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Generator
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.augment import Augment
-from datamodules.image_tensors import Batch, ImageTensors
+from datamodules.image_tensors import ImageTensors
+from datamodules.images import Batch, Images
 from datamodules.samplers import EvalBatches, ShuffledBatches
 from datamodules.seeding import keyed_generator
+from datamodules.shared_memory import check_shared_memory
 from datamodules.splits import interleave, stratified_split
 from datamodules.transfer import free_memory
+
+Batches = TypeVar("Batches", bound=ShuffledBatches)
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -55,9 +59,9 @@ class ImageDataModule(LightningDataModule, ABC):
     in_channels: int
     image_size: int
     class_names: tuple[str, ...]
-    train_set: ImageTensors
-    val_set: ImageTensors
-    test_set: ImageTensors
+    train_set: Images
+    val_set: Images
+    test_set: Images
 
     def __init__(
         self,
@@ -94,12 +98,13 @@ class ImageDataModule(LightningDataModule, ABC):
         self._is_loaded = False
 
     @abstractmethod
-    def load(self) -> tuple[ImageTensors, ImageTensors]:
+    def load(self) -> tuple[Images, Images]:
         """Return all training images, including those for validation, and all test images."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split the images once, and check all settings before the first step."""
-        self._check_trainer()
+        if self.trainer is not None:
+            self.check_trainer(self.trainer, fitting=stage == "fit")
         if not self._is_loaded:
             self._load_all()
         if stage in (None, "fit"):
@@ -121,8 +126,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.class_names = train.class_names
         self._is_loaded = True
 
-    def _check_declared(self, images: ImageTensors) -> None:
-        _, channels, height, width = images.images.shape
+    def _check_declared(self, images: Images) -> None:
+        channels, height, width = images.shape
         if height != width:
             raise ValueError(f"{type(self).__name__} needs square images, got {height} x {width} pixels")
         for name, found in (
@@ -135,20 +140,34 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"{type(self).__name__} has {name}={found}, not the {declared} declared; set {name}={found}"
                 )
 
-    def _check_trainer(self) -> None:
-        if self.trainer is None:
-            return
-        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Heights and widths in pixels that training images have in the course of a training."""
+        return (self.image_size,)
+
+    def check_trainer(self, trainer: Trainer, *, fitting: bool) -> None:
+        """Raise ``ValueError`` if the data cannot work with the trainer's settings; nothing is read for it."""
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
-                f"{type(self).__name__} gives each of the {self.trainer.world_size} processes its own share of the "
+                f"{type(self).__name__} gives each of the {trainer.world_size} processes its own share of the "
                 "images, and Lightning would divide them a second time; set use_distributed_sampler=False on the "
                 "Trainer"
             )
-        if overfit := self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector of Trainer
+        if overfit := trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector of Trainer
             raise ValueError(
                 f"overfit_batches={overfit} makes Lightning replace the sampler, which "
                 f"{type(self).__name__} does not allow; use limit_train_batches and limit_val_batches"
             )
+        check_shared_memory(
+            self.in_channels * max(self.largest_batch if fitting else 0, self.eval_batch_size * self.image_size**2),
+            num_workers=self.num_workers,
+            processes=trainer.num_devices,
+        )
+
+    @property
+    def largest_batch(self) -> int:
+        """Pixels of the largest training batch of a process."""
+        return self.batch_size * self.image_size**2
 
     @property
     def _rank(self) -> int:
@@ -168,23 +187,30 @@ class ImageDataModule(LightningDataModule, ABC):
             return False
         return images.images.nbytes <= free_memory(device) / 4
 
+    def _training_images(self) -> Images:
+        """Return what the loader of training batches reads; a subclass may return a random view of it."""
+        return self.train_set
+
     def _train_sampler(self) -> ShuffledBatches:
-        return ShuffledBatches(
+        return self._sampler(self.batch_size, ShuffledBatches)
+
+    def _sampler(self, batch_size: int, kind: type[Batches]) -> Batches:
+        return kind(
             len(self.train_set),
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             seed=self.seed,
             rank=self._rank,
             world_size=self._world_size,
         )
 
-    def _eval_sampler(self, images: ImageTensors) -> EvalBatches:
+    def _eval_sampler(self, images: Images) -> EvalBatches:
         return EvalBatches(len(images), batch_size=self.eval_batch_size, rank=self._rank, world_size=self._world_size)
 
-    def _loader(self, images: ImageTensors, sampler: Sampler, kind: "type[_LazyLoader] | None" = None) -> "_LazyLoader":
+    def _loader(self, images: Images, sampler: Sampler, kind: "type[_LazyLoader] | None" = None) -> "_LazyLoader":
         device = self._accelerator
-        resident = self._fits(images, device)
+        resident = isinstance(images, ImageTensors) and self._fits(images, device)
         return (kind or _LazyLoader)(
-            images.to(device) if resident else images,
+            images.to(device) if resident else images,  # type: ignore[attr-defined, arg-type]
             sampler=sampler,
             batch_size=None,
             collate_fn=_identity,
@@ -196,12 +222,15 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled full batches of the training set."""
-        loader = self._loader(self.train_set, self._train_sampler(), _TrainLoader)
+        loader = self._loader(self._training_images(), self._train_sampler(), _TrainLoader)
         loader.trained = self._batches_trained  # type: ignore[attr-defined]
         return loader
 
     def _batches_trained(self) -> int:
-        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if self.trainer is None:
+            return 0
+        current: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return current.processed  # completed counts the batch at hand only after a checkpoint is saved
 
     def val_dataloader(self) -> DataLoader:
         """Each validation image once over all processes."""
@@ -251,13 +280,14 @@ class _TrainLoader(_LazyLoader):
     trained: Callable[[], int]  # number of batches of this epoch that were trained on
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place in the epoch."""
-        return {"batches": self.trained()}
+        """Return the place in the epoch, and the number of its batches, which the next epoch may not share."""
+        return {"batches": self.trained(), "of": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from that place; after the last batch, with the next epoch."""
         sampler: Any = self.sampler
-        sampler.start = state["batches"] % len(sampler)
+        of = state.get("of", len(sampler))
+        sampler.start = state["batches"] % of
 
 
 def _identity(batch: Any) -> Any:

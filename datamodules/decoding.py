@@ -69,18 +69,7 @@ def decode(data: bytes, image_format: ImageFormat, where: str) -> Tensor:
     """
     mode, accepted = _PIL_MODES[image_format.channels]
     size = (image_format.size, image_format.size)
-    with _damage_named(where):
-        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-        ImageOps.exif_transpose(opened, in_place=True)
-        opened.load()
-    # The further pictures of a JPEG, as cameras write them, are previews and the like.
-    if opened.format != "MPO" and (frames := getattr(opened, "n_frames", 1)) > 1:
-        raise ValueError(f"{where} has {frames} frames; store the one you mean as an image of its own")
-    if opened.format == "PNG" and data[_PNG_DEPTH] == 16 and opened.mode != "I;16":
-        raise ValueError(f"{where} is {opened.mode} of 16 bits per channel; convert it to 8 bits")
-    image = _without_alpha(opened, where)
-    if image.mode == "I;16":
-        image = Image.fromarray(((np.array(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    image = _upright(data, where)
     if image.mode not in _PIL_MODES[3][1]:
         raise ValueError(f"{where} is {image.mode}; convert it to RGB or grey")
     if image.mode not in accepted:
@@ -93,6 +82,38 @@ def decode(data: bytes, image_format: ImageFormat, where: str) -> Tensor:
     if image.size != size:
         pixels = pixels.resize(size, Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).reshape(*size, image_format.channels).permute(2, 0, 1).contiguous()
+
+
+def decode_rgb(data: bytes, where: str) -> Image.Image:
+    """Return one image of any size as RGB of 8 bits.
+
+    Grey, palette and CMYK images are converted (CMYK without a colour profile); the rest is as in :func:`decode`.
+
+    Raises:
+        OSError: if the file is damaged or in another file format.
+        ValueError: if it is transparent, animated, 16-bit colour or in another mode that would lose something.
+    """
+    image = _upright(data, where)
+    if image.mode not in (*_PIL_MODES[3][1], "CMYK"):
+        raise ValueError(f"{where} is {image.mode}; convert it to RGB or grey")
+    return image.convert("RGB")
+
+
+def _upright(data: bytes, where: str) -> Image.Image:
+    """Return the one picture of a file as its EXIF orientation says, with 8 bits per channel and no alpha channel."""
+    with _damage_named(where):
+        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        ImageOps.exif_transpose(opened, in_place=True)
+        opened.load()
+    # The further pictures of a JPEG, as cameras write them, are previews and the like.
+    if opened.format != "MPO" and (frames := getattr(opened, "n_frames", 1)) > 1:
+        raise ValueError(f"{where} has {frames} frames; store the one you mean as an image of its own")
+    if opened.format == "PNG" and data[_PNG_DEPTH] == 16 and opened.mode != "I;16":
+        raise ValueError(f"{where} is {opened.mode} of 16 bits per channel; convert it to 8 bits")
+    image = _without_alpha(opened, where)
+    if image.mode == "I;16":
+        image = Image.fromarray(((np.array(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    return image
 
 
 def channels_and_size(data: bytes, where: str) -> tuple[int, int, int]:

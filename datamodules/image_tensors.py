@@ -1,15 +1,13 @@
 """Decoded images in memory: a dataset that is indexed by whole batches."""
 
 import copy
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from datamodules.images import Batch
 from datamodules.transfer import to_device
-
-Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class ImageTensors(Dataset[Batch]):
@@ -54,6 +52,17 @@ class ImageTensors(Dataset[Batch]):
     def __getitem__(self, index: Tensor | int) -> Batch:
         index = to_device(torch.as_tensor(index), self.images.device)
         return self.images[index], self.labels[index], index
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def content_sha256(self) -> None:
+        """None: the images must be read to be hashed."""
+        return None
 
     def to(self, device: torch.device) -> "ImageTensors":
         """Return a copy in the memory of ``device``; its batches are there too."""

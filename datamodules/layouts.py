@@ -76,7 +76,7 @@ def find_images(path: Path) -> ImageSet:
                 raise ValueError(f"{path} holds {file.name}; {EXPECTED}")
     _check_one_set(path, tops)
     if annotations:
-        found["val"] = _labelled(path, found["val"], annotations)
+        found["val"] = labelled(path, found["val"], annotations)
     return _choose_test_set(path, found)
 
 
@@ -104,8 +104,12 @@ def _check_one_set(path: Path, folders: set[str]) -> None:
         )
 
 
-def _labelled(path: Path, images: list[ImageFile], annotations: ImageFile) -> list[ImageFile]:
-    """Return ``images`` with the classes of TinyImageNet's ``val_annotations.txt`` for those of ``val/images``."""
+def labelled(path: Path, images: list[ImageFile], annotations: ImageFile) -> list[ImageFile]:
+    """Return ``images`` with the classes of TinyImageNet's ``val_annotations.txt`` for those of ``val/images``.
+
+    Raises:
+        ValueError: if the two do not fit together.
+    """
     if all(image.class_name != "images" for image in images):
         return images  # they were moved into folders of their classes, as many tutorials do
     where = f"{path}: {annotations.name}"

@@ -5,6 +5,7 @@ They divide the images among processes, so Lightning must not (``Trainer(use_dis
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,8 +56,21 @@ class ShuffledBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.num_images, generator=keyed_generator("order", self.seed, self.epoch))
         mine = order[: len(self) * self.batch_size * self.world_size][self.rank :: self.world_size]
+        # A generator, because a DataLoader with workers makes two iterators and uses the second.
         start, self.start = self.start, 0
-        return iter(mine.split(self.batch_size)[start:])
+        yield from mine.split(self.batch_size)[start:]
+
+
+class DatedBatches(ShuffledBatches):
+    """:class:`ShuffledBatches` with the epoch beside the positions, for images that workers change at random.
+
+    Yields:
+        ``((batch_size,) int64 positions, epoch)``.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        for positions in super().__iter__():
+            yield positions, self.epoch
 
 
 class EvalBatches(Sampler[Tensor]):

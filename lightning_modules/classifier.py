@@ -23,6 +23,7 @@ from kafnets.objectives import Objective, Terms
 from kafnets.parameter_filters import all_parameters, chosen
 from kafnets.schedules import Constant, Schedule
 from kafnets.threat import ThreatModel
+from lightning_modules.finished_epoch import finish_epoch
 from lightning_modules.measuring import in_float32
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -73,6 +74,9 @@ class Classifier(LightningModule):
         optimizer: builds the optimizer from parameter groups; the schedule multiplies its ``lr``, and its
             ``weight_decay`` applies only to the parameters that ``decay_filter`` returns.
         schedule: maps the fractional epoch to a multiplier of the learning rate.
+        lr_images: the number of images per step, over all processes, for which the optimizer's ``lr`` is stated: the
+            learning rate of a step is proportional to its images (Goyal et al. 2017, arXiv 1706.02677, section 2.1).
+            None takes ``lr`` as it is, whatever the batch size.
         loss: the classification loss that the objective minimises, ``(logits (N, classes), y (N,)) -> (N,)``; the
             cross-entropy by default. Evaluations always report the cross-entropy.
         eps_schedule: maps the fractional epoch to a multiplier of the threat model's eps in training steps, such as
@@ -104,6 +108,7 @@ class Classifier(LightningModule):
         threat: ThreatModel | None = None,
         optimizer: OptimizerCallable = torch.optim.SGD,
         schedule: Schedule | None = None,
+        lr_images: int | None = None,
         loss: Loss | LabelSmoothing = cross_entropy,
         eps_schedule: Schedule | None = None,
         decay_filter: Callable[[nn.Module], Iterable[Tensor]] = all_parameters,
@@ -117,7 +122,7 @@ class Classifier(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, images in (("val_images", val_images), ("test_images", test_images)):
+        for name, images in (("val_images", val_images), ("test_images", test_images), ("lr_images", lr_images)):
             if images is not None and images < 1:
                 raise ValueError(f"{name} must be >= 1, got {images}")
         self.net = net
@@ -125,6 +130,7 @@ class Classifier(LightningModule):
         self.threat = threat or ThreatModel()
         self.optimizer = optimizer
         self.schedule = schedule or Constant()
+        self.lr_images, self.lr_factor = lr_images, 1.0
         self.loss = loss
         self.eps_schedule = eps_schedule or Constant()
         self.decay_filter = decay_filter
@@ -175,7 +181,8 @@ class Classifier(LightningModule):
         checkpoint["record"] = self.record | checkpoint.get("record", {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the notes of the training."""
+        """Take over the notes of the training, and let a finished epoch be finished."""
+        finish_epoch(checkpoint)
         record = checkpoint.get("record", {})
         if not (isinstance(record, dict) and all(isinstance(text, str) for text in record.values())):
             raise ValueError(f"the record of a checkpoint must be texts by name, got {record!r}")
@@ -205,9 +212,12 @@ class Classifier(LightningModule):
 
         Lightning divides by ``accumulate_grad_batches``, also where fewer batches are left in the epoch.
         """
+        return self.trainer.accumulate_grad_batches / self._together(batch_idx)
+
+    def _together(self, batch_idx: int) -> int:
+        """Return the number of batches in the step of a batch."""
         together = self.trainer.accumulate_grad_batches
-        left = self.trainer.num_training_batches - batch_idx // together * together
-        return max(together / left, 1.0)
+        return min(together, int(self.trainer.num_training_batches) - batch_idx // together * together)
 
     def _threat_at(self, epoch: float) -> ThreatModel:
         return ThreatModel(self.threat.norm, self.threat.eps * self.eps_schedule(epoch, self.trainer.max_epochs or 1))
@@ -277,6 +287,9 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this step, and seed torch's own generator (used by dropout)."""
         multiplier = self.schedule(self._fractional_epoch(batch_idx), self.trainer.max_epochs or 1)
+        if self.lr_images is not None:
+            self.lr_factor = len(batch[0]) * self.trainer.world_size * self._together(batch_idx) / self.lr_images
+            multiplier *= self.lr_factor
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         for group, peak in zip(groups, self._peak_lrs, strict=True):
             group["lr"] = peak * multiplier

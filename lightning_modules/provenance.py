@@ -52,15 +52,23 @@ def data_identity(trainer: Trainer, dataset: Any) -> dict[str, Any]:
     """Return what tells a set of images from another, wherever its files lie.
 
     ``data`` is the class of the data module, ``data_images`` and ``data_classes`` are numbers of images and classes,
-    and ``data_sha256`` covers all images in their order, their labels, and the names of the classes.
+    and ``data_sha256`` covers all images in their order, their labels, and the names of the classes; of images that
+    lie in files, their files.
     """
-    names = list(dataset.class_names)
-    found = hashlib.sha256(json.dumps(names).encode())
+    return {
+        "data": type(trainer.datamodule).__name__,  # type: ignore[attr-defined]
+        "data_images": len(dataset),
+        "data_classes": len(dataset.class_names),
+        "data_sha256": dataset.content_sha256 or _hash_of_all(dataset),
+    }
+
+
+def _hash_of_all(dataset: Any) -> str:
+    found = hashlib.sha256(json.dumps(list(dataset.class_names)).encode())
     for rows in torch.arange(len(dataset)).split(1000):
         x, y, _ = dataset[rows]
         found.update((digest(x) + digest(y)).encode())
-    about = {"data": type(trainer.datamodule).__name__}  # type: ignore[attr-defined]
-    return about | {"data_images": len(dataset), "data_classes": len(names), "data_sha256": found.hexdigest()}
+    return found.hexdigest()
 
 
 def environment(device: torch.device) -> dict[str, Any]:

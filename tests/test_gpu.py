@@ -32,13 +32,14 @@ def test_the_check_itself_runs(name: str):
 
 def test_a_dry_run_writes_every_part(tmp_path: Path):
     threads = torch.get_num_threads()
-    parts = ["kernels", "training", "runs", "attacks"]
+    parts = ["kernels", "training", "imagenet", "runs", "attacks"]
     gpu.main(["--dry_run", f"--out={tmp_path}", "--parts", *parts])
     torch.set_num_threads(threads)
     found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in parts}
     assert all("error" not in part and part["machine"] and part["code"] for part in found.values())
     assert found["kernels"]["float32 (8, 8, 8, 8)"]["SiLU"]["times_silu"] == 1
     assert found["training"]["KafVGG, KAF"]["ours"][0] > 0
+    assert found["imagenet"]["ResNet50, KAF, 64 px, batch 4"]["images_per_second"] > 0
     assert found["runs"]["KafVGG, ReLU"]["robust_images"] == 20
     assert found["attacks"]["AutoAttack on KafVGG, KAF"]["images"] == 8
 

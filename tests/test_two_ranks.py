@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from photographs import write_photographs
 from pytorch_lightning import Callback, Trainer
 
-from datamodules import Digits
+from datamodules import Digits, ImageNetFolder
 from kafnets.activations import KAF
 from kafnets.attacks import PGD
 from kafnets.backbones import LightNet
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.slow
 BATCHES = 5
 # name of the job: settings of the trainer; five batches make steps of three and of two
 JOBS = {name: {} for name in OBJECTIVES} | {"fast_at accumulated": {"accumulate_grad_batches": 3}}
+JOBS |= {"fast_at photographs": {}}  # decoded and cropped by worker processes
 
 
 class Spy(Callback):
@@ -50,10 +52,21 @@ class Spy(Callback):
         self.gradients.append(torch.cat([p.grad.flatten() for p in module.net.parameters()]))
 
 
+def images(job, ranks, folder):
+    """The data of a job."""
+    if "photographs" not in job:
+        return Digits(batch_size=32 // ranks)
+    folder = Path(folder)
+    return ImageNetFolder(
+        folder / "photographs", batch_size=32 // ranks, image_size=8, cache=folder, num_workers=ranks - 1
+    )
+
+
 def train(job, ranks, folder):
     """The gradients of every step of a short training with 32 images per batch, and weights and buffers after it."""
     torch.manual_seed(0)
-    net = LightNet(activation=KAF, image_size=8, in_channels=1, dropout=(0.0, 0.0))
+    data = images(job, ranks, folder)
+    net = LightNet(activation=KAF, image_size=8, in_channels=data.in_channels, dropout=(0.0, 0.0))
     module = AdversarialTraining(
         net=net,
         objective=OBJECTIVES[job.split()[0]](),
@@ -67,7 +80,7 @@ def train(job, ranks, folder):
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, **JOBS[job],
     )  # fmt: skip
-    trainer.fit(module, Digits(batch_size=32 // ranks))
+    trainer.fit(module, data)
     kept = [*module.net.parameters(), *module.objective.buffers()]
     weights = torch.cat([tensor.detach().flatten() for tensor in kept])
     return {"gradients": torch.stack(spy.gradients), "weights": weights}
@@ -83,7 +96,9 @@ if __name__ == "__main__":
 def ranks(tmp_path_factory):
     """What each of two processes has found in every job."""
     folder = tmp_path_factory.mktemp("ranks")
-    path = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    write_photographs(folder / "photographs", train=60)
+    root = Path(__file__).parents[1]
+    path = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests' / 'datamodules'}"}
     done = subprocess.run(
         [sys.executable, __file__, str(folder)], cwd=folder, env=path, capture_output=True, text=True, timeout=280
     )
@@ -101,6 +116,8 @@ def test_the_ranks_agree(job, ranks):
 # AWP moves the weights of each process along the gradient of its own images
 @pytest.mark.parametrize("job", [job for job in JOBS if job != "awp"])
 def test_gradients_are_those_of_one_process(job, ranks, tmp_path):
+    if "photographs" in job:
+        write_photographs(tmp_path / "photographs", train=60)
     one = train(job, 1, tmp_path)
     assert len(one["gradients"]) == (2 if "accumulated" in job else BATCHES * (2 if job == "free" else 1))
     torch.testing.assert_close(ranks[0][job]["gradients"], one["gradients"], rtol=0, atol=1e-6)

@@ -1,6 +1,7 @@
 """Networks: images in [0, 1] in, logits out, any activation in between."""
 
 from kafnets.backbones.base import ActivationFactory, Backbone, Normalize
+from kafnets.backbones.imagenet_resnet import ResNet18, ResNet50
 from kafnets.backbones.kafresnet import KafResNet
 from kafnets.backbones.lightnet import LightNet
 from kafnets.backbones.preact_resnet import PreActResNet18
@@ -19,5 +20,7 @@ __all__ = [
     "PadShortcut",
     "PreActResNet18",
     "ResNet",
+    "ResNet18",
+    "ResNet50",
     "load_thesis",
 ]

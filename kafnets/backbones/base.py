@@ -155,6 +155,7 @@ class Backbone(Described, nn.Module):
         ValueError: if a size is out of its range.
     """
 
+    smallest_image: ClassVar[int | None] = None  # for networks that take images of any size from this one on
     unsaid: ClassVar[tuple[str, ...]] = ("activation", "depth")  # told by activation_label and by the name itself
 
     def __init__(
@@ -181,7 +182,17 @@ class Backbone(Described, nn.Module):
                 f"--data.image_size={max(step, round(image_size / step) * step)}"
             )
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
-        self.normalize = Normalize(mean, std, in_channels, image_size=image_size, owner=name)
+        if problem := self.refusal(image_size):
+            raise ValueError(f"{problem}; resize the images, on the command line with --data.image_size")
+        fixed = image_size if self.smallest_image is None else None
+        self.normalize = Normalize(mean, std, in_channels, image_size=fixed, owner=name)
+
+    def refusal(self, size: int) -> str | None:
+        """Return why the network does not take images of ``size`` x ``size`` pixels; None if it takes them."""
+        name = type(self).__name__
+        if self.smallest_image is None:
+            return None if size == self.image_size else f"{name} is built for {self.image_size} pixels, got {size}"
+        return None if size >= self.smallest_image else f"{name} takes {self.smallest_image} pixels or more, got {size}"
 
     @property
     def activation_label(self) -> str:

@@ -52,13 +52,14 @@ class PreActResNet18(Backbone):
         activation: builds the activation of each place from its number of channels.
         num_classes: number of classes, >= 2.
         in_channels: channels of the images, >= 1.
-        image_size: height and width of the images in pixels, a multiple of 8.
+        image_size: height and width of evaluation images in pixels, a multiple of 8. The network takes images of any
+            size from 8 pixels on, so it can be trained on smaller ones first.
         mean, std: normalisation in input units, one value or one per channel; by default those of CIFAR-10 for
             images of three channels, and none (0 and 1) for others.
         width: filters of the first layer, >= 1.
 
     Shapes:
-        ``(N, in_channels, image_size, image_size)`` in [0, 1] to ``(N, num_classes)`` logits.
+        ``(N, in_channels, H, W)`` in [0, 1], ``H, W >= 8``, to ``(N, num_classes)`` logits.
 
     Raises:
         ValueError: if a size is out of its range.
@@ -72,6 +73,8 @@ class PreActResNet18(Backbone):
         >>> sum(parameter.numel() for parameter in PreActResNet18().parameters())
         11172170
     """
+
+    smallest_image = 8
 
     def __init__(
         self,

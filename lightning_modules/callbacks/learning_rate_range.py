@@ -84,7 +84,7 @@ class LearningRateRange(Callback):
         self._seen += 1
         self._inputs.append(pl_module.inputs.detach())
         self._losses.append(float(trainer.strategy.reduce(loss.clone(), reduce_op="mean")))
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        lr = trainer.optimizers[0].param_groups[0]["lr"] / pl_module.lr_factor  # as the optimizer's lr is stated
         mean = sum(self._losses) / len(self._losses)
         finite = math.isfinite(mean) and all(bool(torch.isfinite(p).all()) for p in pl_module.parameters())
         if not finite or mean > DIVERGED * min((row["loss"] for row in self.rows), default=math.inf):

@@ -178,6 +178,7 @@ def stub(*, world_size=1, use_distributed_sampler=False, overfit_batches=0.0, de
         global_rank=0,
         world_size=world_size,
         overfit_batches=overfit_batches,
+        num_devices=world_size,
         strategy=SimpleNamespace(root_device=torch.device(device)),
         fit_loop=SimpleNamespace(epoch_loop=epoch_loop),
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=use_distributed_sampler),

@@ -16,9 +16,9 @@ class Unreported(LearningRateRange):
         pass
 
 
-def rising(make_module, top=1.0, low=1e-3):
+def rising(make_module, top=1.0, low=1e-3, **settings):
     optimizer = lambda groups: torch.optim.SGD(groups, lr=top, momentum=0.9)  # noqa: E731
-    return make_module(optimizer=optimizer, schedule=Exponential(low=low))
+    return make_module(optimizer=optimizer, schedule=Exponential(low=low), **settings)
 
 
 def test_it_measures_rising_rates_and_writes_its_findings(make_module, make_data, make_trainer, tmp_path, capsys):
@@ -29,7 +29,7 @@ def test_it_measures_rising_rates_and_writes_its_findings(make_module, make_data
             losses.append(super().training_step(batch, batch_idx))
             return losses[-1]
 
-    module = rising(make_module)
+    module = rising(make_module, lr_images=5000)  # rates are those of the optimizer's setting, not those of the batch
     module.__class__ = Module
     data.test_dataloader = None  # an error if the test split is used
     make_trainer(test, limit_train_batches=30, limit_val_batches=0).fit(module, data)

@@ -75,6 +75,13 @@ def test_the_rate_of_each_step_follows_the_fractional_epoch(make_module, make_da
         assert rates == pytest.approx([0.1 * schedule(epoch, 3)])
 
 
+def test_the_rate_can_be_proportional_to_the_images_of_a_step(make_module, make_data, make_trainer):
+    steps, data = Steps(), make_data(batch_size=16)
+    trainer = make_trainer(steps, max_epochs=1, limit_train_batches=5, accumulate_grad_batches=3)
+    trainer.fit(make_module(lr_images=32), data)
+    assert [rates[0] for rates in steps.rates] == pytest.approx([0.1 * 48 / 32, 0.1 * 32 / 32])
+
+
 def test_a_resumed_run_has_the_learning_rates_of_an_uninterrupted_one(make_module, make_data, make_trainer):
     whole, rest = Steps(), Steps()
     make_trainer(whole, max_epochs=3, name="whole").fit(make_module(schedule=Triangular()), make_data())

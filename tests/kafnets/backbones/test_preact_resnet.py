@@ -36,3 +36,9 @@ def test_final_norm_activation_and_mean():
     x = torch.rand(2, 3, 8, 8)
     y = net.layer4(net.layer3(net.layer2(net.layer1(net.conv1(net.normalize(x))))))
     torch.testing.assert_close(net(x), net.linear(net.bn(y).relu().mean((2, 3))))
+
+
+def test_it_takes_the_smaller_images_of_progressive_resizing():
+    net = PreActResNet18(width=2)
+    assert [net(torch.rand(2, 3, size, size)).shape for size in (8, 24)] == [(2, 10)] * 2
+    assert net.refusal(7) == "PreActResNet18 takes 8 pixels or more, got 7"
