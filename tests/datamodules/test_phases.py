@@ -52,7 +52,8 @@ def data(folder, **settings):
 def fit(folder, *callbacks, ckpt_path=None, settings=None, **trainer):
     module = Recorder()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    wanted = {"max_epochs": 3, "reload_dataloaders_every_n_epochs": 1, "enable_checkpointing": bool(callbacks)}
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    wanted = {"max_epochs": 3, "reload_dataloaders_every_n_epochs": 1, "enable_checkpointing": keeps}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         Trainer(
