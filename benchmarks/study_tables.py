@@ -4,7 +4,8 @@
     python benchmarks/study_tables.py --check    # says which are not, and changes nothing
 
 A page asks for a table by two comments, ``<!-- study objectives_short -->`` and ``<!-- end of study -->``; what lies
-between them is replaced by the sentences that the study's tests support, its table and how it was measured.
+between them is replaced by the sentences that the study's tests support, its table and how it was measured. With
+``<!-- study objectives_short in brief -->`` it is the sentences and the accuracies.
 """
 
 import argparse
@@ -19,15 +20,18 @@ from lightning_modules.comparison.statement import statement
 from lightning_modules.comparison.table import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACE = re.compile(r"(<!-- study (\w+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- study (\w+)( in brief)? -->\n).*?(<!-- end of study -->)", re.DOTALL)
 LEFT_OUT = ("parameters", "test", "memory")  # the page of ``cli.py compare`` has them
+BRIEF = (*LEFT_OUT, "runs", "std", "test attack", "training", "marks")
 
 
-def text(study: str) -> str:
-    """Return what a page says about a study: sentences, table, measurement."""
+def text(study: str, brief: bool = False) -> str:
+    """Return what a page says about a study: sentences, table, and unless ``brief`` the measurement."""
     compared = compare_members(find_members([ROOT / "results" / study]))
     statements = [statement(compared.groups, compared.pairs_of(each)) for each in compared.measurements]
-    paragraphs = markdown(compared, statements, LEFT_OUT).rstrip().split("\n\n")
+    paragraphs = markdown(compared, statements, BRIEF if brief else LEFT_OUT).rstrip().split("\n\n")
+    if brief:
+        paragraphs = [*statements, next(each for each in paragraphs if each.startswith("|"))]
     return "\n\n".join(each if each.startswith("|") else _filled(each) for each in paragraphs)
 
 
@@ -37,7 +41,7 @@ def _filled(paragraph: str) -> str:
 
 def up_to_date(page: str) -> str:
     """Return a page with all its tables made again."""
-    return PLACE.sub(lambda found: f"{found[1]}\n{text(found[2])}\n\n{found[3]}", page)
+    return PLACE.sub(lambda found: f"{found[1]}\n{text(found[2], bool(found[3]))}\n\n{found[4]}", page)
 
 
 def main() -> None:
