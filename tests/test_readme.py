@@ -170,7 +170,7 @@ def test_every_name_in_the_tables_of_configs_is_a_config():
 def test_every_path_that_is_named_exists():
     folders = "benchmarks|tests|docs|kafnets|configs|lightning_modules|datamodules"
     paths = set(re.findall(rf"(?<![\w/.~-])((?:{folders})/[\w/.-]*[\w/])", TEXT))
-    assert {"docs/pictures/activations.png", "benchmarks/robustness.py", "kafnets/ops/"} <= paths
+    assert {"docs/pictures/deep_norms_before.png", "benchmarks/robustness.py", "kafnets/ops/"} <= paths
     missing = [path for path in paths if not (ROOT / path).exists()]
     assert not missing
 
