@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ _PIL_MODES = {1: ("L", ("1", "L")), 3: ("RGB", ("1", "L", "P", "RGB"))}
 _OPAQUE_MODES = {"LA": "L", "PA": "RGB", "P": "RGB", "RGBA": "RGB"}
 
 _ORIENTATION = 0x0112  # the tag of EXIF's orientation, and what makes each of its values upright
-_TURNS = {
+_TURNS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
