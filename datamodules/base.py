@@ -284,10 +284,20 @@ class _TrainLoader(_LazyLoader):
         return {"batches": self.trained(), "of": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from that place; after the last batch, with the next epoch."""
+        """Go on from that place; after the last batch, with the next epoch.
+
+        Raises:
+            ValueError: if the rest of the epoch no longer has the images that were left.
+        """
         sampler: Any = self.sampler
         of = state.get("of", len(sampler))
         sampler.start = state["batches"] % of
+        if sampler.start and of != len(sampler):
+            raise ValueError(
+                f"the checkpoint was saved after {sampler.start} of {of} batches of an epoch that now has "
+                f"{len(sampler)}; resume with the data, batch size, phases and number of processes of the run, or from "
+                "a checkpoint of the end of an epoch"
+            )
 
 
 def _identity(batch: Any) -> Any:

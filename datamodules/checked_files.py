@@ -56,7 +56,7 @@ def check_images(path: Path, class_names: tuple[str, ...], file: Path) -> None:
         table = table.with_known(known)
     todo = (table.hashes == UNCHECKED).nonzero().flatten()
     problems = _check(path, table, todo, class_names, file)
-    if known is None or len(todo) or len(known.hashes) != len(table.hashes):
+    if known is None or not known.equals(table):
         _save(table, class_names, file)
     if problems:
         named = "; ".join(problems[:_NAMED]) + ("; ..." if len(problems) > _NAMED else "")

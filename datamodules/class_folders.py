@@ -73,7 +73,11 @@ def _folders(path: Path) -> list[str]:
 def _chosen(path: Path, known: Sequence[str], chosen: Path) -> list[str]:
     if not chosen.is_file():
         raise FileNotFoundError(f"there is no list of classes at {chosen.resolve()}")
-    lines = (line.partition("#")[0].strip() for line in chosen.read_text().splitlines())
+    try:
+        text = chosen.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{chosen} is no text in UTF-8 ({error.reason}); save the list of classes as UTF-8") from error
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     names = [line for line in lines if line]
     if unknown := sorted({*names} - {*known}):
         close = difflib.get_close_matches(unknown[0], known, 1)

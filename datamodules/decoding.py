@@ -3,11 +3,11 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 # Others are never tried: for PostScript, for example, Pillow starts another program.
@@ -16,6 +16,17 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
 _PIL_MODES = {1: ("L", ("1", "L")), 3: ("RGB", ("1", "L", "P", "RGB"))}
 # The alpha channel dropped, and a palette resolved; other modes have one colour that stands for transparent.
 _OPAQUE_MODES = {"LA": "L", "PA": "RGB", "P": "RGB", "RGBA": "RGB"}
+
+_ORIENTATION = 0x0112  # the tag of EXIF's orientation, and what makes each of its values upright
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 _PNG_DEPTH = 24  # where a PNG states its bits per channel
 
@@ -103,7 +114,8 @@ def _upright(data: bytes, where: str) -> Image.Image:
     """Return the one picture of a file as its EXIF orientation says, with 8 bits per channel and no alpha channel."""
     with _damage_named(where):
         opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-        ImageOps.exif_transpose(opened, in_place=True)
+        # not ImageOps.exif_transpose, which also writes the other tags anew and fails where one of them is damaged
+        turn = _TURNS.get(opened.getexif().get(_ORIENTATION))
         opened.load()
     # The further pictures of a JPEG, as cameras write them, are previews and the like.
     if opened.format != "MPO" and (frames := getattr(opened, "n_frames", 1)) > 1:
@@ -113,7 +125,7 @@ def _upright(data: bytes, where: str) -> Image.Image:
     image = _without_alpha(opened, where)
     if image.mode == "I;16":
         image = Image.fromarray(((np.array(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    return image
+    return image if turn is None else image.transpose(turn)
 
 
 def channels_and_size(data: bytes, where: str) -> tuple[int, int, int]:

@@ -58,7 +58,7 @@ class FileImages(Dataset[Batch]):
         name = self.files.table.name(int(self.rows[position]))
         try:
             image = decode_rgb((self.root / name).read_bytes(), f"{self.root}: the image {name}")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise OSError(f"{error}; it has changed since it was checked, when this run began") from error
         return torch.from_numpy(np.array(self.view(image, position, epoch))).permute(2, 0, 1)
 

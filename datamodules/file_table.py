@@ -39,6 +39,15 @@ class FileTable(NamedTuple):
         """Return the name of a file."""
         return os.fsdecode(self.names[row].numpy().tobytes().rstrip(b"\0"))
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether all files have been read."""
+        return bool((self.hashes != UNCHECKED).all())
+
+    def equals(self, other: "FileTable") -> bool:
+        """Whether the other table says the same of the same files in the same order."""
+        return all(torch.equal(mine, its) for mine, its in zip(self, other, strict=True))
+
     def with_known(self, known: "FileTable") -> "FileTable":
         """Return the table with the hashes of those files that ``known`` holds in the same size and time."""
         names, old = _as_bytes(self.names), _as_bytes(known.names)

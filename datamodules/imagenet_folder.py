@@ -124,9 +124,10 @@ class ImageNetFolder(ImageDataModule):
 
     def load(self) -> tuple[FileImages, FileImages]:
         """Return the training and the test images."""
-        if not self._index_file().exists():
+        file = self._index_file()
+        if not file.exists() or not load_index(file).table.is_checked:  # such as that of a check that was stopped
             self.prepare_data()
-        files = load_index(self._index_file())
+        files = load_index(file)
         view = CentreCrop(self.image_size, self.shorter_side)
         train, test = (
             FileImages(self.path, files, part.nonzero().flatten(), view)

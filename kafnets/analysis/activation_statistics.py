@@ -43,15 +43,20 @@ def _largest(name: str) -> Callable[[Record], float | None]:
 
 def _distance(name: str, *, last: bool) -> Callable[[Record], float]:
     def found(record: Record) -> float:
-        values = [layer["distances"]["attacked"][name][0] for layer in record["layers"]]
+        values = [float(layer["distances"]["attacked"][name][0]) for layer in record["layers"]]
         return values[-1] if last else sum(values) / len(values)
 
     return found
 
 
+def beyond_noise(layer: Record) -> float | None:
+    """The relative distance of a layer over that after random noise of the same size; None where it is undefined."""
+    attacked, noise = (float(layer["distances"][kind]["relative"][0]) for kind in ("attacked", "noise"))
+    return attacked / noise if noise and noise != float("inf") else None
+
+
 def _beyond_noise(record: Record) -> float | None:
-    pair = [record["layers"][-1]["distances"][kind]["relative"][0] for kind in ("attacked", "noise")]
-    return pair[0] / pair[1] if pair[1] else None
+    return beyond_noise(record["layers"][-1])
 
 
 def _density_shift(record: Record) -> float:

@@ -221,6 +221,9 @@ def _means(found: Distances) -> Record:
 
 
 def _mean(values: Tensor) -> list[Any]:
+    """Mean and interval; all three infinite if a value is, such as a relative distance from zero."""
+    if values.isinf().any():
+        return ["inf"] * 3
     found = spread(values.double().tolist())
     return [_number(value) for value in (found.mean, found.low, found.high)]
 

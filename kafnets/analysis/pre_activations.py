@@ -26,8 +26,8 @@ class Distances:
 
     Attributes:
         l2: ``|v - u|_2``, in units of the pre-activation.
-        relative: ``|v - u|_2 / |u|_2``.
-        angle: between ``u`` and ``v``, in degrees, from 0 to 180.
+        relative: ``|v - u|_2 / |u|_2``; where u is zero, 0 if v is as well and infinite otherwise.
+        angle: between ``u`` and ``v``, in degrees, from 0 to 180; 90 if one of them is zero, 0 if both are.
 
     Example:
         >>> found = Distances.between(torch.tensor([[3.0, 0.0]]), torch.tensor([[3.0, 3.0]]))
@@ -42,12 +42,13 @@ class Distances:
     @classmethod
     def between(cls, u: Tensor, v: Tensor) -> "Distances":
         """The distances of ``(N, ...)`` and ``(N, ...)``."""
-        u, v = (z.flatten(1).float() for z in (u, v))
+        u, v = (z.flatten(1).double() for z in (u, v))  # squares of large inputs are infinite in float32
         size, l2 = u.norm(dim=1), (v - u).norm(dim=1)
         first, second = (z / z.norm(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny) for z in (u, v))
         # Kahan's formula: the arc cosine has no correct digits at small angles
         angle = 2 * torch.atan2((first - second).norm(dim=1), (first + second).norm(dim=1))
-        return cls(l2, l2 / size.clamp_min(torch.finfo(size.dtype).tiny), angle.rad2deg())
+        relative = torch.where(l2 > 0, l2 / size, 0.0)
+        return cls(*(found.float() for found in (l2, relative, angle.rad2deg())))
 
     @classmethod
     def joined(cls, parts: "list[Distances]") -> "Distances":

@@ -13,7 +13,7 @@ from kafnets.analysis.activation_study import activation_study
 from kafnets.attacks import PGD, Attack
 from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.files import write_figure, write_json, write_text
-from lightning_modules.inspection.earlier import earlier_networks
+from lightning_modules.inspection.earlier import check_once, earlier_networks
 from lightning_modules.inspection.figures import pictures
 from lightning_modules.inspection.images import Images, data_settings, load_images
 from lightning_modules.inspection.inspected import Inspected, full_evaluations, one_threat, open_checkpoints
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> None:
     images = load_images(settings, asked.images, sizes)
     known = earlier_networks(asked.add, images.about | {"attack": str(attack)})
     begun = [{"axes": each.axes, "checkpoint": str(each.path), **each.hashes()} for each in inspected]
+    check_once([*known, *begun])
     _, names = labels([*known, *begun])
     networks = list(known)
     for each, about, name, evaluation in zip(inspected, begun, names[len(known) :], evaluations, strict=True):

@@ -32,6 +32,19 @@ def earlier_networks(paths: Sequence[str], about: Mapping[str, Any]) -> list[dic
     return found
 
 
+def check_once(networks: Sequence[Mapping[str, Any]]) -> None:
+    """Check that no checkpoint is among the networks twice: it would count twice in the correlations.
+
+    Raises:
+        ValueError: if one is.
+    """
+    seen: set[str] = set()
+    for each in networks:
+        if each["checkpoint_sha256"] in seen:
+            raise ValueError(f"{each['checkpoint']} is given twice by --ckpt_path and --add; give each checkpoint once")
+        seen.add(each["checkpoint_sha256"])
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))

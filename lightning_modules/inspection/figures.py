@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import nan
 from typing import Any
 
-from kafnets.analysis.activation_statistics import Explained
+from kafnets.analysis.activation_statistics import Explained, beyond_noise
 from kafnets.analysis.smoothness import BAND
 from kafnets.plots.loss_surface import plot_alignment, plot_loss_surfaces
 from kafnets.plots.marks import Legends, Mark, marks
@@ -65,10 +65,6 @@ def _lines(networks: Sequence[Record], looks: Sequence[Mark], value: Any) -> lis
 def _distances(networks: Sequence[Record], looks: Sequence[Mark], legends: Legends) -> Picture:
     def of(name: str) -> list[Line]:
         return _lines(networks, looks, lambda layer: layer["distances"]["attacked"][name])
-
-    def beyond_noise(layer: Record) -> float | None:
-        attacked, noise = (layer["distances"][kind]["relative"][0] for kind in ("attacked", "noise"))
-        return attacked / noise if noise else None
 
     panels = [
         Panel("relative distance, |attacked - clean| / |clean|", of("relative")),

@@ -65,12 +65,12 @@ def statements(record: Record) -> list[str]:
 
 
 def _moved(networks: Sequence[Record]) -> str:
-    found = [each["layers"][-1]["distances"]["attacked"]["relative"] for each in networks]
+    found = [[*map(float, each["layers"][-1]["distances"]["attacked"]["relative"])] for each in networks]
     text = f"{_range([100 * mean for mean, _, _ in found])} % of their size"
     if len(found) == 1:
         text += f" [{100 * found[0][1]:.0f}, {100 * found[0][2]:.0f}]"
     times = [each["statistics"]["beyond_noise"] for each in networks]
-    known = [each for each in times if each is not None]
+    known = [float(each) for each in times if each is not None]
     return text + (f", {_range(known)} times as far as random noise of the same size" if known else "")
 
 

@@ -1,4 +1,5 @@
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -143,6 +144,14 @@ def test_exif_orientation_is_applied(orientation, kind):
         8: lambda x: x.rot90(1, (-2, -1)),
     }[orientation](pixels(image))
     assert torch.equal(decoded(encoded(image, kind, exif=exif, lossless=True)), expected)
+
+
+def test_a_damaged_tag_beside_the_orientation_does_not_matter():
+    width = struct.pack("<HHI4s", 0x0100, 2, 4, b"abc")  # a text instead of a number
+    tags = struct.pack("<HHHII", 2, 0x0112, 3, 1, 6) + width + bytes(4)
+    image = noise()
+    found = decoded(encoded(image, "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0" + tags, lossless=True))
+    assert torch.equal(found, pixels(image).rot90(-1, (-2, -1)))
 
 
 def test_a_turned_photograph_is_resized_after_turning():

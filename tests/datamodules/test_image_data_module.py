@@ -161,6 +161,16 @@ def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_run(tmp_path, num_wo
     assert same(rest, whole[12:])
 
 
+def test_a_run_is_not_resumed_within_an_epoch_of_other_batches():
+    data = tiny()
+    data.setup()
+    loader = data.train_dataloader()
+    loader.load_state_dict({"batches": 9, "of": 9})  # the end of an epoch, whatever its batches were
+    assert len(list(loader)) == len(loader) != 9
+    with pytest.raises(ValueError, match=r"after 4 of 9 batches of an epoch that now has 6; resume with"):
+        loader.load_state_dict({"batches": 4, "of": 9})
+
+
 def test_loading_does_not_use_the_global_generator():
     data = tiny()
     data.setup()

@@ -99,6 +99,21 @@ def test_only_what_has_changed_is_decoded_again(folder, monkeypatch):
     assert len(ready(folder).test_set) == 5
 
 
+def test_an_index_of_files_that_were_not_all_checked_is_not_used(folder):
+    whole = (bad := folder / "val" / CLASSES[0] / "cut.JPEG").with_name(f"{CLASSES[0]}_0.JPEG").read_bytes()
+    bad.write_bytes(whole[:300])
+    for _ in range(2):  # the first check leaves an index
+        with pytest.raises(ValueError, match="1 of 19 images cannot be used"):
+            data(folder).setup()
+
+
+def test_a_file_that_becomes_unusable_during_a_run_is_named_as_changed(folder):
+    images = ready(folder).test_set
+    Image.new("RGBA", (8, 8), (0, 0, 0, 9)).save(folder / images.files.table.name(int(images.rows[0])), "PNG")
+    with pytest.raises(OSError, match=r"transparent pixels.*; it has changed since it was checked"):
+        images[torch.tensor([0])]
+
+
 def test_random_boxes_have_the_areas_and_ratios_that_were_asked_for():
     boxes = [random_box(90, 60, 0.25, keyed_generator("box", i)) for i in range(400)]
     areas = torch.tensor([(right - left) * (bottom - top) / 5400 for left, top, right, bottom in boxes])
@@ -129,7 +144,7 @@ def test_random_crops_depend_on_seed_epoch_and_image_alone(folder):
 
 def test_the_classes_of_a_list_are_read_alone(folder, tmp_path):
     chosen = tmp_path / "two.txt"
-    chosen.write_text(f"# two classes\n{CLASSES[2]}\n\n{CLASSES[0]}  # fish\n")
+    chosen.write_text(f"{CLASSES[2]}\n\n{CLASSES[0]}  # fish\n", encoding="utf-8-sig")
     shutil.rmtree(folder / "train" / CLASSES[1])
     (folder / "train" / CLASSES[1]).mkdir()
     found = ready(folder, classes=chosen)
@@ -155,6 +170,8 @@ def test_the_folders_of_tiny_imagenet_are_read(folder):
     assert found.class_names == CLASSES
     assert torch.bincount(found.test_set.labels).tolist() == [2] * 3
     assert torch.bincount(found.train_set.labels).tolist() == [3] * 3
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines).replace(f"\t{CLASSES[0]}", f"\t{CLASSES[1]}", 1))
+    assert torch.bincount(ready(folder).test_set.labels).tolist() == [1, 3, 2]
 
 
 def remove(name):
@@ -163,7 +180,7 @@ def remove(name):
 
 def listed(text):
     def write(folder):
-        (folder.parent / "list.txt").write_text(text)
+        (folder.parent / "list.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
         return {"classes": folder.parent / "list.txt"}
 
     return write
@@ -185,6 +202,7 @@ def flat_validation(folder):
         (flat_validation, "val has no folders of classes; move its images into one folder per class"),
         (listed("n01440764\nn01443538\n"), "names classes that .* does not have.*n01443538.*nearest is 'n01443537'"),
         (listed("n01440764\nn01440764\n"), "names 'n01440764' more than once"),
+        (listed("é".encode("latin-1")), "list.txt is no text in UTF-8 .*; save the list of classes as UTF-8"),
         (listed("n01440764\n"), "has 1 classes .*a classifier needs two or more"),
         (lambda folder: {"classes": folder / "none.txt"}, "there is no list of classes at"),
     ],

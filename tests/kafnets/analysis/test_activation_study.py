@@ -54,6 +54,19 @@ def test_batches_change_nothing_but_rounding():
     assert whole["surface"]["loss"][0] == pytest.approx(parts["surface"]["loss"][0], rel=2e-3)
 
 
+def test_an_image_of_which_nothing_reaches_a_layer_makes_its_distance_infinite():
+    net = nn.Sequential(
+        nn.Conv2d(1, 1, 1), ReLU(1), nn.Flatten(), nn.Linear(4, 2, bias=False), ReLU(2), nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        net[0].weight.fill_(1.0), net[0].bias.fill_(-0.55)
+    x = torch.tensor([0.5, 0.9])[:, None, None, None].expand(2, 1, 2, 2).clone()
+    record = activation_study(net, x, torch.tensor([0, 1]), PGD(eps=0.2, steps=2), index=torch.arange(2))
+    assert record["layers"][1]["distances"]["attacked"]["relative"] == ["inf"] * 3
+    assert record["statistics"]["relative_last"] == "inf" and record["statistics"]["beyond_noise"] is None
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
 def test_a_network_without_activation_layers_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(ValueError, match="no activation layer"):

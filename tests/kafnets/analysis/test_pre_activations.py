@@ -29,6 +29,12 @@ def test_distances_are_those_of_the_definition():
     assert torch.allclose(found.l2, torch.tensor([0.0, 5**0.5]))
     assert torch.allclose(found.relative, torch.tensor([0.0, 5**0.5]))
     assert torch.allclose(found.angle, torch.tensor([0.0, 90.0]))
+    zero, large = torch.zeros(1, 2), torch.full((1, 2), 1e25)
+    found = Distances.between(torch.cat([zero, zero, large]), torch.cat([zero, zero + 1, 2 * large]))
+    assert found.relative.tolist() == pytest.approx([0, torch.inf, 1]) and found.l2[2].item() == pytest.approx(
+        2**0.5 * 1e25
+    )
+    assert found.angle.tolist() == pytest.approx([0, 90, 0])
     near = Distances.between(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1e-4]]))
     assert near.angle.item() == pytest.approx(0.0057296, rel=1e-3)  # the arc cosine gives 0 or 0.02 here
 

@@ -11,7 +11,7 @@ from browser import Browser, find_chromium
 
 import cli
 from lightning_modules.inspection.command import write_inspection
-from lightning_modules.inspection.earlier import earlier_networks
+from lightning_modules.inspection.earlier import check_once, earlier_networks
 from lightning_modules.inspection.robustness import robust_accuracies
 
 FAST = ["--images=8", "--attack=PGD", "--attack.steps=2"]
@@ -65,6 +65,9 @@ def test_earlier_networks_are_shown_beside_new_ones(folder: Path, record: dict, 
     about = {name: record[name] for name in ("data", "images", "images_sha256", "attack")}
     found = earlier_networks([str(folder)], about)
     assert [each["label"] for each in found] == [each["label"] for each in record["networks"]]
+    check_once(found)
+    with pytest.raises(ValueError, match="is given twice by --ckpt_path and --add"):
+        check_once([*found, found[0]])
     with pytest.raises(ValueError, match="has images 8, this inspection 9"):
         earlier_networks([str(folder / "inspect.json")], about | {"images": 9})
     (tmp_path / "inspect.json").write_text("{}")
