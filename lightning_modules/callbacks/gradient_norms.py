@@ -54,7 +54,7 @@ class GradientNorms(Callback):
         """Watch the activations of a step that is due."""
         due = trainer.global_step % self.every == 0
         if due and not self._handles and (not self.rows or self.rows[-1]["step"] < trainer.global_step):
-            names = {module: name for name, module in activation_layers(pl_module.net).items()}
+            names: dict[nn.Module, str] = {module: name for name, module in activation_layers(pl_module.net).items()}
             # not hooks of the layers, with which objectives that bound the network refuse it
             self._handles = [register_module_forward_hook(self._keep(names))]
 
