@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kafnets.activations import ELU, GELU, Activation, Identity, ReLU, ResidualKAF, SiLU, Softplus
+from kafnets.activations import ELU, GELU, KAF, Activation, Identity, MultiKAF, ReLU, ResidualKAF, SiLU, Softplus
 from kafnets.activations.derivative_bounds import PiecewiseLinear
 from kafnets.activations.kernel_activation import KernelActivation
 from kafnets.activations.kernel_bounds import Part
@@ -134,10 +134,13 @@ def _exact(activation: Activation, points: Tensor) -> Extremes:
 
 
 def _kernels(activation: Activation) -> KernelActivation | None:
-    found = activation.kaf if isinstance(activation, ResidualKAF) else activation
-    falls = isinstance(found, KernelActivation) and all(part.kernel.period == torch.inf for part in found.parts())
-    known_base = not isinstance(activation, ResidualKAF) or type(activation.base) in (*MONOTONE, *TURNS)
-    return found if falls and known_base and isinstance(found, KernelActivation) else None
+    """The sum over kernels whose tails bound an activation far from 0; None if it has none, or may add more to it."""
+    residual = type(activation) is ResidualKAF
+    found = activation.kaf if residual else activation
+    if type(found) not in (KAF, MultiKAF) or (residual and type(activation.base) not in (*MONOTONE, *TURNS)):
+        return None
+    assert isinstance(found, KernelActivation)
+    return found if all(part.kernel.period == torch.inf for part in found.parts()) else None
 
 
 def _height(part: Part, distance: float) -> float:
@@ -151,7 +154,10 @@ def _reach(activation: Activation) -> tuple[float, Tensor]:
     """Half the width of the grid of a sum over kernels, and an upper bound of the size of the sum beyond, ``(C,)``."""
     kernels = _kernels(activation)
     assert kernels is not None
+    base = activation.base if isinstance(activation, ResidualKAF) else activation
     parts = [part for whole in kernels.parts() for part in whole.sets()]
+    if not all(float(part.bandwidth) > 0 for part in parts):
+        raise ValueError(f"no range of {activation.label} is known: a bandwidth is not > 0, so a kernel may not fall")
     farthest = max(float(part.dictionary.abs().max()) for part in parts)
     # beyond `falling` a kernel falls; its own length is 1 / sqrt(2 bandwidth)
     reach = max(max(p.kernel.shape(float(p.bandwidth)).falling, (2 * float(p.bandwidth)) ** -0.5) for p in parts)
@@ -162,7 +168,8 @@ def _reach(activation: Activation) -> tuple[float, Tensor]:
     beyond = torch.zeros(kernels.groups, dtype=torch.float64)
     for whole in kernels.parts():
         beyond += torch.cat([part.alpha.abs().sum(1) * _height(part, reach) for part in whole.sets()])
-    return farthest + reach, kernels.unshared(beyond)
+    # beyond the grid, what is added to the sum must not turn
+    return max(farthest + reach, -TURNS.get(type(base), 0.0)), kernels.unshared(beyond)
 
 
 def _on_grid(activation: Activation, like: Tensor, *, certain: bool) -> Extremes:

@@ -148,12 +148,21 @@ class LipschitzRules:
             first = group.steps[0]
             reads = [upper[i] for i in first.inputs]
             if isinstance(first.module, Addition):
+                self._check_addition(first)
                 upper[group.number + 1] = reads[0] + reads[1]
                 gain = upper[group.number + 1] / torch.maximum(*reads)
             else:
                 gain = self.gain(group)
                 upper[group.number + 1] = reads[0] * gain
             yield group, gain, upper[group.number + 1]
+
+    def _check_addition(self, step: Step) -> None:
+        shapes = [tuple(self.shapes[i][1:]) for i in step.inputs]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"no Lipschitz bound is known for a sum that repeats one of its terms, as {step.name} does, which adds "
+                f"values of the shapes {shapes[0]} and {shapes[1]}"
+            )
 
     def gain(self, group: Group, *, slopes: bool = True) -> Tensor:
         """The bound of a group; ``slopes=False`` leaves the activation out."""
@@ -191,6 +200,11 @@ class LipschitzRules:
             weight = module.weight if scale is None else module.weight * scale.to(module.weight)[:, None, None, None]
             return conv_norm(module, weight, shape[2:], self.rounds)
         if isinstance(module, nn.Linear):
+            if len(shape) != 2:  # channels, which have slopes and scales, are not its features then
+                raise ValueError(
+                    f"no Lipschitz bound is known for the dense layer {step.name} of values {tuple(shape[1:])} per "
+                    "image; put nn.Flatten before it"
+                )
             weight = module.weight if scale is None else module.weight * scale.to(module.weight)[:, None]
             return linear_norm(weight, self.rounds)
         if isinstance(module, Normalize):
@@ -207,13 +221,13 @@ def _pooling_norm(pool: nn.MaxPool2d | nn.AvgPool2d) -> float:
 
     A maximum over windows that do not overlap has the norm 1, a mean over k pixels 1 / sqrt(k).
     """
-    pairs = [value if isinstance(value, tuple) else (value, value) for value in (pool.kernel_size, pool.stride)]
+    pairs = [(value, value) if isinstance(value, int) else tuple(value) for value in (pool.kernel_size, pool.stride)]
     overlap = math.prod(math.ceil(k / s) for k, s in zip(*pairs, strict=True))
     if isinstance(pool, nn.MaxPool2d):
         if pool.dilation not in (1, (1, 1)):
             raise ValueError(f"no Lipschitz bound is known for max-pooling with dilation={pool.dilation}")
         return math.sqrt(overlap)
-    if pool.divisor_override or not pool.count_include_pad:
+    if pool.divisor_override or not pool.count_include_pad or pool.ceil_mode:
         raise ValueError("no Lipschitz bound is known for a mean whose windows have different divisors")
     return math.sqrt(overlap / math.prod(pairs[0]))
 

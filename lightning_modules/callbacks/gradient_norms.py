@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from kafnets.analysis.activation_layers import activation_layers
 from kafnets.plots import plot_layer_norms
@@ -53,12 +54,14 @@ class GradientNorms(Callback):
         """Watch the activations of a step that is due."""
         due = trainer.global_step % self.every == 0
         if due and not self._handles and (not self.rows or self.rows[-1]["step"] < trainer.global_step):
-            layers = activation_layers(pl_module.net).items()
-            self._handles = [module.register_forward_hook(self._keep(name)) for name, module in layers]
+            names: dict[nn.Module, str] = {module: name for name, module in activation_layers(pl_module.net).items()}
+            # not hooks of the layers, with which objectives that bound the network refuse it
+            self._handles = [register_module_forward_hook(self._keep(names))]
 
-    def _keep(self, name: str) -> Callable[..., None]:
+    def _keep(self, names: dict[nn.Module, str]) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._outputs[name] = output.detach()
+            if module in names:
+                self._outputs[names[module]] = output.detach()
 
         return hook
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
+from kafnets.objectives import IBP
 from lightning_modules.callbacks import FiniteLoss, GradientNorms
 from lightning_modules.callbacks.finite_loss import NonFiniteLossError
 
@@ -28,7 +29,7 @@ def test_it_measures_logs_and_draws(make_module, make_data, make_trainer, logged
     folder = tmp_path / "run" / "version_0"
     assert json.loads((folder / "gradient_norms.json").read_text())["rows"] == norms.rows
     assert (folder / "gradient_norms.png").stat().st_size > 10_000
-    assert not any(m._forward_hooks for m in module.net.modules())
+    assert not torch.nn.modules.module._global_forward_hooks
 
 
 def test_measuring_changes_nothing(make_module, make_data, make_trainer):
@@ -38,6 +39,14 @@ def test_measuring_changes_nothing(make_module, make_data, make_trainer):
         make_trainer(*callbacks, name=name, limit_val_batches=0, max_epochs=1).fit(module, make_data())
         states.append(module.net.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_objectives_that_bound_the_network_are_measured_too(make_module, make_data, make_trainer):
+    norms = GradientNorms(every=1)
+    make_trainer(norms, limit_train_batches=1, max_epochs=1, limit_val_batches=0).fit(
+        make_module(objective=IBP()), make_data()
+    )
+    assert all(value > 0 for value in norms.rows[0]["activations"].values())
 
 
 def test_what_preceded_a_loss_that_is_not_finite_is_written(make_module, make_data, make_trainer, tmp_path):

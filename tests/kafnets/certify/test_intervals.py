@@ -1,6 +1,7 @@
 """Interval bounds contain what a network gives for every image of the box."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,6 +91,46 @@ def test_the_range_of_an_activation_is_sound_and_close(name):
     near = (low >= -6) & (high <= 6)
     loose = 0.02 if name in KINKED else 2e-3
     assert (most - inside.amax(0))[near].max() < loose and (inside.amin(0) - least)[near].max() < loose
+
+
+class Wavy(KAF):
+    """An activation whose size is not bounded by the tails of its kernels."""
+
+    def forward(self, x):
+        return super().forward(x) + x.sin()
+
+    def bounds(self, offset=0.0):
+        known = super().bounds(offset)
+        return SimpleNamespace(
+            slope=lambda low, high: known.slope(low, high) + 1,
+            curvature=lambda low, high: known.curvature(low, high) + 1,
+        )
+
+
+@pytest.mark.parametrize(
+    ("build", "low", "high"),
+    [
+        (partial(ResidualKAF, base=SiLU, kaf=partial(KAF, boundary=0.01)), -2.0, -0.5),
+        (partial(ResidualKAF, base=GELU, kaf=partial(KAF, boundary=0.01)), -2.0, -0.5),
+        (Wavy, 12.6, 15.0),
+    ],
+)
+def test_turns_outside_the_dictionary_count(build, low, high):
+    activation = build(1).double()
+    points = torch.linspace(low, high, 1001).double()[:, None]
+    with torch.no_grad():
+        found = extremes_of(activation, points, certain=True)
+        least, most = found.range(activation, points[:1], points[-1:])
+        values = activation(points)
+    assert least <= values.min() and most >= values.max()
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, float("nan")])
+def test_a_bandwidth_that_left_its_range_is_refused(bandwidth):
+    activation = KAF(1, free=True).double()
+    activation.bandwidth.data.fill_(bandwidth)
+    with pytest.raises(ValueError, match="no range of KAF_Free is known: a bandwidth is not > 0"):
+        extremes_of(activation, torch.zeros(()).double(), certain=False)
 
 
 def small_net(activation):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kafnets.activations import KAF, KWTA, LipschitzSpline, Maxout, ReLU, SiLU
+from kafnets.activations import KAF, KWTA, LipschitzSpline, Maxout, PReLU, ReLU, SiLU
 from kafnets.backbones import KafResNet, KafVGG, LightNet, PreActResNet18, ResNet
 from kafnets.certify import layer_gaps, lipschitz_bound, lipschitz_lower_bound
 
@@ -81,6 +81,28 @@ def test_where_no_bound_is_known():
         lipschitz_bound(LightNet(activation=Maxout, image_size=8))
     with pytest.raises(ValueError, match=r"give the shape \(C, H, W\) of the images that Sequential takes"):
         lipschitz_bound(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+
+
+class Spread(nn.Sequential):
+    def forward(self, x):
+        return self[2](x + self[1](self[0](x)))
+
+
+@pytest.mark.parametrize(
+    ("net", "says"),
+    [
+        # the last window holds one pixel and divides by 1
+        (nn.Sequential(nn.Conv2d(2, 2, 1), nn.AvgPool2d(2, ceil_mode=True), nn.Flatten()), "different divisors"),
+        (
+            Spread(nn.Conv2d(2, 2, 1), nn.AvgPool2d(3), nn.Flatten()),
+            r"repeats one of its terms.* \(2, 3, 3\) and \(2, 1",
+        ),
+        (nn.Sequential(nn.Linear(3, 2), PReLU(2), nn.Flatten()), "dense layer 0 of values .* put nn.Flatten before it"),
+    ],
+)
+def test_layers_that_the_rules_do_not_fit_are_refused(net, says):
+    with pytest.raises(ValueError, match=says):
+        lipschitz_bound(net, (2, 3, 3))
 
 
 def test_the_lower_bound_meets_the_upper_one_for_a_linear_network_and_stays_below_it_for_a_kaf():
