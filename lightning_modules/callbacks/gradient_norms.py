@@ -24,7 +24,7 @@ class GradientNorms(Callback):
     the attacked images). They exist anyway, so a measurement costs one reduction per layer. They are logged as
     ``gradient_norm/<layer>`` and ``activation_rms/<layer>``, and written to ``gradient_norms.json`` and
     ``gradient_norms.png`` (layer x step) in the run folder, also where the run ends with an error. Give it with
-    ``--config gradient_norms.yaml``.
+    ``--trainer.callbacks+=GradientNorms``.
 
     Args:
         every: steps between two measurements, >= 1; the first step is always measured.
