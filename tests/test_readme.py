@@ -13,6 +13,7 @@ import yaml
 import cli
 from kafnets.backbones import KafVGG
 from kafnets.saved import write_network
+from lightning_modules.command_line.config_files import NAMED
 from lightning_modules.command_line.tools import TOOLS
 from lightning_modules.studies import command as study
 from lightning_modules.studies.grid import Member, load_study
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 README, TEXT = PAGES["README.md"], "\n".join(PAGES.values())
 CONFIGS = {path.stem for path in ROOT.glob("configs/*.yaml")}
+CONFIGS |= set(yaml.safe_load((ROOT / "configs" / NAMED).read_text()))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [(page, language, code) for page, text in PAGES.items() for language, code in FENCE.findall(text)]
 INLINE = re.findall(r"`([^`\n]+)`", FENCE.sub("", TEXT))

@@ -1,5 +1,7 @@
 """YAML configs: found by bare name, composed by ``include:``, merged so that the later one wins.
 
+A config of a line or two is an entry of ``configs/base/named.yaml``, found by its name where there is no such file.
+
 Objects may be written flat: beside ``class_path``, any other key is one of its arguments (``init_args`` works as well).
 Merging follows the objects: the same ``class_path`` (or none) merges the arguments, another one replaces the object,
 and ``class_path+`` changes the class but keeps the arguments. Any other key that ends in ``+`` appends to a list. A
@@ -13,24 +15,34 @@ from typing import Any
 
 import yaml
 
+NAMED = Path("base", "named.yaml")
+
 
 class ConfigError(ValueError):
     """A config file that can't be found, read or composed."""
 
 
-def find_config(name: str, folders: Sequence[Path]) -> Path:
-    """Return the file ``name``: as a path, then as a bare name (``.yaml`` is optional) in each of ``folders``.
+def find_config(name: str, folders: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+    """Return place and content of a config.
+
+    It is looked up as a path, as a bare name (``.yaml`` is optional) in each of ``folders``, and then as an entry of
+    their ``base/named.yaml``, whose place is that of a file of its own.
 
     Raises:
-        ConfigError: if there is none; the message names the most similar ones.
+        ConfigError: if there is none, the message names the most similar ones; or if the file is no YAML mapping.
     """
     for base in (Path(), *folders):
         for candidate in (base / name, base / f"{name}.yaml"):
             if candidate.is_file():
-                return candidate
-    known = sorted({path.name for folder in folders for path in folder.glob("*.yaml")})
-    near = get_close_matches(Path(name).name.removesuffix(".yaml") + ".yaml", known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known)}"
+                return candidate.resolve(), _read_mapping(candidate)
+    stem, known = name.removesuffix(".yaml"), {path.name for folder in folders for path in folder.glob("*.yaml")}
+    for folder in folders:
+        entries = _read_mapping(folder / NAMED) if (folder / NAMED).is_file() else {}
+        if stem in entries:
+            return (folder / f"{stem}.yaml").resolve(), _mapping(folder / NAMED, entries[stem])
+        known |= {f"{entry}.yaml" for entry in entries}
+    near = get_close_matches(Path(stem).name + ".yaml", sorted(known), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(sorted(known))}"
     raise ConfigError(f"config {name!r} is neither in the working directory nor in configs/; {hint}")
 
 
@@ -45,11 +57,10 @@ def load_layers(name: str, folders: Sequence[Path], including: tuple[Path, ...] 
     Raises:
         ConfigError: if a file is missing, is no YAML mapping, or includes itself.
     """
-    path = find_config(name, folders).resolve()
+    path, content = find_config(name, folders)
     if path in including:
         chain = " -> ".join(file.name for file in (*including[including.index(path) :], path))
         raise ConfigError(f"configs include each other in a circle: {chain}")
-    content = _read_mapping(path)
     includes = content.pop("include", [])
     if not isinstance(includes, list):
         raise ConfigError(f"config {path}: include must be a list of config names, got {includes!r}")
@@ -63,6 +74,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {path} can't be read: {' '.join(str(error).split())}") from None
+    return _mapping(path, content)
+
+
+def _mapping(path: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"config {path} must be a mapping of keys to values, got a {type(content).__name__}")
     return content

@@ -1,4 +1,4 @@
-"""Config files with duplicate keys, anchors and aliases."""
+"""Config files with duplicate keys, anchors and aliases; entries of named.yaml."""
 
 import pytest
 
@@ -28,3 +28,30 @@ def test_anchors_and_merge_keys_work(tmp_path):
     assert load_layers(str(tmp_path / "good.yaml"), []) == [
         {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}, "f": {"b": 3}}
     ]
+
+
+def test_an_entry_of_named_yaml_is_a_config_unless_a_file_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "named.yaml").write_text(
+        "deep: {include: [net], depth: 56}\ndeeper: {include: [deep], depth: 110}"
+    )
+    (tmp_path / "net.yaml").write_text("depth: 20")
+    assert load_layers("deeper.yaml", [tmp_path]) == [{"depth": 20}, {"depth": 56}, {"depth": 110}]
+    with pytest.raises(ConfigError, match=r"config 'deepest' is neither .*; did you mean deeper.yaml"):
+        load_layers("deepest", [tmp_path])
+    (tmp_path / "deep.yaml").write_text("depth: 8")
+    assert load_layers("deeper", [tmp_path]) == [{"depth": 8}, {"depth": 110}]
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ("a: {include: [b]}\nb: {include: [a]}", "circle: a.yaml -> b.yaml -> a.yaml"),
+        ("a: 3", "must be a mapping of keys to values, got a int"),
+    ],
+)
+def test_a_bad_entry_of_named_yaml_is_refused(entries, says, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "named.yaml").write_text(entries)
+    with pytest.raises(ConfigError, match=says):
+        load_layers("a", [tmp_path])
