@@ -29,8 +29,7 @@ from kafnets.parameter_filters import kernels
 from kafnets.schedules import Triangular
 from lightning_modules import AdversarialTraining, StandardTraining
 from lightning_modules.callbacks import GradientNorms
-from lightning_modules.callbacks.gradient_norms import finite
-from lightning_modules.files import write_json
+from lightning_modules.files import finite, write_json
 
 ACTIVATIONS: dict[str, Any] = {
     "ReLU": ReLU,

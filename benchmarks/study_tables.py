@@ -1,7 +1,6 @@
 """Writes the tables of finished studies into README.md and docs/, from the records in results/.
 
-    python benchmarks/study_tables.py            # brings them up to date
-    python benchmarks/study_tables.py --check    # says which are not, and changes nothing
+    python benchmarks/study_tables.py
 
 A page asks for a table by two comments, ``<!-- study objectives_short -->`` and ``<!-- end of study -->``; what lies
 between them is replaced by the sentences that the study's tests support, its table and how it was measured. With
@@ -10,7 +9,6 @@ between them is replaced by the sentences that the study's tests support, its ta
 
 import argparse
 import re
-import sys
 import textwrap
 from pathlib import Path
 
@@ -45,20 +43,14 @@ def up_to_date(page: str) -> str:
 
 
 def main() -> None:
-    """Bring the pages up to date, or say which are not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="say which pages are out of date, and change nothing")
-    check = parser.parse_args().check
-    stale = []
+    """Bring the pages up to date, and print which have changed."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
         old = path.read_text(encoding="utf-8")
         new = up_to_date(old)
         if new != old:
-            stale.append(path.relative_to(ROOT).as_posix())
-            if not check:
-                path.write_text(new, encoding="utf-8")
-    print("\n".join(stale) or "all tables are up to date")
-    sys.exit(bool(check and stale))
+            path.write_text(new, encoding="utf-8")
+            print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

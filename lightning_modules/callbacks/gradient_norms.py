@@ -1,6 +1,5 @@
 """Norms of gradients and activations in every layer, along a training."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from kafnets.analysis.activation_layers import activation_layers
 from kafnets.plots import plot_layer_norms
 from lightning_modules.callbacks.pictures import publish
-from lightning_modules.files import write_json
+from lightning_modules.files import finite, write_json
 
 
 class GradientNorms(Callback):
@@ -113,12 +112,3 @@ class GradientNorms(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the measurements of earlier epochs."""
         self.rows = list(state_dict["rows"])
-
-
-def finite(value: Any) -> Any:
-    """Replace every number that is not finite, for which JSON has no word, by None."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

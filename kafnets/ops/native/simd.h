@@ -110,8 +110,8 @@ inline Vec<float> scale<float>(Vec<float> value, Vec<float> n) {
 }
 #endif
 
-// While this lives, subnormal numbers count as 0. A Gaussian of a distant point often is one, and many processors take a
-// hundred times as long for arithmetic with them.
+// While this lives, subnormal numbers count as 0. A Gaussian of a distant point often is one, and arithmetic with them is
+// slow on many processors: whole layers took 8 to 36 times as long (docs/activations.md).
 struct WithoutSubnormals {
 #if defined(__SSE__)
     const unsigned before = _mm_getcsr();

@@ -110,7 +110,7 @@ def test_any_bandwidth(bandwidth, boundary):
 
 
 def test_subnormal_terms_count_as_zero_inside_and_nowhere_else(engine):
-    """Processors take a hundred times as long for subnormal numbers, which far dictionary points would give."""
+    """Arithmetic with subnormal numbers, which far dictionary points would give, is slow on many processors."""
     if engine == "reference":
         pytest.skip("the reference is the plain formula")
     dictionary, bandwidth = fixed(dtype=torch.float32)
