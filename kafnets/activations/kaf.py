@@ -93,7 +93,7 @@ class KAF(KernelActivation):
 
     def parts(self) -> list[Part]:
         """A single sum over kernels."""
-        return [Part(self.kernel, self.alpha, self.dictionary, self.bandwidth)]
+        return [Part(self.kernel, self.alpha, self.kernel.centres(self.dictionary, self.grid), self.bandwidth)]
 
     def extra_repr(self) -> str:
         """Name the settings and, if there is a target, the errors of the fit."""

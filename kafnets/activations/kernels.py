@@ -82,6 +82,10 @@ class Kernel(ABC):
         """
         return ops.terms(x, alpha, dictionary, bandwidth, self)
 
+    def centres(self, dictionary: Tensor, grid: ops.Grid | None) -> Tensor:
+        """Where :meth:`expand` puts the kernels if it is given this dictionary and this grid; for sound bounds."""
+        return dictionary
+
     def shape(self, bandwidth: float) -> KernelShape:
         """Bounds on the derivatives at a bandwidth.
 
@@ -117,11 +121,20 @@ class _Named(Kernel):
         self, x: Tensor, alpha: Tensor, dictionary: Tensor, bandwidth: Tensor, grid: ops.Grid | None = None
     ) -> Tensor:
         """See :meth:`Kernel.expand`; by the engine's own code where it has this kernel."""
-        if type(self).__call__ is not _Named.__call__:  # a subclass with another formula
-            return super().expand(x, alpha, dictionary, bandwidth, grid)
-        if (formula := self.formula()) is functional.gaussian:
+        if self._is_gaussian():
             return ops.kaf(x, alpha, dictionary, bandwidth, grid=grid)
-        return ops.terms(x, alpha, dictionary, bandwidth, formula)
+        return ops.terms(x, alpha, dictionary, bandwidth, self.formula() if self._is_named() else self)
+
+    def centres(self, dictionary: Tensor, grid: ops.Grid | None) -> Tensor:
+        """See :meth:`Kernel.centres`; only the Gaussian is computed on the grid."""
+        return grid.points() if grid and self._is_gaussian() else dictionary
+
+    def _is_named(self) -> bool:
+        """Whether this is the kernel of its formula: a subclass may have another one."""
+        return type(self).__call__ is _Named.__call__
+
+    def _is_gaussian(self) -> bool:
+        return self._is_named() and self.formula() is functional.gaussian
 
 
 def check_kernel(kernel: Kernel) -> Kernel:

@@ -85,17 +85,25 @@ class MultiKAF(KernelActivation):
         """Apply to ``(N, C, *spatial)``."""
         x = self.check(x)
         terms = [
-            part.kernel.expand(x, self.unshared(part.alpha), part.dictionary, part.bandwidth, grid)
-            for part, grid in zip(self.parts(), self.grids, strict=True)
+            kernel.expand(x, self.unshared(alpha), self.dictionary, gamma, grid)
+            for kernel, alpha, gamma, grid in zip(
+                self.kernels, self._alphas(self.alpha, self.mix), self.bandwidth, self.grids, strict=True
+            )
         ]
         return reduce(torch.add, terms)
 
     def parts(self) -> list[Part]:
         """One sum per kernel."""
+        alphas = self._alphas(self.alpha.double(), self.mix.double())
         return [
-            Part(kernel, self.alpha * self.mix[:, m : m + 1], self.dictionary, self.bandwidth[m])
-            for m, kernel in enumerate(self.kernels)
+            Part(kernel, alpha, kernel.centres(self.dictionary, grid), gamma)
+            for kernel, alpha, gamma, grid in zip(self.kernels, alphas, self.bandwidth, self.grids, strict=True)
         ]
+
+    @staticmethod
+    def _alphas(alpha: Tensor, mix: Tensor) -> list[Tensor]:
+        """The coefficients of each kernel, ``(G, D)``."""
+        return [alpha * share[:, None] for share in mix.unbind(1)]
 
     def extra_repr(self) -> str:
         """Name the settings and, if there is a target, the errors of the fit."""

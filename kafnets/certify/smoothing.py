@@ -115,13 +115,17 @@ class Smoothing(Certificate):
 
     @torch.no_grad()
     def counts(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor, copies: int, use: int) -> Tensor:
-        """How many noisy copies of one image ``(C, H, W)`` get each class, int64 ``(classes,)``; keys is a scalar."""
+        """How many noisy copies of one image ``(C, H, W)`` get each class, int64 ``(classes,)``; keys is a scalar.
+
+        Copies with a logit that is not finite get no class, but count as copies.
+        """
         total: Any = 0
         for numbers in torch.arange(copies, device=x.device).split(self.batch):
             # the number is hashed first, so that the key of no copy is the index of another image
             noise = normal(image_keys(image_keys(numbers, use) ^ keys), x.shape).to(x.dtype)
             logits = net(x + self.sigma * noise)
-            total = total + torch.bincount(logits.argmax(1), minlength=logits.shape[1])
+            classes = logits.argmax(1)[logits.isfinite().all(1)]
+            total = total + torch.bincount(classes, minlength=logits.shape[1])
         return total
 
     def certify(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor) -> Smoothed:
@@ -150,5 +154,6 @@ class Smoothing(Certificate):
         for image, key in zip(x, keys, strict=True):
             counts = self.counts(net, image, key, self.n0, PREDICTION)
             (first, second), best = counts.topk(2).values.tolist(), int(counts.argmax())
-            found.append(best if binomtest(first, first + second, 0.5).pvalue <= self.alpha else -1)
+            certain = first > 0 and binomtest(first, first + second, 0.5).pvalue <= self.alpha
+            found.append(best if certain else -1)
         return torch.tensor(found, device=x.device)

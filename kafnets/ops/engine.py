@@ -21,6 +21,9 @@ class Engine(ABC):
     """
 
     def __init__(self, dictionary: Tensor, bandwidth: Tensor, grid: Grid | None = None) -> None:
+        if grid is not None and dictionary.dtype == torch.float64:
+            # points that were stored in float32 are not even in float64: what takes no grid would be another function
+            dictionary = grid.points().to(dictionary.device)
         self.dictionary, self.bandwidth, self.grid = dictionary, bandwidth, grid
 
     @staticmethod

@@ -48,6 +48,10 @@ class Grid:
             return None
         return cls(first, (last - first) / (size - 1), size, gamma)
 
+    def points(self) -> Tensor:
+        """The dictionary ``(D,)``, in float64 on the CPU: stored points differ from it by their rounding."""
+        return self.first + self.step * torch.arange(self.size, dtype=torch.float64, device="cpu")
+
 
 @dataclass(frozen=True)
 class RecurrencePlan:

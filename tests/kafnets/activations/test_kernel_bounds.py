@@ -189,3 +189,12 @@ def test_gradient_growth_behind_batch_norm():
     assert growth(authors) == pytest.approx(1.41, abs=0.05)
     assert growth(KAF(1, init=Ridge(F.elu))) == pytest.approx(1.04, abs=0.01)
     assert growth(ResidualKAF(300)) == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("layer", [KAF(1, init=Normal(35.0)), MultiKAF(1)], ids=["KAF", "MultiKAF"])
+def test_bounds_are_those_of_the_even_dictionary_that_the_engine_computes(layer, order):
+    """Points stored in float32 give other values: on short intervals a bound may then lie below the truth."""
+    for middle in torch.linspace(-2.9, 3.1, 25).tolist():
+        interval = middle - 1e-9, middle + 1e-9
+        assert (bound(layer, order, interval) >= reached(layer, order, middle, middle, 1)).all()

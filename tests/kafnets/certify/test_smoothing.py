@@ -41,6 +41,16 @@ def test_an_undecided_image_is_abstained_from():
     assert Smoothing(n0=100).predict(linear, torch.ones(1, 1, 4, 4), torch.tensor([5])).tolist() == [1]
 
 
+def test_copies_without_finite_logits_count_for_no_class():
+    def broken(x):
+        return torch.full((len(x), 3), math.nan)
+
+    x, keys = torch.full((1, 1, 4, 4), 0.9), torch.tensor([5])
+    assert Smoothing().counts(broken, x[0], keys[0], 50, 1).tolist() == [0, 0, 0]
+    assert Smoothing(n0=20, n=100).certify(broken, x, keys).classes.tolist() == [-1]
+    assert Smoothing(n0=20).predict(broken, x, keys).tolist() == [-1]
+
+
 def test_the_largest_radius_is_that_of_all_hits():
     found = Smoothing(sigma=0.5, n=200, alpha=0.01).certify(linear, torch.full((1, 1, 8, 8), 9.0), torch.tensor([1]))
     assert found.radius.item() == pytest.approx(0.5 * norm.ppf(0.01 ** (1 / 200)), rel=1e-9)
