@@ -57,12 +57,19 @@ def main(arguments: list[str]) -> None:
         networks.append(about | record | {"full_evaluation": evaluation})
         shares = " and ".join(f"{100 * record[kind]['accuracy']:.1f} % {kind}" for kind in ("clean", "attacked"))
         print(f"{name}: {shares}, {time.monotonic() - begin:.0f} s", flush=True)
-    write_inspection(out, {"format": 1, **images.about, "attack": str(attack), "networks": networks})
+    written = write_inspection(out, {"format": 1, **images.about, "attack": str(attack), "networks": networks})
     print(f"written to {out / 'index.html'}")
+    if asked.wandb:
+        from lightning_modules.inspection.media import log_media  # W&B takes a second to import
+
+        log_media(asked.wandb, out, written)
 
 
-def write_inspection(out: Path, record: dict[str, Any]) -> None:
-    """Write ``index.html``, ``inspect.json`` and a PNG per picture; replace those of an earlier inspection."""
+def write_inspection(out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write ``index.html``, ``inspect.json`` and a PNG per picture, and return the record as it is in ``inspect.json``.
+
+    Files of an earlier inspection are replaced.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for name in _pictures_of(out):
         (out / f"{name}.png").unlink(missing_ok=True)
@@ -79,6 +86,7 @@ def write_inspection(out: Path, record: dict[str, Any]) -> None:
     for picture in drawn:
         write_figure(out / f"{picture.name}.png", picture.figure)
     write_text(out / "index.html", page(record, drawn, found))
+    return record
 
 
 def _parser() -> OneLineParser:
@@ -98,6 +106,9 @@ def _parser() -> OneLineParser:
         "--add", type=str, nargs="+", default=[], help="Earlier inspections, on the same images: their networks too."
     )
     parser.add_argument("--tests", type=str, nargs="+", default=[], help="Run folders of tests that lie elsewhere.")
+    parser.add_argument(
+        "--wandb", type=str, metavar="PROJECT", help="W&B project to which page and pictures are logged."
+    )
     parser.add_argument("--own", type=str, nargs="+", default=[], help="Packages of yours that checkpoints may name.")
     return parser
 

@@ -3,6 +3,8 @@
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from browser import Browser, find_chromium
 import cli
 from lightning_modules.inspection.command import write_inspection
 from lightning_modules.inspection.earlier import check_once, earlier_networks
+from lightning_modules.inspection.media import log_media
 from lightning_modules.inspection.robustness import robust_accuracies
 
 FAST = ["--images=8", "--attack=PGD", "--attack.steps=2"]
@@ -98,6 +101,20 @@ def test_mistakes_are_named_before_any_work(checkpoints, tmp_path, refused):
     said = say(checkpoints[0], str(tmp_path / "eps.ckpt"))
     assert "Linf eps 8/255" in said and "Linf eps 4/255" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_page_is_logged_to_wandb_offline(folder: Path, record: dict, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log_media("mine", folder, record)
+    (run,) = tmp_path.glob("runs/wandb/offline-run-*/*.wandb")
+    media = {path.name.split("_0_")[0] for path in (run.parent / "files" / "media").rglob("*") if path.is_file()}
+    assert media == {"page", "networks", *record["pictures"]}
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", "--summary", str(run)]
+    logged = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    assert logged["config"]["attack"] == record["attack"] and set(record["pictures"]) <= {
+        key.removeprefix("inspect/").split(".")[0] for key in logged["summary"]
+    }
 
 
 def test_the_worst_case_counts_if_every_network_has_it():
