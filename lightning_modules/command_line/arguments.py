@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.command_line.checkpoints import checkpoint_config, read_checkpoint
+from lightning_modules.command_line.checkpoints import checkpoint_config, last_readable, read_checkpoint
 from lightning_modules.command_line.config_files import expand, load_layers, merge
-from lightning_modules.command_line.run_folder import check_name, find_checkpoint, newest_checkpoint, run_of
+from lightning_modules.command_line.run_folder import check_name, find_checkpoint, newest_checkpoints, run_of
 from lightning_modules.command_line.trusted_names import packages_named
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -57,18 +57,32 @@ def resolve(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     check_name(Path(run["dir"]), run["name"])
     given, flags = take(flags, "--ckpt_path")
     wanted = given[-1] if given else files.get("ckpt_path")
-    if wanted == "last_if_any":  # for launchers that start the same command line again
-        wanted = newest_checkpoint("last", Path(run["dir"]), run["name"]) and "last"
+    found = _checkpoint(wanted, Path(run["dir"]), run["name"], resumes=arguments[0] == "fit") if wanted else None
     config = files
-    if not wanted and arguments[0] != "fit" and not ASKING & {flag.partition("=")[0] for flag in flags}:
+    if not found and arguments[0] != "fit" and not ASKING & {flag.partition("=")[0] for flag in flags}:
         raise ValueError(f"{arguments[0]} needs --ckpt_path: best, last, a run folder or a file")
-    if wanted:
-        path = find_checkpoint(wanted, Path(run["dir"]), run["name"])
+    if found:
+        path, checkpoint = found
         if (arguments[0] != "fit" or not names) and (home := run_of(path)):
             run = {"dir": str(home.parent.parent), "name": home.parent.name} | asked
         trusted = packages_named([files, flags])
-        config = reduce(merge, layers, checkpoint_config(path, read_checkpoint(path), trusted))
+        config = reduce(merge, layers, checkpoint_config(path, checkpoint, trusted))
         flags = [*flags, "--ckpt_path", str(path)]
     config = merge(config, {"run": run})
     config.pop("ckpt_path", None)
     return [arguments[0], "--config", yaml.safe_dump(expand(config), sort_keys=False), *flags]
+
+
+def _checkpoint(wanted: str, folder: Path, name: str, *, resumes: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The path and the content of what ``--ckpt_path`` stands for; None for ``last_if_any`` where there is none.
+
+    A run that resumes from ``last`` takes the checkpoint before it if that is damaged: the run may have died, or the
+    disk have been full, while it was written. A test of other weights than those asked for would be another test.
+    """
+    last = newest_checkpoints(folder, name, "last") if wanted in ("last", "last_if_any") else []
+    if last and resumes:
+        return last_readable(newest_checkpoints(folder, name, "last", "best"))
+    if wanted == "last_if_any" and not last:  # for launchers that start the same command line again
+        return None
+    path = find_checkpoint("last" if wanted == "last_if_any" else wanted, folder, name)
+    return path, read_checkpoint(path)

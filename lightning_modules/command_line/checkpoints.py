@@ -1,6 +1,7 @@
 """Reads checkpoints and checks them before they are used."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} holds weights that are not finite ({broken[0]}); it can't be tested or trained further"
         )
     return checkpoint
+
+
+def last_readable(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]] | None:
+    """Return the first checkpoint that can be read, with its content, and print why those before it are refused.
+
+    Args:
+        paths: the newest first.
+
+    Raises:
+        ValueError: if there are checkpoints, but none can be read: what is wrong with the newest.
+    """
+    refused: list[ValueError] = []
+    for path in paths:
+        try:
+            found = path, read_checkpoint(path)
+        except ValueError as error:
+            refused.append(error)
+            continue
+        for reason in refused:
+            print(f"refused: {reason}", file=sys.stderr)
+        if refused:
+            print(f"going on from the checkpoint before it: {path}", file=sys.stderr)
+        return found
+    if refused:
+        raise refused[0]
+    return None
 
 
 def checkpoint_config(path: Path, checkpoint: dict[str, Any], trusted: Iterable[str] = ()) -> dict[str, Any]:

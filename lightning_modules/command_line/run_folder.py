@@ -69,21 +69,28 @@ def find_checkpoint(which: str, folder: Path, name: str) -> Path:
         if not inside and not Path(which).is_file():
             raise ValueError(f"checkpoint {which!r} does not exist; give a file, a run folder, best or last")
         return inside[0] if inside else Path(which)
-    if found := newest_checkpoint(which, folder, name):
-        return found
+    if found := newest_checkpoints(folder, name, which):
+        return found[0]
     raise ValueError(
         f"no {which} checkpoint in {folder / name}/version_*/checkpoints; train first, name the run with --run.name, "
         "or give --ckpt_path a file"
     )
 
 
-def newest_checkpoint(which: str, folder: Path, name: str) -> Path | None:
-    """Return the ``last`` or ``best`` checkpoint of the newest run of a name that has one; None if none has."""
-    for run in reversed(runs_of(folder, name)):
-        found = sorted((run / "checkpoints").glob(_PATTERNS[which]), key=lambda path: path.stat().st_mtime)
-        if found:
-            return found[-1]
-    return None
+def newest_checkpoints(folder: Path, name: str, *which: str) -> list[Path]:
+    """Return the checkpoints of the runs of a name, those of the newest run first.
+
+    Args:
+        folder: the folder of all runs.
+        name: of the runs.
+        which: ``"last"``, ``"best"``, or both in the order in which they come within a run.
+    """
+    return [
+        path
+        for run in reversed(runs_of(folder, name))
+        for kind in which
+        for path in sorted((run / "checkpoints").glob(_PATTERNS[kind]), key=lambda p: p.stat().st_mtime, reverse=True)
+    ]
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -17,3 +17,25 @@ def test_last_if_any_is_the_last_checkpoint_or_a_fresh_start(tmp_path):
     last.unlink()
     with pytest.raises(ValueError, match="test needs --ckpt_path"):
         resolve(["test", *words], [tmp_path])
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_one_that_is_cut_short(tmp_path, capsys):
+    (tmp_path / "net.yaml").write_text("model: {class_path: Net}\n")
+    words = ["--config=net.yaml", f"--run.dir={tmp_path}", "--run.name=mine", "--ckpt_path=last"]
+    folders = [tmp_path / "mine" / f"version_{k}" / "checkpoints" for k in (0, 1)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        torch.save({"state_dict": {}}, folder / "last.ckpt")
+    cut, best = folders[1] / "last.ckpt", folders[1] / "best-epoch=1.ckpt"
+    torch.save({"state_dict": {}}, best)
+    cut.write_bytes(cut.read_bytes()[:200])
+    for expected in (best, folders[0] / "last.ckpt"):
+        assert resolve(["fit", *words], [tmp_path])[-1] == str(expected)
+        told = capsys.readouterr().err
+        assert f"refused: {cut} is not a readable checkpoint" in told and f"before it: {expected}" in told
+        torch.save([1], best)  # another program's file
+    with pytest.raises(ValueError, match="is not a readable checkpoint"):
+        resolve(["test", *words], [tmp_path])
+    torch.save([1], folders[0] / "last.ckpt")
+    with pytest.raises(ValueError, match=f"{cut} is not a readable checkpoint"):
+        resolve(["fit", *words], [tmp_path])
