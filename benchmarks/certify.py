@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from datamodules import Digits, ImageDataModule, ImageFolder
-from kafnets.activations import KAF, Activation, LipschitzSpline, ReLU, Ridge, SiLU
+from kafnets.activations import KAF, Activation, LipschitzSpline, ReLU, Ridge, SiLU, SlopeBoundedKAF
 from kafnets.analysis.robustness_record import counted
 from kafnets.attacks import PGD
 from kafnets.backbones import KafVGG
@@ -41,6 +41,7 @@ ACTIVATIONS: dict[str, Callable[[int], Activation]] = {
     "SiLU": SiLU,
     "KAF": partial(KAF, init=Ridge(F.elu)),
     "LipschitzSpline": LipschitzSpline,
+    "SlopeBoundedKAF": partial(SlopeBoundedKAF, init=Ridge(F.elu)),
 }
 IBP_EPS, MARGIN_EPS, SIGMA = (0.02, 0.05, 0.1, 0.15), (0.1, 0.25, 0.5), 0.25
 RADII = (0.0, 0.1, 0.25, 0.5)

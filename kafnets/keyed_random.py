@@ -82,3 +82,12 @@ def normal(keys: Tensor, shape: Sequence[int]) -> Tensor:
     radius, angle = uniform(keys, (2, *shape)).unbind(1)
     # 1 - u lies in (0, 1], so the logarithm is finite
     return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
+
+
+def keys_for(x: Tensor, keys: Tensor | None) -> Tensor:
+    """``keys``, checked to be one per image; if None, keys that follow ``torch.manual_seed``."""
+    if keys is None:
+        return torch.randint(2**62, (len(x),)).to(x.device)
+    if keys.shape != x.shape[:1]:
+        raise ValueError(f"keys must be one per image, shape ({len(x)},), got {tuple(keys.shape)}")
+    return keys

@@ -264,6 +264,8 @@ class Classifier(LightningModule):
 
     def check_trainer(self, trainer: Trainer, *, fitting: bool) -> None:
         """Raise ``ValueError`` if schedule, objective or evaluation can't work with the trainer's settings."""
+        if fitting:
+            self.objective.check_threat(self.threat)
         accumulated = trainer.accumulate_grad_batches
         if fitting and self.objective.replays > 1 and accumulated > 1:
             raise ValueError(

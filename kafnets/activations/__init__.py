@@ -24,6 +24,7 @@ from kafnets.activations.parametric import PSoftplus, PSSiLU
 from kafnets.activations.pointwise import ELU, GELU, LeakyReLU, PReLU, ReLU, SiLU, Softplus, Swish
 from kafnets.activations.rational import Rational
 from kafnets.activations.residual import Identity, ResidualKAF
+from kafnets.activations.slope_bounded_kaf import SlopeBoundedKAF
 from kafnets.activations.spline import Spline
 from kafnets.activations.srelu import SReLU
 
@@ -59,6 +60,7 @@ __all__ = [
     "Ridge",
     "SReLU",
     "SiLU",
+    "SlopeBoundedKAF",
     "Softplus",
     "Spline",
     "Swish",

@@ -52,6 +52,17 @@ class CertifiedStudy:
                     )
         self._certifiers: dict[str, Certifier] = {}
 
+    def prepare(self, net: nn.Module) -> None:
+        """Compute the bounds of a network, in the mode in which it is measured, before any image is attacked.
+
+        Raises:
+            ValueError: if no bound is known for a part of it.
+        """
+        self._certifiers = {
+            name: certificate.of(net, [threat.eps for threat in self.threats[name]])
+            for name, certificate in self.certificates.items()
+        }
+
     def measure(self, net: nn.Module, x: Tensor, y: Tensor, index: Tensor, keys: Tensor) -> PerImageResults:
         """Columns ``label``, ``clean``, ``certified/NAME/EPS`` and ``NAME/EPS/ATTACK``: 1 where the class is right.
 
@@ -70,10 +81,9 @@ class CertifiedStudy:
         """
         with torch.no_grad():
             columns = {"index": index, "label": y, "clean": net(x).argmax(1) == y}
+        if not self._certifiers:
+            self.prepare(net)
         for name, certificate in self.certificates.items():
-            radii = [threat.eps for threat in self.threats[name]]
-            if name not in self._certifiers:
-                self._certifiers[name] = certificate.of(net, radii)
             certified = self._certifiers[name](x, y, keys)
             columns[f"clean/{name}"] = certificate.answers(net, x, keys) == y
             for column, threat in zip(certified.T, self.threats[name], strict=True):

@@ -75,7 +75,7 @@ class SmoothTails:
 
     def __call__(self, net: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
         """The substitute of each module in the backward pass."""
-        kafs = [m for m in net.modules() if isinstance(m, KAF) and type(m.kernel) is Gaussian]
+        kafs = [m for m in net.modules() if type(m) is KAF and type(m.kernel) is Gaussian]
         return {layer: partial(_with_live_tails, layer, smoothed(layer, self.spread)) for layer in kafs}
 
 

@@ -14,7 +14,7 @@ from kafnets.attacks.queries import EvaluatedNet, TrainedNet
 from kafnets.attacks.worst_case import WorstCase
 from kafnets.described import Described, arguments_of, in_words
 from kafnets.device_reads import Later
-from kafnets.keyed_random import image_keys
+from kafnets.keyed_random import image_keys, keys_for
 from kafnets.logits import is_correct
 from kafnets.losses import cross_entropy
 from kafnets.threat import Norm, ThreatModel
@@ -27,7 +27,6 @@ __all__ = [
     "check_classes",
     "check_images",
     "is_sync_due",
-    "keys_for",
     "positive_and_finite",
 ]
 
@@ -347,12 +346,3 @@ def check_classes(x: Tensor, y: Tensor) -> None:
     """Raise ``ValueError`` unless ``y`` has one int64 class for each image."""
     if y.shape != x.shape[:1] or y.dtype != torch.int64:
         raise ValueError(f"labels must be int64 of shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
-
-
-def keys_for(x: Tensor, keys: Tensor | None) -> Tensor:
-    """``keys``, checked to be one per image; if None, keys that follow ``torch.manual_seed``."""
-    if keys is None:
-        return torch.randint(2**62, (len(x),)).to(x.device)
-    if keys.shape != x.shape[:1]:
-        raise ValueError(f"keys must be one per image, shape ({len(x)},), got {tuple(keys.shape)}")
-    return keys

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kafnets.attacks.base import Attack, Net, check_classes, check_images, keys_for
+from kafnets.attacks.base import Attack, Net, check_classes, check_images
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import EvaluatedNet
-from kafnets.keyed_random import image_keys
+from kafnets.keyed_random import image_keys, keys_for
 from kafnets.logits import is_correct
 from kafnets.threat import per_image
 from kafnets.threat.norms import widened

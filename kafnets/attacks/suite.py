@@ -11,12 +11,12 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kafnets.attacks.base import Attack, Net, at_least_one, check_classes, check_images, keys_for
+from kafnets.attacks.base import Attack, Net, at_least_one, check_classes, check_images
 from kafnets.attacks.preserve_state import preserve_state
 from kafnets.attacks.queries import QueriedNet
 from kafnets.attacks.suite_state import StateFile, SuiteState, fingerprint
 from kafnets.attacks.worst_case import WorstCase
-from kafnets.keyed_random import image_keys
+from kafnets.keyed_random import image_keys, keys_for
 from kafnets.threat import ThreatModel
 
 # called with the state whenever it changes, and with the numbers of the images that were just attacked, if any

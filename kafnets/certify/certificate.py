@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from kafnets.backbones.base import Backbone
 from kafnets.certify.intervals import IntervalBounds
 from kafnets.certify.lipschitz import LipschitzBound, lipschitz_bound
 from kafnets.described import Described, arguments_of
@@ -120,5 +121,6 @@ class LipschitzMargins(Certificate):
             with torch.no_grad():
                 return known[0].radius(net(x), y)[:, None] >= limits.to(x.device)
 
-        known: list[LipschitzBound] = []
+        whole = getattr(net, "_orig_mod", net)
+        known: list[LipschitzBound] = [lipschitz_bound(net)] if isinstance(whole, Backbone) else []
         return certified

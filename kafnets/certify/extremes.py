@@ -1,11 +1,25 @@
 """Where an activation may have its largest and smallest values on an interval."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kafnets.activations import ELU, GELU, KAF, Activation, Identity, MultiKAF, ReLU, ResidualKAF, SiLU, Softplus
+from kafnets.activations import (
+    ELU,
+    GELU,
+    KAF,
+    Activation,
+    Identity,
+    MultiKAF,
+    ReLU,
+    ResidualKAF,
+    SiLU,
+    SlopeBoundedKAF,
+    Softplus,
+)
 from kafnets.activations.derivative_bounds import PiecewiseLinear
 from kafnets.activations.kernel_activation import KernelActivation
 from kafnets.activations.kernel_bounds import Part
@@ -18,6 +32,7 @@ NEGLIGIBLE = 1e-8  # size of a sum over kernels at the ends of its grid, relativ
 WIDENINGS = 4  # of a grid whose ends are not negligible, each by half of its reach
 ROUNDING = 1e-10  # error of an activation in float64, relative to the largest value that matters
 
+KERNEL_SUMS = (KAF, SlopeBoundedKAF, MultiKAF)
 MONOTONE = (ReLU, ELU, Softplus, Identity)
 TURNS = {SiLU: -1.2784645427610738, GELU: -0.7517915246935645}  # the only zeros of f', to 16 digits
 
@@ -87,6 +102,11 @@ def extremes_of(activation: Activation, like: Tensor, *, certain: bool) -> Extre
     Raises:
         ValueError: if the activation is not pointwise, or its slope has no bound.
     """
+    with _bounded(activation, "range"):
+        return _extremes(activation, like, certain=certain)
+
+
+def _extremes(activation: Activation, like: Tensor, *, certain: bool) -> Extremes:
     kind = type(activation)
     if kind in MONOTONE:
         return _exact(activation, like.new_zeros(activation.num_channels, 0))
@@ -97,9 +117,8 @@ def extremes_of(activation: Activation, like: Tensor, *, certain: bool) -> Extre
             f"no range of {activation.label} is known: each of its outputs depends on many inputs; take a pointwise "
             "activation, or KWTA"
         )
-    if not isinstance(activation, ResidualKAF) and _straight(activation):
-        bounds = activation.bounds()
-        assert isinstance(bounds, PiecewiseLinear)
+    bounds = None if isinstance(activation, ResidualKAF) else activation.bounds()
+    if isinstance(bounds, PiecewiseLinear):
         return _exact(activation, bounds.knots.to(like))
     return _on_grid(activation, like, certain=certain)
 
@@ -110,7 +129,8 @@ def slopes_on_grid(activation: Activation, like: Tensor) -> Tensor:
         raise ValueError(f"no slope of {activation.label} is known; take a pointwise activation")
     if type(activation) in MONOTONE and not any(True for _ in activation.parameters()):
         return activation.lipschitz().to(like)
-    reach = _reach(activation)[0] if _kernels(activation) else REACH
+    with _bounded(activation, "slope"):
+        reach = _reach(activation)[0] if _kernels(activation) else REACH
     grid = torch.linspace(-reach, reach, COARSE + 1, dtype=like.dtype, device=like.device)
     points = grid[:, None].repeat(1, activation.num_channels).requires_grad_()
     with torch.enable_grad():
@@ -119,11 +139,13 @@ def slopes_on_grid(activation: Activation, like: Tensor) -> Tensor:
     return slopes.abs().amax(0)
 
 
-def _straight(activation: Activation) -> bool:
+@contextmanager
+def _bounded(activation: Activation, what: str) -> Iterator[None]:
+    """Name the activation if it, its base or its kernel does not bound its derivatives."""
     try:
-        return isinstance(activation.bounds(), PiecewiseLinear)
-    except NotImplementedError:
-        raise ValueError(f"no range of {activation.label} is known, because it does not bound its slope") from None
+        yield
+    except NotImplementedError as error:
+        raise ValueError(f"no {what} of {activation.label} is known: {error}") from None
 
 
 def _exact(activation: Activation, points: Tensor) -> Extremes:
@@ -137,7 +159,9 @@ def _kernels(activation: Activation) -> KernelActivation | None:
     """The sum over kernels whose tails bound an activation far from 0; None if it has none, or may add more to it."""
     residual = type(activation) is ResidualKAF
     found = activation.kaf if residual else activation
-    if type(found) not in (KAF, MultiKAF) or (residual and type(activation.base) not in (*MONOTONE, *TURNS)):
+    if type(found) not in (KAF, SlopeBoundedKAF, MultiKAF) or (
+        residual and type(activation.base) not in (*MONOTONE, *TURNS)
+    ):
         return None
     assert isinstance(found, KernelActivation)
     return found if all(part.kernel.period == torch.inf for part in found.parts()) else None

@@ -30,7 +30,7 @@ def lipschitz_lower_bound(net: Any, x: Tensor, *, rounds: int = 10, ascents: int
     """A lower bound of the Lipschitz constant in L2 on images: the largest norm of the Jacobian at any point visited.
 
     From each image, a power iteration finds the largest singular value of the Jacobian, and the image then moves along
-    the sign of that value's gradient, which is zero for a ReLU network.
+    the sign of that value's gradient, or along a random one where it is 0, as in networks of straight pieces.
 
     Args:
         net: see :func:`~kafnets.certify.steps.steps_of`.
@@ -93,11 +93,17 @@ def _largest_slope(steps: list[Step], last: int, x: Tensor, rounds: int, ascents
             if ascent + 1 < ascents:
                 left = (direction / _size(direction, direction)).detach()
                 (pulled,) = torch.autograd.grad((out * left).sum(), x, create_graph=True)
-                if not pulled.requires_grad:
-                    break
-                (uphill,) = torch.autograd.grad(pulled.square().sum(), x, allow_unused=True, materialize_grads=True)
-                x = (x.detach() + length * uphill.sign()).clamp(0, 1)
+                x = (x.detach() + length * _uphill(pulled, x, ascent)).clamp(0, 1)
     return best
+
+
+def _uphill(pulled: Tensor, x: Tensor, ascent: int) -> Tensor:
+    """The sign of the gradient of the size of J^T u; a random one where it is 0, as in networks of straight pieces."""
+    uphill = torch.zeros_like(x)
+    if pulled.requires_grad:
+        (uphill,) = torch.autograd.grad(pulled.square().sum(), x, allow_unused=True, materialize_grads=True)
+    anywhere = normal(image_keys(torch.arange(len(x)), ascent + 1), x.shape[1:]).to(x)
+    return torch.where(uphill == 0, anywhere, uphill).sign()
 
 
 def _value_of(steps: list[Step], last: int, x: Tensor) -> Tensor:

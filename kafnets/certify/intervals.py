@@ -10,6 +10,7 @@ from kafnets.activations import KWTA, Activation
 from kafnets.certify.boxes import Box, added, passed
 from kafnets.certify.extremes import Extremes, extremes_of
 from kafnets.certify.steps import Addition, Step, check_steps, steps_of
+from kafnets.threat.units import in_input_units
 
 FLOAT32 = 1e-5  # of the largest logit: the error of a network in float32, several times what was measured
 
@@ -46,12 +47,12 @@ class IntervalBounds:
             self.extremes = extremes_in(self.steps, next(self.net.parameters(), torch.zeros(())).double(), certain=True)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, eps: float | str) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of the logits, each float64 ``(N, classes)``.
 
         Args:
             x: images ``(N, C, H, W)`` in [0, 1].
-            eps: radius in input units, >= 0.
+            eps: radius in input units, >= 0; a number or a fraction such as ``"8/255"``.
 
         Raises:
             ValueError: if ``eps`` is not a number >= 0, or an image leaves [0, 1].
@@ -61,7 +62,7 @@ class IntervalBounds:
         return box.low, box.high
 
     @torch.no_grad()
-    def margins(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    def margins(self, x: Tensor, y: Tensor, eps: float | str) -> Tensor:
         """Lower bounds of ``logit_y - logit_j``, float64 ``(N, classes)``; infinite at ``j = y``.
 
         A dense last layer is merged with the difference, which is tighter than two bounds of logits.
@@ -69,14 +70,14 @@ class IntervalBounds:
         gap = -worst_logits(self.steps, self.extremes, box_around(x.double(), eps), y, widen=True)[0]
         return gap.scatter(1, y[:, None], torch.inf)
 
-    def certified(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    def certified(self, x: Tensor, y: Tensor, eps: float | str) -> Tensor:
         """Whether no image within ``eps`` is misclassified, bool ``(N,)``."""
         low, high = self(x, eps)
         size = torch.maximum(low.abs(), high.abs()).amax(1)
         return self.margins(x, y, eps).amin(1) > FLOAT32 * size
 
 
-def interval_bounds(net: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def interval_bounds(net: Any, x: Tensor, eps: float | str) -> tuple[Tensor, Tensor]:
     """:class:`IntervalBounds` of a network for one batch; build that class once for several.
 
     Example:
@@ -87,8 +88,9 @@ def interval_bounds(net: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return IntervalBounds(net)(x, eps)
 
 
-def box_around(x: Tensor, eps: float) -> Box:
+def box_around(x: Tensor, eps: float | str) -> Box:
     """The images within ``eps`` of ``x`` in Linf and in [0, 1]."""
+    eps = in_input_units("eps", eps)
     if not 0 <= eps < torch.inf:
         raise ValueError(f"eps must be a number >= 0 in input units, got {eps!r}")
     if len(x) and not (x.min() >= 0 and x.max() <= 1):

@@ -59,6 +59,10 @@ class LipschitzBound:
     pairs: Tensor
     layers: list[LayerBound]
 
+    def __float__(self) -> float:
+        """The bound of all logits."""
+        return self.total
+
     def radius(self, logits: Tensor, y: Tensor) -> Tensor:
         """The L2 radius within which no image is misclassified, float64 ``(N,)``; 0 where the image itself is.
 

@@ -9,7 +9,7 @@ from scipy.stats import norm as gaussian
 from torch import Tensor, nn
 
 from kafnets.certify.certificate import Certificate, Certifier
-from kafnets.keyed_random import image_keys, normal
+from kafnets.keyed_random import image_keys, keys_for, normal
 from kafnets.threat import L2
 
 SELECTION, ESTIMATION, PREDICTION = range(3)  # what noise is drawn for; part of its keys
@@ -70,7 +70,7 @@ class Smoothing(Certificate):
 
     Example:
         >>> sure = lambda x: torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], 1)
-        >>> found = Smoothing(sigma=0.25, n=1000).certify(sure, torch.ones(2, 1, 8, 8), torch.arange(2))
+        >>> found = Smoothing(sigma=0.25, n=1000).certify(sure, torch.ones(2, 1, 8, 8))
         >>> found.classes, found.radius.round(decimals=3)
         (tensor([0, 0]), tensor([0.6160, 0.6160], dtype=torch.float64))
     """
@@ -128,16 +128,17 @@ class Smoothing(Certificate):
             total = total + torch.bincount(classes, minlength=logits.shape[1])
         return total
 
-    def certify(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor) -> Smoothed:
+    def certify(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor | None = None) -> Smoothed:
         """Class and radius of each image (the paper's ``Certify``).
 
         Args:
             net: images to logits, in the mode in which it is certified.
             x: ``(N, C, H, W)``.
-            keys: int64 ``(N,)``, one per image, from :func:`~kafnets.keyed_random.image_keys`.
+            keys: int64 ``(N,)``, one per image, from :func:`~kafnets.keyed_random.image_keys`. None for keys that
+                follow ``torch.manual_seed``.
         """
         classes, radius = [], []
-        for image, key in zip(x, keys, strict=True):
+        for image, key in zip(x, keys_for(x, keys), strict=True):
             best = int(self.counts(net, image, key, self.n0, SELECTION).argmax())
             hits = int(self.counts(net, image, key, self.n, ESTIMATION)[best])
             least = clopper_pearson(hits, self.n, self.alpha)
@@ -145,13 +146,13 @@ class Smoothing(Certificate):
             radius.append(self.sigma * float(gaussian.ppf(least)) if least > 0.5 else 0.0)
         return Smoothed(torch.tensor(classes, device=x.device), torch.tensor(radius, dtype=torch.float64))
 
-    def predict(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor) -> Tensor:
+    def predict(self, net: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor | None = None) -> Tensor:
         """The class of each image, or -1 if ``n0`` copies do not tell it from the second with confidence ``1 - alpha``.
 
         The paper's ``Predict``: the class is another than that of g with probability at most ``alpha``.
         """
         found = []
-        for image, key in zip(x, keys, strict=True):
+        for image, key in zip(x, keys_for(x, keys), strict=True):
             counts = self.counts(net, image, key, self.n0, PREDICTION)
             (first, second), best = counts.topk(2).values.tolist(), int(counts.argmax())
             certain = first > 0 and binomtest(first, first + second, 0.5).pvalue <= self.alpha

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from kafnets.attacks.base import Net
 from kafnets.objectives.base import Batch, Objective, Terms
+from kafnets.threat import ThreatModel
 
 
 class Around(Objective):
@@ -22,6 +23,10 @@ class Around(Objective):
     def single_step(self) -> bool:
         """Whether the inner objective takes a single step."""
         return self.objective.single_step
+
+    def check_threat(self, threat: ThreatModel) -> None:
+        """Ask the inner objective."""
+        self.objective.check_threat(threat)
 
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the images of the inner objective, crafted at the weights as they are."""

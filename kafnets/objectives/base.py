@@ -77,6 +77,9 @@ class Objective(Described, nn.Module, ABC):
         """Whether the images come from a single gradient step, so that catastrophic overfitting is to be feared."""
         return False
 
+    def check_threat(self, threat: ThreatModel) -> None:
+        """Raise ``ValueError`` if it cannot train in a threat model; by default it can in each."""
+
     @abstractmethod
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the images to train on, of the shape of ``batch.x``, without a graph to the parameters."""

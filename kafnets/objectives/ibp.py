@@ -6,7 +6,7 @@ from torch import Tensor
 from kafnets.attacks.base import Net
 from kafnets.certify.training import interval_logits
 from kafnets.objectives.base import Batch, Objective, Terms
-from kafnets.threat import Linf
+from kafnets.threat import Linf, ThreatModel
 
 
 class IBP(Objective):
@@ -40,14 +40,18 @@ class IBP(Objective):
             raise ValueError(f"ramp, a number of epochs, must be >= 0 and finite, got {ramp:g}")
         self.kappa, self.ramp = kappa, ramp
 
+    def check_threat(self, threat: ThreatModel) -> None:
+        """Raise ``ValueError`` unless the norm is Linf."""
+        if not isinstance(threat.norm, Linf):
+            raise ValueError(f"IBP bounds an Linf ball, got {threat}; set --model.threat.norm=Linf")
+
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the clean images."""
         return batch.x
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the weighted sum of both losses; the logits are those of the images."""
-        if not isinstance(batch.threat.norm, Linf):
-            raise ValueError(f"IBP bounds an Linf ball, got {batch.threat}; set --model.threat.norm=Linf")
+        self.check_threat(batch.threat)
         logits, worst = interval_logits(net, inputs, batch.y, batch.threat.eps)
         natural, bound = batch.loss(logits, batch.y).mean(), batch.loss(worst, batch.y).mean()
         share = min(batch.epoch / self.ramp, 1.0) if self.ramp else 1.0

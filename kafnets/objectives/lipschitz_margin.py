@@ -7,7 +7,7 @@ from kafnets.attacks.base import Net
 from kafnets.attacks.queries import ask
 from kafnets.certify.training import lipschitz_pairs
 from kafnets.objectives.base import Batch, Objective, Terms
-from kafnets.threat import L2
+from kafnets.threat import L2, ThreatModel
 
 
 class LipschitzMargin(Objective):
@@ -29,14 +29,18 @@ class LipschitzMargin(Objective):
         LipschitzMargin
     """
 
+    def check_threat(self, threat: ThreatModel) -> None:
+        """Raise ``ValueError`` unless the norm is L2."""
+        if not isinstance(threat.norm, L2):
+            raise ValueError(f"LipschitzMargin bounds an L2 ball, got {threat}; set --model.threat.norm=L2")
+
     def craft(self, net: Net, batch: Batch) -> Tensor:
         """Return the clean images."""
         return batch.x
 
     def loss(self, net: Net, batch: Batch, inputs: Tensor) -> Terms:
         """Return the mean loss of the shifted logits; the logits are those of the network."""
-        if not isinstance(batch.threat.norm, L2):
-            raise ValueError(f"LipschitzMargin bounds an L2 ball, got {batch.threat}; set --model.threat.norm=L2")
+        self.check_threat(batch.threat)
         logits = ask(net, inputs)
         with torch.autocast(inputs.device.type, enabled=False):
             channels, height, width = inputs.shape[1:]

@@ -51,6 +51,7 @@ class CertificateReport(Callback):
         if self._file and self._file.exists():
             raise FileExistsError(f"{self._file} is there already; test into another run folder")
         self._study = self.study_within(pl_module.threat)
+        self._study.prepare(pl_module.net)
         self._about = provenance(trainer, pl_module) | {"threat": str(pl_module.threat)}
 
     def on_test_batch_end(

@@ -35,13 +35,14 @@ def find_config(name: str, folders: Sequence[Path]) -> tuple[Path, dict[str, Any
         for candidate in (base / name, base / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate.resolve(), _read_mapping(candidate)
-    stem, known = name.removesuffix(".yaml"), {path.name for folder in folders for path in folder.glob("*.yaml")}
+    known = {path.name for folder in folders for path in folder.glob("*.yaml")}
+    stem, place = Path(name.removesuffix(".yaml")).name, Path(name).parent
     for folder in folders:
         entries = _read_mapping(folder / NAMED) if (folder / NAMED).is_file() else {}
-        if stem in entries:
+        if stem in entries and (place == Path() or place.resolve() == folder.resolve()):
             return (folder / f"{stem}.yaml").resolve(), _mapping(folder / NAMED, entries[stem])
         known |= {f"{entry}.yaml" for entry in entries}
-    near = get_close_matches(Path(stem).name + ".yaml", sorted(known), n=3, cutoff=0.5)
+    near = get_close_matches(stem + ".yaml", sorted(known), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(sorted(known))}"
     raise ConfigError(f"config {name!r} is neither in the working directory nor in configs/; {hint}")
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import cli
+from kafnets.activations import KAF, Activation
 from kafnets.analysis.per_image_results import PerImageResults
+from kafnets.attacks import PGD
 from kafnets.certify import IntervalBounds
 
 
@@ -45,3 +47,11 @@ def test_an_unsound_bound_stops_the_run(tiny_run, tmp_path, refused, monkeypatch
     flags = [f"--run.dir={tmp_path}", "--model.threat.eps=0.5", f"--trainer.callbacks.certificates={few}"]
     line = refused(arguments(tiny_run, *flags))
     assert "Intervals certifies 3 images within Linf eps 0.5, but PGD-50-1 fools" in line and "unsound" in line
+
+
+def test_a_network_without_a_bound_is_refused_before_any_attack(tiny_run, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(KAF, "bounds", Activation.bounds)
+    monkeypatch.setattr(PGD, "__call__", lambda *arguments, **more: pytest.fail("attacked"))
+    few = "[{class_path: kafnets.certify.Intervals}]"
+    line = refused(arguments(tiny_run, f"--run.dir={tmp_path}", f"--trainer.callbacks.certificates={few}"))
+    assert "no range of KAF" in line and "does not bound its derivatives" in line

@@ -9,7 +9,7 @@ from kafnets.activations import KAF
 from kafnets.attacks import FGSM, L2, PGD
 from kafnets.backbones import LightNet
 from kafnets.losses import cross_entropy
-from kafnets.objectives import TRADES, Adversarial, Clean, GradAlign
+from kafnets.objectives import AWP, IBP, TRADES, Adversarial, Clean, GradAlign, LipschitzMargin
 from kafnets.parameter_filters import all_parameters, dense_kernels, kernels
 from kafnets.schedules import Triangular
 from kafnets.threat import ThreatModel
@@ -150,6 +150,14 @@ def test_a_batch_is_replayed_as_often_as_the_objective_asks(make_module, make_da
         assert not torch.equal(first.keys, second.keys) and not torch.equal(second.keys, third.keys)
     epochs = [batch.epoch for batch in objective.seen]
     assert epochs == pytest.approx([i / 12 for i in range(24)])
+
+
+def test_an_objective_of_another_norm_is_refused_before_any_work(make_module, make_data, make_trainer):
+    for objective, threat in ((IBP(), ThreatModel(L2(), 0.5)), (AWP(objective=LipschitzMargin()), ThreatModel())):
+        data = make_data()
+        with pytest.raises(ValueError, match=r"set --model\.threat\.norm="):
+            make_trainer().fit(make_module(objective=objective, threat=threat), data)
+        make_trainer().validate(make_module(objective=objective, threat=threat), data)
 
 
 def test_replays_with_accumulated_batches_are_refused(make_module, make_data, make_trainer):

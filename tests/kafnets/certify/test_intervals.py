@@ -13,6 +13,7 @@ from kafnets.activations import (
     GELU,
     KAF,
     KWTA,
+    Kernel,
     Laplacian,
     LeakyReLU,
     LipschitzSpline,
@@ -31,8 +32,17 @@ from kafnets.activations import (
     from_module,
 )
 from kafnets.backbones import ConvShortcut, KafResNet, KafVGG, LightNet, PreActResNet18, ResNet
-from kafnets.certify import IntervalBounds, interval_bounds
+from kafnets.certify import IntervalBounds, interval_bounds, lipschitz_bound
 from kafnets.certify.extremes import extremes_of
+from kafnets.certify.training import lipschitz_pairs
+
+
+class Own(Kernel):
+    """A kernel as docs/extending.md shows it: a formula alone."""
+
+    def __call__(self, t, bandwidth):
+        return torch.exp(-bandwidth * t.abs())
+
 
 ACTIVATIONS = {
     "relu": ReLU,
@@ -225,8 +235,13 @@ def hooked():
         (nn.Sequential(nn.Flatten(), Maxout(4)), "no range of Maxout is known: each of its outputs depends on many"),
         (
             nn.Sequential(nn.Flatten(), from_module(nn.Mish())(4)),
-            "no range of Mish is known, because it does not bound",
+            "no range of Mish is known: .* does not bound its derivatives",
         ),
+        (
+            nn.Sequential(nn.Flatten(), ResidualKAF(4, base=from_module(nn.Mish()))),
+            "no range of ResidualKAF.* is known: .* does not bound its derivatives",
+        ),
+        (nn.Sequential(nn.Flatten(), KAF(4, kernel=Own())), "no range of KAF_Own is known: Own does not bound"),
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten()), "without running statistics"),
         (hooked(), "forward hooks are unknown; remove those of 1"),
         (lambda x: x, "bounds need the network itself, a torch.nn.Module, got function"),
@@ -235,6 +250,16 @@ def hooked():
 def test_what_has_no_sound_bound_is_refused_by_name(net, says):
     with pytest.raises(ValueError, match=says):
         interval_bounds(net, torch.rand(1, 1, 2, 2), 0.1)
+
+
+@pytest.mark.parametrize("activation", [KAF(4, kernel=Own()), ResidualKAF(4, base=from_module(nn.Mish()))], ids=repr)
+def test_what_has_no_slope_is_refused_by_name_in_training_too(activation):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), activation)
+    with pytest.raises(ValueError, match=f"no (range|slope|Lipschitz bound) of {activation.label} is known"):
+        lipschitz_bound(net, (1, 2, 2))
+    if isinstance(activation, KAF):
+        with pytest.raises(ValueError, match=f"no slope of {activation.label} is known"):
+            lipschitz_pairs(net, (1, 2, 2))
 
 
 @pytest.mark.parametrize(("eps", "x"), [(-0.1, 0.5), (float("nan"), 0.5), (0.1, 1.5)])

@@ -116,3 +116,11 @@ def test_the_lower_bound_meets_the_upper_one_for_a_linear_network_and_stays_belo
     gaps = layer_gaps(curved, x)
     assert here <= further <= lipschitz_bound(curved, (1, 2, 3)).total and here < further
     assert [gap.layer.name for gap in gaps] == ["0", "1", "3"] and all(gap.ratio >= 1 - 1e-9 for gap in gaps)
+
+
+def test_the_lower_bound_visits_further_points_of_a_relu_network_whose_slope_has_no_gradient():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), ReLU(16), nn.Linear(16, 3))
+    x = torch.rand(2, 1, 2, 2)
+    here, further = (lipschitz_lower_bound(net, x, ascents=ascents, step=0.3) for ascents in (1, 20))
+    assert here < further <= float(lipschitz_bound(net, (1, 2, 2)))

@@ -41,6 +41,14 @@ def test_an_undecided_image_is_abstained_from():
     assert Smoothing(n0=100).predict(linear, torch.ones(1, 1, 4, 4), torch.tensor([5])).tolist() == [1]
 
 
+def test_without_keys_the_noise_follows_the_seed_of_torch():
+    x, radii = torch.full((1, 1, 4, 4), 0.55), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        radii.append(Smoothing(n=300).certify(linear, x).radius.item())
+    assert radii[0] == radii[1] != radii[2]
+
+
 def test_copies_without_finite_logits_count_for_no_class():
     def broken(x):
         return torch.full((len(x), 3), math.nan)

@@ -37,6 +37,9 @@ def test_an_entry_of_named_yaml_is_a_config_unless_a_file_has_its_name(tmp_path,
     )
     (tmp_path / "net.yaml").write_text("depth: 20")
     assert load_layers("deeper.yaml", [tmp_path]) == [{"depth": 20}, {"depth": 56}, {"depth": 110}]
+    assert load_layers(str(tmp_path / "deeper.yaml"), [tmp_path]) == load_layers("deeper", [tmp_path])
+    with pytest.raises(ConfigError, match="did you mean deep"):
+        load_layers(str(tmp_path / "base" / "deeper.yaml"), [tmp_path])
     with pytest.raises(ConfigError, match=r"config 'deepest' is neither .*; did you mean deeper.yaml"):
         load_layers("deepest", [tmp_path])
     (tmp_path / "deep.yaml").write_text("depth: 8")
