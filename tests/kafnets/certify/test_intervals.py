@@ -1,5 +1,6 @@
 """Interval bounds contain what a network gives for every image of the box."""
 
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -239,7 +240,7 @@ def hooked():
         ),
         (
             nn.Sequential(nn.Flatten(), ResidualKAF(4, base=from_module(nn.Mish()))),
-            "no range of ResidualKAF.* is known: .* does not bound its derivatives",
+            r"no range of Mish\+KAF is known: .* does not bound its derivatives",
         ),
         (nn.Sequential(nn.Flatten(), KAF(4, kernel=Own())), "no range of KAF_Own is known: Own does not bound"),
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten()), "without running statistics"),
@@ -255,10 +256,10 @@ def test_what_has_no_sound_bound_is_refused_by_name(net, says):
 @pytest.mark.parametrize("activation", [KAF(4, kernel=Own()), ResidualKAF(4, base=from_module(nn.Mish()))], ids=repr)
 def test_what_has_no_slope_is_refused_by_name_in_training_too(activation):
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), activation)
-    with pytest.raises(ValueError, match=f"no (range|slope|Lipschitz bound) of {activation.label} is known"):
+    with pytest.raises(ValueError, match=f"of {re.escape(activation.label)} is known"):
         lipschitz_bound(net, (1, 2, 2))
     if isinstance(activation, KAF):
-        with pytest.raises(ValueError, match=f"no slope of {activation.label} is known"):
+        with pytest.raises(ValueError, match="no slope of KAF_Own is known"):
             lipschitz_pairs(net, (1, 2, 2))
 
 
