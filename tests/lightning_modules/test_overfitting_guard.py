@@ -206,6 +206,15 @@ def test_without_a_good_probe_it_goes_back_to_the_start(settings, make_module, m
 
 
 @pytest.mark.filterwarnings("ignore:catastrophic")
+def test_a_fallback_that_is_new_in_a_resumed_run_goes_back_to_its_start(make_module, make_data, make_trainer, tmp_path):
+    make_trainer(Scripted(), name="begun", max_epochs=1).fit(make_module(), make_data())
+    states, guard = States(), Scripted(6, every=2, fallback=NFGSM())
+    trainer = make_trainer(guard, states, max_epochs=2)
+    trainer.fit(make_module(), make_data(), ckpt_path=last(tmp_path, "begun"))
+    assert same(states.after[6], states.after[4]) and not same(states.after[5], states.after[4])
+
+
+@pytest.mark.filterwarnings("ignore:catastrophic")
 def test_it_goes_back_and_on_with_another_objective(make_module, make_data, make_trainer, tmp_path):
     def run(name, epochs, checkpoint=None):
         module, guard, states = make_module(), Scripted(6, every=2, fallback=NFGSM()), States()
