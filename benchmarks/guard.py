@@ -63,14 +63,15 @@ def _draw_run(axes: Axes, run: Path, title: str) -> None:
     probes = _rows(run, "guard/pgd_accuracy")
     steps = [int(row["step"]) for row in probes]
     for key, label, style in (
-        ("guard/single_step_accuracy", "100 images, FGSM (the guard)", {"color": "#0072B2", "linestyle": "--"}),
-        ("guard/pgd_accuracy", "100 images, PGD-10 (the guard)", {"color": "#D55E00"}),
+        ("guard/single_step_accuracy", "images of the guard, FGSM", {"color": "#0072B2", "linestyle": "--"}),
+        ("guard/pgd_accuracy", "images of the guard, PGD-10", {"color": "#D55E00"}),
     ):
         axes.plot(steps, [100 * float(row[key]) for row in probes], label=label, marker=".", linewidth=1.2, **style)  # type: ignore[arg-type]
     epochs = _rows(run, "val/robust_accuracy")
     at, robust = [int(row["step"]) + 1 for row in epochs], [100 * float(row["val/robust_accuracy"]) for row in epochs]
     axes.plot(at, robust, "o-", color="black", linewidth=1.2, label="validation images, PGD-10")
-    axes.axvline(steps[-1], color="grey", linestyle=":", label="the guard reports a collapse")
+    collapsed = [int(row["step"]) for row in probes if float(row["guard/collapsed"])]
+    axes.axvline(collapsed[0], color="grey", linestyle=":", label="the guard reports a collapse")
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)
@@ -97,9 +98,9 @@ class TimedGuard(OverfittingGuard):
         super().__init__(every=EVERY)
         self.seconds: list[float] = []
 
-    def accuracies(self, trainer: Trainer, module: Any) -> tuple[float, float]:
+    def accuracies(self, trainer: Trainer, module: Any, images: int) -> tuple[float, float]:
         start = now()
-        found = super().accuracies(trainer, module)
+        found = super().accuracies(trainer, module, images)
         self.seconds.append(now() - start)
         return found
 

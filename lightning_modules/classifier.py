@@ -127,6 +127,7 @@ class Classifier(LightningModule):
                 raise ValueError(f"{name} must be >= 1, got {images}")
         self.net = net
         self.objective = objective
+        self.fallback: Objective | None = None  # set by a guard; has no state, so the run's own can be restored
         self.threat = threat or ThreatModel()
         self.optimizer = optimizer
         self.schedule = schedule or Constant()
@@ -166,6 +167,11 @@ class Classifier(LightningModule):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    @property
+    def current_objective(self) -> Objective:
+        """The objective of the next step: the fallback if a guard has set one, otherwise the run's own."""
+        return self.fallback or self.objective
+
     def labels(self) -> dict[str, Any]:
         """Return the scalars by which runs are compared: network, objective, loss, weights, threat model, seed.
 
@@ -197,7 +203,7 @@ class Classifier(LightningModule):
         epoch = self._fractional_epoch(batch_idx)
         known = objectives.Batch(x, y, keys, epoch, self._threat_at(epoch), self.loss)
         labels = LabelRange(y)
-        terms = self.objective(self._compiled[0] if self._compiled else self.net, known)
+        terms = self.current_objective(self._compiled[0] if self._compiled else self.net, known)
         check_shape(terms.logits, len(y))
         self.inputs = terms.inputs  # FiniteLoss needs them if the loss is not finite
         self._step = known, terms, labels
@@ -227,18 +233,18 @@ class Classifier(LightningModule):
         if self._step is not None:
             batch, terms, labels = self._step
             labels.check(terms.logits.shape[1])
-            self.objective.after_backward(batch, terms)
+            self.current_objective.after_backward(batch, terms)
             self._step = None  # frees the graph
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take one step of the optimizer per replay of the batch; Lightning's ``global_step`` counts batches."""
-        for replay in range(self.objective.replays):
+        for replay in range(self.current_objective.replays):
             self._replay = replay
             super().optimizer_step(*args, **kwargs)
         self._replay = 0
 
     def _fractional_epoch(self, batch_idx: int) -> float:
-        done = batch_idx + self._replay / self.objective.replays
+        done = batch_idx + self._replay / self.current_objective.replays
         return self.current_epoch + done / self.trainer.num_training_batches
 
     # --- optimisation ------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class LearningRateRange(Callback):
             # a network that has collapsed is a result here
             warnings.filterwarnings("ignore", message=".*the gradient is exactly zero")
             estimate_statistics(module.net, list(self._inputs))
-            return self._probe.accuracies(trainer, module)
+            return self._probe.accuracies(trainer, module, self._probe.images)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the files and print the suggestions."""

@@ -46,7 +46,7 @@ class Pictures(Callback):
         """Draw the curves."""
         histories = [item for item in trainer.callbacks if isinstance(item, History)]  # type: ignore[attr-defined]
         if histories and histories[0].rows:
-            publish(trainer, "curves", plot_curves(histories[0].rows, objective=pl_module.objective.label))
+            publish(trainer, "curves", plot_curves(histories[0].rows, objective=pl_module.labels()["objective"]))
 
     def on_test_batch_end(
         self,
