@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_modules.comparison.labels import labels
 from lightning_modules.comparison.run_folder import read_run_folder
 from lightning_modules.studies.member_record import Record, read_member
 
@@ -78,7 +79,7 @@ def _member(source: Path) -> Member:
 
 def _settings(record: Record, origin: str) -> tuple[str, ...]:
     axes = {name: value for name, value in record["axes"].items() if name != "seed"}
-    run = {name: value for name, value in record["run"].items() if name != "seed"}
+    run = {name: value for name, value in labels(record).items() if name != "seed"}
     return (origin, repr(sorted(axes.items())), repr(sorted(run.items())))
 
 
@@ -93,5 +94,4 @@ def axis_value(member: Member, name: str) -> str:
 
     A member of another study has the axis only as a label, such as its ``activation``.
     """
-    found = member.axes.get(name, member.record["run"].get(name))
-    return "-" if found is None else str(found)
+    return member.axes.get(name) or labels(member.record).get(name, "-")

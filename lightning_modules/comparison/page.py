@@ -10,6 +10,7 @@ from kafnets.plots.marks import Mark, natural_order
 from lightning_modules.comparison.compared import Compared
 from lightning_modules.comparison.figures import looks, pair_text
 from lightning_modules.comparison.groups import Group
+from lightning_modules.comparison.labels import labels
 from lightning_modules.comparison.statement import method
 from lightning_modules.comparison.table import Column, columns
 from lightning_modules.pages import Picture, figure_element, swatch, whole_page
@@ -64,7 +65,7 @@ def _shared(groups: Sequence[Group]) -> list[str]:
     """What all groups have in common and none of their labels tells."""
     found = []
     for name in ("backbone", "activation", "objective"):
-        values = {member.record["run"][name] for each in groups for member in each.members}
+        values = {labels(member.record)[name] for each in groups for member in each.members}
         if len(values) == 1 and name not in groups[0].axes:
             found.append(values.pop())
     return found

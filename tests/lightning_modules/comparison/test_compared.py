@@ -41,6 +41,16 @@ def test_seeds_of_one_training_are_one_group_with_the_t_interval(tmp_path: Path)
     assert pair.found == runs_and_images(a, b) and pair.found.test == MIXED
 
 
+@pytest.mark.parametrize(
+    ("label", "text"), [("weights", "even average of {} steps"), ("objective", "FGSM, from step {} PGD")]
+)
+def test_labels_that_follow_the_course_of_a_run_do_not_part_seeds(tmp_path: Path, label, text):
+    records = seeds("ReLU") + seeds("KAF")
+    for record in records:
+        record["run"][label] = text.format(320 + 64 * record["seed"])
+    assert [len(group.members) for group in compared(tmp_path, *records).groups] == [3, 3]
+
+
 def test_single_runs_are_compared_by_mcnemar_and_the_claim_is_about_these_networks(tmp_path: Path):
     one, two = fake_member("ReLU", robust=0.3), fake_member("KAF", robust=0.42)
     found = compared(tmp_path, one, two)
