@@ -114,8 +114,9 @@ def pair_text(compared: Compared, pair: Pair) -> str:
     if pair.found is None:
         return f"{names}: no test, {pair.reason}"
     found = pair.found
+    seed = "" if pair.seed is None else f", runs of seed {pair.seed}"
     return (
-        f"{names}: {100 * found.difference:+.1f} points, 95 % [{100 * found.low:+.1f}, {100 * found.high:+.1f}], "
+        f"{names}{seed}: {100 * found.difference:+.1f} points, 95 % [{100 * found.low:+.1f}, {100 * found.high:+.1f}], "
         f"p = {found.p_value:.2g}, corrected {pair.adjusted:.2g}"
     )
 

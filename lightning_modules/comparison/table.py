@@ -154,6 +154,7 @@ def pair_rows(compared: Compared) -> list[dict[str, Any]]:
         if pair.found:
             row |= {name: getattr(pair.found, name) for name in ("difference", "low", "high", "p_value")}
             row |= {"p_holm": pair.adjusted, "significant": pair.significant, "test": pair.found.test}
+            row["seed"] = pair.seed
         rows.append(row | {"untested_because": pair.reason})
     return rows
 

@@ -69,6 +69,23 @@ def test_a_difference_that_no_test_supports_is_not_claimed(tmp_path: Path):
     assert not any(pair.significant for pair in found.pairs)
 
 
+def test_the_opposite_of_a_test_of_single_runs_is_not_claimed(tmp_path: Path):
+    several = [fake_member("KAF", seed=seed, robust=share) for seed, share in enumerate((0.2, 0.36, 0.36))]
+    found = compared(tmp_path, *several, fake_member("ReLU", robust=0.28), fake_member("ELU", robust=0.27))
+    assert found.groups[0].label == "KAF"  # by its mean, but not by the run of the shared seed
+    (text,) = statements(found)
+    assert "ReLU is more robust than KAF by 8.0 points" in text and "(runs of seed 0, p < 0.001)" in text
+    assert "each of the" not in text and "Some have one run, so" in text
+
+
+def test_a_group_without_a_test_is_none_of_the_others(tmp_path: Path):
+    lone = fake_member("KWTA", seed=7, robust=0.2)
+    found = compared(tmp_path, *seeds("KAF", robust=0.5), *seeds("ReLU"), *seeds("ELU"), lone)
+    (text,) = statements(found)
+    assert "each of the" not in text
+    assert "3 pairs could not be tested (one run against several, and no seed in common)." in text
+
+
 def test_a_claim_about_a_doubted_network_says_so(tmp_path: Path):
     check = {"name": "noise breaks images", "status": "warn", "numbers": "16 of 52", "advice": "", "images": []}
     found = compared(tmp_path, *seeds("ReLU"), *seeds("ELU"), *seeds("KWTA", robust=0.5, checks=[check]))
@@ -88,6 +105,20 @@ def test_the_correction_counts_the_tests_and_grids_are_compared_one_axis_at_a_ti
     assert len(found.groups) == 6 and len(found.pairs) == 2 * 3 + 3  # of 15
     tested = sorted((pair.found.p_value, pair.adjusted) for pair in found.pairs if pair.found and pair.adjusted)
     assert tested[0][1] == pytest.approx(min(1, 9 * tested[0][0]))
+
+
+@pytest.mark.parametrize(
+    ("twin", "pairs"),
+    [
+        (fake_member(study="short"), 2),  # KAF and the ReLU of the other study differ in two ways
+        (fake_member(run=fake_member()["run"] | {"loss": "margin"}), 3),
+    ],
+)
+def test_trainings_with_equal_axes_do_not_keep_other_pairs_from_being_tested(tmp_path: Path, twin, pairs):
+    found = compared(tmp_path, fake_member("KAF", robust=0.45), fake_member(), twin)
+    assert len(found.pairs) == pairs
+    (text,) = statements(found)
+    assert "KAF is more robust than" in text
 
 
 def test_runs_without_results_per_image_need_seeds(tmp_path: Path):
