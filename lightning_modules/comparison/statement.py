@@ -26,7 +26,7 @@ def statement(groups: Sequence[Group], pairs: Sequence[Pair]) -> str:
         claims = [best] if best else [_claim(groups, pair) for pair in clear[:NAMED]]
         text = f"Under {threat}, {'; '.join(claims)}."
         if len(tested) > max(len(claims), 1):
-            text += f" Of {len(tested)} pairs that were tested, {len(clear)} differ."
+            text += f" Of {len(tested)} pairs that were tested, {len(clear)} differ{'s' * (len(clear) == 1)}."
     else:
         text = f"{_nothing(groups, tested)} under {threat}. {_largest(groups, tested)}"
     return " ".join([text, *_reserve(groups, pairs)])

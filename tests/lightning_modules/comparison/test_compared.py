@@ -176,6 +176,18 @@ def test_paths_that_hold_no_run_are_refused(tmp_path: Path):
         find_members([tmp_path / "empty"])
 
 
+def test_other_json_files_beside_records_are_left_out_and_counted(tmp_path: Path, capsys):
+    record = write_member(tmp_path, fake_member())
+    for name, content in (("statistics.json", '{"layers": []}'), ("deep/list.json", "[1]")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert [member.source for member in find_members([tmp_path])] == [record]
+    assert "2 of 3 JSON files are no records of runs and are left out" in capsys.readouterr().err
+    (tmp_path / "damaged.json").write_text('{"study": ')
+    with pytest.raises(ValueError, match="damaged.json can't be read as the record of a run"):
+        find_members([tmp_path])
+
+
 def test_trainings_that_no_axis_tells_apart_are_named_by_their_study(tmp_path: Path):
     found = compared(tmp_path, *(fake_member(study=study) for study in ("long", "short")))
     assert sorted(group.label for group in found.groups) == ["long", "short"]
