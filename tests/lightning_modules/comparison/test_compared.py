@@ -7,7 +7,7 @@ import torch
 from fake_members import ATTACKS, fake_member
 
 from kafnets.analysis.comparison import compare
-from kafnets.analysis.over_runs import MIXED, WELCH, runs_and_images, spread
+from kafnets.analysis.over_runs import MIXED, WELCH, accuracy_over_runs, runs_and_images
 from kafnets.analysis.per_image_results import PerImageResults
 from lightning_modules.comparison import Compared, compare_members, find_members, statements
 from lightning_modules.comparison.table import csv_rows, markdown
@@ -28,16 +28,16 @@ def robust(record: dict) -> torch.Tensor:
     return torch.stack([results[name] for name in ("clean", *ATTACKS)]).amin(0) == 1
 
 
-def test_seeds_of_one_training_are_one_group_with_the_t_interval(tmp_path: Path):
+def test_seeds_of_one_training_are_one_group_with_an_interval_over_runs_and_images(tmp_path: Path):
     records = seeds("ReLU", robust=0.3) + seeds("KAF", robust=0.36)
     found = compared(tmp_path, *records)
     assert [group.label for group in found.groups] == ["KAF", "ReLU"]
     accuracies = [record["worst_case"]["accuracy"] for record in records[3:]]
-    expected = spread(accuracies)
+    a, b = (torch.stack([robust(record) for record in part]) for part in (records[3:], records[:3]))
+    expected = accuracy_over_runs(accuracies, 1000, a)
     best = found.groups[0].robust
     assert (best.mean, best.std, best.low, best.high) == (expected.mean, expected.std, expected.low, expected.high)
     (pair,) = found.pairs
-    a, b = (torch.stack([robust(record) for record in part]) for part in (records[3:], records[:3]))
     assert pair.found == runs_and_images(a, b) and pair.found.test == MIXED
 
 
@@ -206,8 +206,11 @@ def test_the_tables(tmp_path: Path):
     rows = {row["activation"]: row for row in csv_rows(found)}
     assert list(rows) == [group.label for group in found.groups]
     row = rows["ELU"]
-    assert (row["interval"], row["runs"], row["robust_std"]) == ("Wilson over images", 1, None)
+    assert (row["robust_interval"], row["runs"], row["robust_std"]) == ("Wilson over images", 1, None)
     assert (row["threat"], row["robust_images"], row["attacks"]) == ("Linf eps 8/255", 1000, "; ".join(ATTACKS))
-    assert rows["KAF"]["interval"] == "Student's t over runs" and rows["KAF"]["seeds"] == "0 1"
+    assert rows["KAF"]["robust_interval"] == "t over runs and images, from results per image"
+    assert rows["KAF"]["clean_interval"].endswith("the images' part at most p (1 - p) / N")
+    assert rows["KAF"]["seeds"] == "0 1" and rows["KAF"]["clean_std"] == 0
+    assert rows["KAF"]["clean_high"] - rows["KAF"]["clean_low"] > 0.05  # equal runs of 1000 images
     table = [line for line in markdown(found, statements(found)).splitlines() if line.startswith("|")]
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
