@@ -140,9 +140,8 @@ def _fixed(compared: Compared, group: Group) -> dict[str, Any]:
 
 
 def _flat(name: str, found: Estimate) -> dict[str, Any]:
-    parts = {"mean": found.mean, "std": found.std, "low": found.low, "high": found.high}
-    parts |= {"interval": found.interval, "images": found.images}
-    return {f"{name}_{part}": value for part, value in parts.items()}
+    parts = ("mean", "std", "low", "high", "interval", "images")
+    return {f"{name}_{part}": getattr(found, part) for part in parts}
 
 
 def pair_rows(compared: Compared) -> list[dict[str, Any]]:

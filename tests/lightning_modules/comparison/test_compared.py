@@ -184,7 +184,7 @@ def test_other_json_files_beside_records_are_left_out_and_counted(tmp_path: Path
     assert [member.source for member in find_members([tmp_path])] == [record]
     assert "2 of 3 JSON files are no records of runs and are left out" in capsys.readouterr().err
     (tmp_path / "damaged.json").write_text('{"study": ')
-    with pytest.raises(ValueError, match="damaged.json can't be read as the record of a run"):
+    with pytest.raises(ValueError, match=r"damaged\.json can't be read as the record of a run"):
         find_members([tmp_path])
 
 
