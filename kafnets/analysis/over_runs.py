@@ -1,4 +1,4 @@
-"""Accuracies of several training runs: their spread, and tests whether two groups of runs differ."""
+"""Accuracies of several training runs: intervals of their mean, and tests whether two groups of runs differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Spread:
         runs: number of runs, >= 2.
         mean: their mean.
         std: their standard deviation, with ``runs - 1`` in the denominator.
-        low, high: 95 % interval of the mean by Student's t.
+        low, high: 95 % interval of the mean.
     """
 
     runs: int
@@ -46,6 +46,62 @@ def spread(values: Sequence[float], *, confidence: float = 0.95) -> Spread:
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
     half = float(student.ppf((1 + confidence) / 2, len(values) - 1)) * std / sqrt(len(values))
     return Spread(len(values), mean, std, mean - half, mean + half)
+
+
+def accuracy_over_runs(
+    accuracies: Sequence[float], images: int, right: Tensor | None = None, *, confidence: float = 0.95
+) -> Spread:
+    r"""The mean accuracy of several runs on the same images, with an interval in which runs and images are both random.
+
+    The interval is meant for further runs and further images. With the results per image, the variance of the mean is
+    that of one group in :func:`runs_and_images`::
+
+        V = max(W, E) + max(I - E, 0)
+        W = s^2 / R                 s^2: variance of the runs' accuracies
+        I = Var_i(mean_r x_ri) / N  what the images alone would explain if the runs were fixed
+        E = e / (R N)               e: residual mean square of runs x images, part of both W and I
+
+    Without them it is ``V = W + p (1 - p) / N``: the images' part can't be larger than it is for runs that are right on
+    the same images, so this interval is rather too wide than too narrow. The ends are Wilson's, with ``n = p (1 - p) /
+    V`` images in place of N (Kott and Carr 1997) and the t quantile of ``V^2 / (W^2 / (R - 1))`` degrees of freedom in
+    place of the normal one::
+
+        (p + t^2/2n -+ t sqrt(p (1 - p) / n + t^2 / 4n^2)) / (1 + t^2 / n)
+
+    Equal runs without results per image get Wilson's interval of one run. Few runs that differ by much more than the
+    images explain get an interval that holds p less often than it says.
+
+    Args:
+        accuracies: of each run, in [0, 1]; two or more.
+        images: number of images N of each run, >= 1.
+        right: bool ``(R, N)``, N >= 2, which images each run classifies correctly; None if unknown.
+        confidence: of the interval, in (0, 1).
+
+    Raises:
+        ValueError: if there are fewer than two runs, or ``right`` has another shape than ``(R, N)``.
+
+    Example:
+        >>> found = accuracy_over_runs([0.3, 0.3, 0.3], 1000)
+        >>> f"{found.mean:.3f} {found.std:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        '0.300 0.000 [0.272, 0.329]'
+    """
+    if len(accuracies) < 2:
+        raise ValueError(f"a spread needs two runs or more, got {len(accuracies)}")
+    if right is not None and (right.shape != (len(accuracies), images) or images < 2):
+        raise ValueError(f"right must be ({len(accuracies)}, {images}), two images or more, got {tuple(right.shape)}")
+    mean, std = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
+    share = mean * (1 - mean)
+    if right is None:
+        runs = std**2 / len(accuracies)
+        variance = runs + share / images
+        freedom = _freedom(variance, [runs], [len(accuracies)])
+    else:
+        x = right.double().numpy()
+        variance, freedom = _variance([x], x.mean(0))
+    n = share / variance if variance > ROUNDING else images  # all right, or all wrong: there is no variance
+    t = float(student.ppf((1 + confidence) / 2, freedom))
+    centre, half, scale = mean + t**2 / (2 * n), t * sqrt(share / n + t**2 / (4 * n**2)), 1 + t**2 / n
+    return Spread(len(accuracies), mean, std, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
 
 
 @dataclass(frozen=True)
@@ -142,21 +198,31 @@ def runs_and_images(a: Tensor, b: Tensor, *, confidence: float = 0.95) -> Differ
         raise ValueError(f"a and b must be (runs, images) of the same 2 images or more, got {shapes}")
     _check_runs(len(a), len(b))
     groups = [x.double().numpy() for x in (a, b)]
-    images = a.shape[1]
     difference = float(groups[0].mean() - groups[1].mean())
-    runs = [float(np.var(x.mean(1), ddof=1)) / len(x) for x in groups]
-    residual = sum(_residual(x) / len(x) for x in groups) / images
-    fixed = float(np.var(groups[0].mean(0) - groups[1].mean(0), ddof=1)) / images
-    variance = max(sum(runs), residual) + max(fixed - residual, 0.0)
+    variance, freedom = _variance(groups, groups[0].mean(0) - groups[1].mean(0))
     if variance <= ROUNDING:  # every run of a group is right on the same images, and the groups are equal or opposite
         found = compare(a[0], b[0])
         return Difference(difference, found.low, found.high, found.p_value, MIXED)
-    shares = sum(part**2 / (len(x) - 1) for part, x in zip(runs, groups, strict=True))
-    freedom = variance**2 / shares if shares else inf
     scale = sqrt(variance)
     half = float(student.ppf((1 + confidence) / 2, freedom)) * scale
     p_value = 2 * float(student.sf(abs(difference) / scale, freedom))
     return Difference(difference, max(-1.0, difference - half), min(1.0, difference + half), p_value, MIXED)
+
+
+def _variance(groups: Sequence[np.ndarray], contrast: np.ndarray) -> tuple[float, float]:
+    """``V`` of :func:`runs_and_images`, the variance of the mean of ``contrast`` ``(N,)``; its degrees of freedom."""
+    images = len(contrast)
+    runs = [float(np.var(x.mean(1), ddof=1)) / len(x) for x in groups]
+    residual = sum(_residual(x) / len(x) for x in groups) / images
+    fixed = float(np.var(contrast, ddof=1)) / images
+    variance = max(sum(runs), residual) + max(fixed - residual, 0.0)
+    return variance, _freedom(variance, runs, [len(x) for x in groups])
+
+
+def _freedom(variance: float, runs: Sequence[float], counts: Sequence[int]) -> float:
+    """Satterthwaite's degrees of freedom of ``variance``, of which the parts ``runs`` have ``counts - 1`` each."""
+    shares = sum(part**2 / (count - 1) for part, count in zip(runs, counts, strict=True))
+    return variance**2 / shares if shares else inf
 
 
 def _residual(x: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from kafnets.plots.marks import Legends, Mark, marks
 from kafnets.plots.pairs import Cell, plot_pairs
 from lightning_modules.comparison.claims import claimed, claims
 from lightning_modules.comparison.compared import Compared
-from lightning_modules.comparison.groups import Estimate, Group
+from lightning_modules.comparison.groups import INTERVALS, Estimate, Group
 from lightning_modules.comparison.measurement import Measurement
 from lightning_modules.comparison.pairs import Pair
 from lightning_modules.comparison.table import interval_text
@@ -75,7 +75,7 @@ def _scatters(compared: Compared) -> Iterator[Picture]:
         suffix, text = _suffix(compared, measured)
         grey = f" Grey: figures claimed in {claims()['source']} ({claims()['note']})."
         caption = (
-            "Crosses are 95 % intervals: Wilson's over the images for one run, Student's t over several runs."
+            f"Crosses are 95 % intervals: {INTERVALS}."
             + (grey if any(point.claimed for point in points) else "")
             + text
         )
@@ -114,8 +114,9 @@ def pair_text(compared: Compared, pair: Pair) -> str:
     if pair.found is None:
         return f"{names}: no test, {pair.reason}"
     found = pair.found
+    seed = "" if pair.seed is None else f", runs of seed {pair.seed}"
     return (
-        f"{names}: {100 * found.difference:+.1f} points, 95 % [{100 * found.low:+.1f}, {100 * found.high:+.1f}], "
+        f"{names}{seed}: {100 * found.difference:+.1f} points, 95 % [{100 * found.low:+.1f}, {100 * found.high:+.1f}], "
         f"p = {found.p_value:.2g}, corrected {pair.adjusted:.2g}"
     )
 

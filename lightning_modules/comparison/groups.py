@@ -2,27 +2,34 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kafnets.analysis.over_runs import spread
+from kafnets.analysis.over_runs import accuracy_over_runs
 from kafnets.analysis.per_image_results import PerImageResults
 from lightning_modules.comparison.measurement import Measurement, measurement
 from lightning_modules.comparison.members import Member, axis_value, varying_axes
 
+INTERVALS = "Wilson's over the images for one run, over runs and images (docs/comparison.md) for several"
+ONE_RUN = "Wilson over images"
+PER_IMAGE = "t over runs and images, from results per image"
+BOUNDED = "t over runs and images, the images' part at most p (1 - p) / N"
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """An accuracy with its 95 % interval: Wilson's over the images for one run, Student's t over several runs.
+    """An accuracy with its 95 % interval, see :func:`~kafnets.analysis.over_runs.accuracy_over_runs`.
 
     Attributes:
         mean: of the runs, in [0, 1].
         std: of the runs; None for one run.
         low, high: ends of the interval, in [0, 1].
         runs, images: number of runs, and of images per run.
+        interval: how the interval was computed.
     """
 
     mean: float
@@ -31,6 +38,7 @@ class Estimate:
     high: float
     runs: int
     images: int
+    interval: str = ONE_RUN
 
 
 @dataclass(frozen=True)
@@ -59,16 +67,16 @@ class Group:
         """The study it belongs to; empty for run folders."""
         return self.first["study"] if self.members[0].source.is_file() else ""
 
-    @property
+    @cached_property
     def clean(self) -> Estimate:
         """Clean accuracy."""
         return _estimate([member.record["clean"] for member in self.members])
 
-    @property
+    @cached_property
     def robust(self) -> Estimate:
         """Robust accuracy, as :attr:`measured` says."""
         name = "worst_case" if self.measured.worst_case else "robust"
-        return _estimate([member.record[name] for member in self.members])
+        return _estimate([member.record[name] for member in self.members], self.outcomes())
 
     def mean(self, *path: str) -> float | None:
         """Return the mean of a number of the records, None if a run lacks it."""
@@ -101,15 +109,14 @@ class Group:
         return [(member, event) for member in self.members for event in member.record["events"]]
 
 
-def _estimate(counted: Sequence[dict[str, Any]]) -> Estimate:
+def _estimate(counted: Sequence[dict[str, Any]], right: Tensor | None = None) -> Estimate:
     first = counted[0]
+    images = first["images"]
     if len(counted) == 1:
-        return Estimate(
-            first["accuracy"], None, first["wilson95_low"], first["wilson95_high"], runs=1, images=first["images"]
-        )
-    found = spread([each["accuracy"] for each in counted])
-    low, high = max(0.0, found.low), min(1.0, found.high)
-    return Estimate(found.mean, found.std, low, high, runs=len(counted), images=first["images"])
+        return Estimate(first["accuracy"], None, first["wilson95_low"], first["wilson95_high"], runs=1, images=images)
+    found = accuracy_over_runs([each["accuracy"] for each in counted], images, right)
+    how = BOUNDED if right is None else PER_IMAGE
+    return Estimate(found.mean, found.std, found.low, found.high, runs=len(counted), images=images, interval=how)
 
 
 def group(members: Sequence[Member]) -> list[Group]:

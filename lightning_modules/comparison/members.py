@@ -1,9 +1,12 @@
 """Finds the runs to compare: members of studies, and run folders."""
 
+import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_modules.comparison.labels import labels
 from lightning_modules.comparison.run_folder import read_run_folder
 from lightning_modules.studies.member_record import Record, read_member
 
@@ -36,6 +39,8 @@ class Member:
 def find_members(paths: Iterable[str | Path]) -> list[Member]:
     """Read every run that the paths name.
 
+    Other JSON files beside the records of a folder are left out; their number is printed to standard error.
+
     Args:
         paths: run folders, folders of runs, results folders of studies, and single records, in any mixture.
 
@@ -64,7 +69,26 @@ def _sources(path: Path) -> Iterator[Path]:
         yield path.parent if path.name in ("results.json", "robustness.json") else path
         return
     runs = sorted(file.parent for file in path.rglob("results.json"))
-    yield from runs or sorted(path.rglob("*.json"))
+    yield from runs or _records(path)
+
+
+def _records(folder: Path) -> list[Path]:
+    files = sorted(folder.rglob("*.json"))
+    kept = [file for file in files if _may_be_record(file)]
+    if not kept:
+        return files
+    if others := len(files) - len(kept):
+        print(f"{folder}: {others} of {len(files)} JSON files are no records of runs and are left out", file=sys.stderr)
+    return kept
+
+
+def _may_be_record(file: Path) -> bool:
+    """Whether a file names its study or member; a damaged file may, so reading it says what is wrong."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(content, dict) and bool({"study", "member"} & content.keys())
 
 
 def _member(source: Path) -> Member:
@@ -78,7 +102,7 @@ def _member(source: Path) -> Member:
 
 def _settings(record: Record, origin: str) -> tuple[str, ...]:
     axes = {name: value for name, value in record["axes"].items() if name != "seed"}
-    run = {name: value for name, value in record["run"].items() if name != "seed"}
+    run = {name: value for name, value in labels(record).items() if name != "seed"}
     return (origin, repr(sorted(axes.items())), repr(sorted(run.items())))
 
 
@@ -93,5 +117,4 @@ def axis_value(member: Member, name: str) -> str:
 
     A member of another study has the axis only as a label, such as its ``activation``.
     """
-    found = member.axes.get(name, member.record["run"].get(name))
-    return "-" if found is None else str(found)
+    return member.axes.get(name) or labels(member.record).get(name, "-")

@@ -9,7 +9,8 @@ from pathlib import Path
 from kafnets.plots.marks import Mark, natural_order
 from lightning_modules.comparison.compared import Compared
 from lightning_modules.comparison.figures import looks, pair_text
-from lightning_modules.comparison.groups import Group
+from lightning_modules.comparison.groups import INTERVALS, Group
+from lightning_modules.comparison.labels import labels
 from lightning_modules.comparison.statement import method
 from lightning_modules.comparison.table import Column, columns
 from lightning_modules.pages import Picture, figure_element, swatch, whole_page
@@ -64,7 +65,7 @@ def _shared(groups: Sequence[Group]) -> list[str]:
     """What all groups have in common and none of their labels tells."""
     found = []
     for name in ("backbone", "activation", "objective"):
-        values = {member.record["run"][name] for each in groups for member in each.members}
+        values = {labels(member.record)[name] for each in groups for member in each.members}
         if len(values) == 1 and name not in groups[0].axes:
             found.append(values.pop())
     return found
@@ -100,10 +101,7 @@ def _table(compared: Compared) -> str:
     shown, (found, _) = columns(compared), looks(compared)
     head = "".join(_head(column, compared.groups[0]) for column in shown)
     body = "".join(_row(i, each, found[i], shown) for i, each in enumerate(compared.groups))
-    foot = (
-        "Intervals: Wilson's over the images for one run, Student's t over several runs; std is that of the runs. A "
-        "click on a head sorts."
-    )
+    foot = f"Intervals: {INTERVALS}; std is that of the runs. A click on a head sorts."
     return (
         f'<section><h2>All figures</h2><div class="wide"><table id="groups"><thead><tr><th></th>{head}</tr></thead>'
         f'<tbody>{body}</tbody></table></div><p class="foot">{escape(foot)}</p></section>'

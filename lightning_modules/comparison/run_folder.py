@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kafnets.threat import show_units
+from lightning_modules.comparison.labels import labels
 from lightning_modules.provenance import PLACES
 from lightning_modules.studies.collect import collect, read_history
 from lightning_modules.studies.member_record import Record
@@ -17,15 +16,14 @@ from lightning_modules.studies.member_record import Record
 def read_run_folder(folder: Path) -> tuple[Record, str]:
     """Return the record of a tested run folder, and what identifies its training besides the seed.
 
-    The axes of the record are all labels of the run, without the number of steps that an average has seen. After a
-    separate ``test``, configuration and history are those of the run folder of the checkpoint, where it still exists.
+    The axes of the record are all labels of the run. After a separate ``test``, configuration and history are those of
+    the run folder of the checkpoint, where it still exists.
 
     Raises:
         ValueError: if a file is missing or damaged.
     """
     record = collect(folder)
-    labels = record["run"] | {"eps": show_units(record["run"]["eps"])}
-    record["axes"] = {name: re.sub(r" of \d+ steps$", "", str(value)) for name, value in labels.items()}
+    record["axes"] = labels(record)
     home = _training_folder(folder)
     record["history"] = record["history"] or read_history(home / "history.csv")
     return record, _training_settings(home)

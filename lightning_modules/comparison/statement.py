@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kafnets.analysis.over_runs import MCNEMAR
 from lightning_modules.comparison.groups import Group
-from lightning_modules.comparison.pairs import LEVEL, Pair
+from lightning_modules.comparison.pairs import LEVEL, Pair, differing_axes
 
 NAMED = 3  # pairs that a sentence names
 
@@ -26,10 +26,10 @@ def statement(groups: Sequence[Group], pairs: Sequence[Pair]) -> str:
         claims = [best] if best else [_claim(groups, pair) for pair in clear[:NAMED]]
         text = f"Under {threat}, {'; '.join(claims)}."
         if len(tested) > max(len(claims), 1):
-            text += f" Of {len(tested)} pairs that were tested, {len(clear)} differ."
+            text += f" Of {len(tested)} pairs that were tested, {len(clear)} differ{'s' * (len(clear) == 1)}."
     else:
         text = f"{_nothing(groups, tested)} under {threat}. {_largest(groups, tested)}"
-    return " ".join([text, *_reserve(groups, tested)])
+    return " ".join([text, *_reserve(groups, pairs)])
 
 
 def method(pairs: Sequence[Pair]) -> str:
@@ -54,7 +54,8 @@ def _oriented(groups: Sequence[Group], pair: Pair) -> tuple[str, str, str]:
     better, worse, sign = (pair.a, pair.b, 1) if found.difference > 0 else (pair.b, pair.a, -1)
     low, high = sorted((100 * sign * found.low, 100 * sign * found.high))
     size = f"{100 * abs(found.difference):.1f} points [{low:.1f}, {high:.1f}]"
-    return groups[better].label, groups[worse].label, f"{size} (p {_p(pair.adjusted)})"
+    seed = "" if pair.seed is None else f"runs of seed {pair.seed}, "
+    return groups[better].label, groups[worse].label, f"{size} ({seed}p {_p(pair.adjusted)})"
 
 
 def _claim(groups: Sequence[Group], pair: Pair) -> str:
@@ -64,10 +65,11 @@ def _claim(groups: Sequence[Group], pair: Pair) -> str:
 
 def _best(groups: Sequence[Group], tested: Sequence[Pair]) -> str:
     """The claim that one group is more robust than every other, if the tests support it."""
-    involved = {i for pair in tested for i in (pair.a, pair.b)}
-    first = min(involved)  # groups are ordered by robust accuracy
-    own = [pair for pair in tested if first in (pair.a, pair.b)]
-    if len(own) < max(2, len(involved) - 1) or not all(pair.significant for pair in own):
+    measured = groups[tested[0].a].measured
+    rivals = [i for i, each in enumerate(groups) if each.measured == measured]
+    first = rivals.pop(0)  # groups are ordered by their mean; a test of single runs may tell the opposite
+    own = [pair for pair in tested if pair.a == first and pair.significant and pair.found and pair.found.difference > 0]
+    if len(own) < max(2, len(rivals)):
         return ""
     closest = min(own, key=lambda pair: abs(pair.found.difference) if pair.found else 0.0)
     better, worse, size = _oriented(groups, closest)
@@ -79,9 +81,9 @@ def _p(value: float) -> str:
 
 
 def _nothing(groups: Sequence[Group], tested: Sequence[Pair]) -> str:
-    axes = list(groups[tested[0].a].axes)
-    differing = [name for name in axes if any(groups[p.a].axes[name] != groups[p.b].axes[name] for p in tested)]
-    nouns = [f"no {name}" for name in differing] or ["no training"]
+    apart = [differing_axes(groups[pair.a], groups[pair.b]) for pair in tested]
+    nouns = [f"no {name}" for name in groups[0].axes if any(name in axes for axes in apart)]
+    nouns += [] if all(apart) else ["no training"]
     text = f"{', '.join(nouns[:-1])} and {nouns[-1]}" if len(nouns) > 1 else nouns[0]
     return f"{text[0].upper()}{text[1:]} is significantly more robust than another"
 
@@ -89,16 +91,21 @@ def _nothing(groups: Sequence[Group], tested: Sequence[Pair]) -> str:
 def _largest(groups: Sequence[Group], tested: Sequence[Pair]) -> str:
     pair = max(tested, key=lambda pair: abs(pair.found.difference) if pair.found else 0.0)
     if not (pair.found and pair.found.difference):
-        return "All have the same robust accuracy."
+        return "In no tested pair do the robust accuracies differ."
     better, worse, size = _oriented(groups, pair)
     return f"The largest difference, {better} over {worse}, is {size}."
 
 
-def _reserve(groups: Sequence[Group], tested: Sequence[Pair]) -> list[str]:
-    """What limits the statement: single runs, and sanity checks that complain."""
+def _reserve(groups: Sequence[Group], pairs: Sequence[Pair]) -> list[str]:
+    """What limits the statement: pairs without a test, single runs, and sanity checks that complain."""
     reserves = []
+    untested = [pair for pair in pairs if not pair.found]
+    if untested:
+        count = f"{len(untested)} pair{'s' if len(untested) > 1 else ''}"
+        reserves.append(f"{count} could not be tested ({_reasons(untested)}).")
+    tested = [pair for pair in pairs if pair.found]
     if any(pair.found and pair.found.test == MCNEMAR for pair in tested):
-        every = all(pair.found and pair.found.test == MCNEMAR for pair in tested)
+        every = all(len(groups[i].members) == 1 for pair in tested for i in (pair.a, pair.b))
         start = "There is one run of each" if every else "Some have one run"
         reserves.append(
             f"{start}, so their tests hold for these trained networks, not for other runs of the trainings."
@@ -115,5 +122,8 @@ def _reserve(groups: Sequence[Group], tested: Sequence[Pair]) -> list[str]:
 def _untested(pairs: Sequence[Pair]) -> str:
     if not pairs:
         return "There is nothing to compare: no two trainings were measured in the same way."
-    reasons = "; ".join(dict.fromkeys(pair.reason for pair in pairs))
-    return f"No pair can be tested, so nothing is said about which is more robust ({reasons})."
+    return f"No pair can be tested, so nothing is said about which is more robust ({_reasons(pairs)})."
+
+
+def _reasons(pairs: Sequence[Pair]) -> str:
+    return "; ".join(dict.fromkeys(pair.reason for pair in pairs))

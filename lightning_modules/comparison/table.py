@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_modules.comparison.claims import claimed, claims
 from lightning_modules.comparison.compared import Compared
-from lightning_modules.comparison.groups import Estimate, Group
+from lightning_modules.comparison.groups import INTERVALS, Estimate, Group
 from lightning_modules.comparison.statement import method
 
 
@@ -120,7 +120,6 @@ def _fixed(compared: Compared, group: Group) -> dict[str, Any]:
         "runs": len(group.members),
         "seeds": " ".join(str(member.seed) for member in group.members),
         "data": group.first["data"],
-        "interval": "Student's t over runs" if len(group.members) > 1 else "Wilson over images",
         **_flat("clean", group.clean),
         **_flat("robust", group.robust),
         "measured": compared.letter(group.measured),
@@ -141,8 +140,8 @@ def _fixed(compared: Compared, group: Group) -> dict[str, Any]:
 
 
 def _flat(name: str, found: Estimate) -> dict[str, Any]:
-    parts = {"mean": found.mean, "std": found.std, "low": found.low, "high": found.high, "images": found.images}
-    return {f"{name}_{part}": value for part, value in parts.items()}
+    parts = ("mean", "std", "low", "high", "interval", "images")
+    return {f"{name}_{part}": getattr(found, part) for part in parts}
 
 
 def pair_rows(compared: Compared) -> list[dict[str, Any]]:
@@ -154,6 +153,7 @@ def pair_rows(compared: Compared) -> list[dict[str, Any]]:
         if pair.found:
             row |= {name: getattr(pair.found, name) for name in ("difference", "low", "high", "p_value")}
             row |= {"p_holm": pair.adjusted, "significant": pair.significant, "test": pair.found.test}
+            row["seed"] = pair.seed
         rows.append(row | {"untested_because": pair.reason})
     return rows
 
@@ -169,8 +169,7 @@ def markdown(compared: Compared, statements: Sequence[str], left_out: Collection
         letter = f"{compared.letter(each)}: " if len(compared.measurements) > 1 else ""
         attacks = f" ({', '.join(name for name, _ in each.attacks)})" if each.worst_case else ""
         measured.append(f"{letter}{each}{attacks}. {method(compared.pairs_of(each))}".strip())
-    foot = "Intervals: Wilson's over the images for one run, Student's t over several runs."
-    return "\n\n".join([*statements, *compared.notes, table, *measured, foot]) + "\n"
+    return "\n\n".join([*statements, *compared.notes, table, *measured, f"Intervals: {INTERVALS}."]) + "\n"
 
 
 def _cell(text: str) -> str:

@@ -7,7 +7,16 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_ind
 
 from kafnets.analysis.comparison import compare
-from kafnets.analysis.over_runs import MCNEMAR, holm, one_run_each, runs_alone, runs_and_images, spread
+from kafnets.analysis.over_runs import (
+    MCNEMAR,
+    accuracy_over_runs,
+    holm,
+    one_run_each,
+    runs_alone,
+    runs_and_images,
+    spread,
+)
+from kafnets.metrics.wilson import wilson_interval
 
 A, B = [0.40, 0.43, 0.41], [0.45, 0.44, 0.48, 0.46]
 
@@ -16,6 +25,44 @@ def test_a_spread_is_that_of_a_t_test():
     found, expected = spread(A), ttest_1samp(A, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx(tuple(expected))
     assert (found.mean, found.std) == pytest.approx((0.41333, 0.0152753), abs=1e-5)
+
+
+def test_equal_runs_have_the_interval_of_one_run():
+    """The images are a sample, so runs that agree don't make the interval shorter than Wilson's."""
+    low, high = wilson_interval(300, 1000)
+    unknown = accuracy_over_runs([0.3] * 3, 1000)
+    assert (unknown.low, unknown.high) == pytest.approx((low, high), abs=1e-9)
+    known = accuracy_over_runs([0.3] * 3, 1000, (torch.arange(1000) < 300).expand(3, 1000))
+    assert (known.low, known.high) == pytest.approx((low, high), abs=1e-4)  # Var_i is over N - 1
+    none = accuracy_over_runs([0.0] * 3, 1000, torch.zeros(3, 1000))
+    assert (none.low, none.high) == pytest.approx(wilson_interval(0, 1000))
+
+
+def test_the_interval_over_runs_and_images_by_hand():
+    right = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])  # accuracies 3/4 and 1/2
+    runs = (1 / 4) ** 2 / 2 / 2
+    square = 2 * (3 * (1 / 8) ** 2 + (3 / 8) ** 2) / 3  # the third image deviates by 3/8, the others by 1/8
+    residual = square / 2 / 4
+    fixed = np.var([1, 1, 0.5, 0], ddof=1) / 4
+    variance = max(runs, residual) + max(fixed - residual, 0)
+    p, n = 5 / 8, 5 / 8 * 3 / 8 / variance
+    t = student.ppf(0.975, variance**2 / runs**2)
+    found = accuracy_over_runs([0.75, 0.5], 4, right)
+    half = t * (p * (1 - p) / n + t**2 / (4 * n**2)) ** 0.5
+    expected = ((p + t**2 / (2 * n) + sign * half) / (1 + t**2 / n) for sign in (-1, 1))
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_interval_over_runs_and_images_holds_as_often_as_it_says(known):
+    """Runs of different quality on images of different difficulty; the accuracy on all images is 0.5."""
+    random, held = np.random.default_rng(0), []
+    for _ in range(300):
+        hard, each = random.normal(0, 2, 400), random.normal(0, 0.1, (3, 1))
+        right = hard + each + random.normal(0, 1, (3, 400)) > 0
+        found = accuracy_over_runs(right.mean(1).tolist(), 400, torch.tensor(right) if known else None)
+        held.append(found.low <= 0.5 <= found.high)
+    assert np.mean(held) > 0.915  # 0.95 less 2.8 standard errors
 
 
 def test_one_run_each_is_mcnemars_test():
@@ -85,6 +132,8 @@ def test_holms_correction(p_values, expected):
     ("call", "says"),
     [
         (lambda: spread([0.4]), "two runs or more, got 1"),
+        (lambda: accuracy_over_runs([0.4], 4), "two runs or more, got 1"),
+        (lambda: accuracy_over_runs([0.4, 0.4], 5, torch.ones(2, 4)), r"right must be \(2, 5\).* got \(2, 4\)"),
         (lambda: runs_alone([0.4], [0.4, 0.5]), "got 1 and 2"),
         (lambda: runs_and_images(torch.ones(1, 4).bool(), torch.ones(2, 4).bool()), "got 1 and 2"),
         (lambda: runs_and_images(torch.ones(2, 4).bool(), torch.ones(2, 5).bool()), r"\(2, 4\), \(2, 5\)"),

@@ -7,7 +7,7 @@ import torch
 from fake_members import ATTACKS, fake_member
 
 from kafnets.analysis.comparison import compare
-from kafnets.analysis.over_runs import MIXED, WELCH, runs_and_images, spread
+from kafnets.analysis.over_runs import MIXED, WELCH, accuracy_over_runs, runs_and_images
 from kafnets.analysis.per_image_results import PerImageResults
 from lightning_modules.comparison import Compared, compare_members, find_members, statements
 from lightning_modules.comparison.table import csv_rows, markdown
@@ -28,17 +28,27 @@ def robust(record: dict) -> torch.Tensor:
     return torch.stack([results[name] for name in ("clean", *ATTACKS)]).amin(0) == 1
 
 
-def test_seeds_of_one_training_are_one_group_with_the_t_interval(tmp_path: Path):
+def test_seeds_of_one_training_are_one_group_with_an_interval_over_runs_and_images(tmp_path: Path):
     records = seeds("ReLU", robust=0.3) + seeds("KAF", robust=0.36)
     found = compared(tmp_path, *records)
     assert [group.label for group in found.groups] == ["KAF", "ReLU"]
     accuracies = [record["worst_case"]["accuracy"] for record in records[3:]]
-    expected = spread(accuracies)
+    a, b = (torch.stack([robust(record) for record in part]) for part in (records[3:], records[:3]))
+    expected = accuracy_over_runs(accuracies, 1000, a)
     best = found.groups[0].robust
     assert (best.mean, best.std, best.low, best.high) == (expected.mean, expected.std, expected.low, expected.high)
     (pair,) = found.pairs
-    a, b = (torch.stack([robust(record) for record in part]) for part in (records[3:], records[:3]))
     assert pair.found == runs_and_images(a, b) and pair.found.test == MIXED
+
+
+@pytest.mark.parametrize(
+    ("label", "text"), [("weights", "even average of {} steps"), ("objective", "FGSM, from step {} PGD")]
+)
+def test_labels_that_follow_the_course_of_a_run_do_not_part_seeds(tmp_path: Path, label, text):
+    records = seeds("ReLU") + seeds("KAF")
+    for record in records:
+        record["run"][label] = text.format(320 + 64 * record["seed"])
+    assert [len(group.members) for group in compared(tmp_path, *records).groups] == [3, 3]
 
 
 def test_single_runs_are_compared_by_mcnemar_and_the_claim_is_about_these_networks(tmp_path: Path):
@@ -57,6 +67,23 @@ def test_a_difference_that_no_test_supports_is_not_claimed(tmp_path: Path):
     assert text.startswith("No activation is significantly more robust than another under Linf eps 8/255.")
     assert "is more robust than" not in text
     assert not any(pair.significant for pair in found.pairs)
+
+
+def test_the_opposite_of_a_test_of_single_runs_is_not_claimed(tmp_path: Path):
+    several = [fake_member("KAF", seed=seed, robust=share) for seed, share in enumerate((0.2, 0.36, 0.36))]
+    found = compared(tmp_path, *several, fake_member("ReLU", robust=0.28), fake_member("ELU", robust=0.27))
+    assert found.groups[0].label == "KAF"  # by its mean, but not by the run of the shared seed
+    (text,) = statements(found)
+    assert "ReLU is more robust than KAF by 8.0 points" in text and "(runs of seed 0, p < 0.001)" in text
+    assert "each of the" not in text and "Some have one run, so" in text
+
+
+def test_a_group_without_a_test_is_none_of_the_others(tmp_path: Path):
+    lone = fake_member("KWTA", seed=7, robust=0.2)
+    found = compared(tmp_path, *seeds("KAF", robust=0.5), *seeds("ReLU"), *seeds("ELU"), lone)
+    (text,) = statements(found)
+    assert "each of the" not in text
+    assert "3 pairs could not be tested (one run against several, and no seed in common)." in text
 
 
 def test_a_claim_about_a_doubted_network_says_so(tmp_path: Path):
@@ -78,6 +105,20 @@ def test_the_correction_counts_the_tests_and_grids_are_compared_one_axis_at_a_ti
     assert len(found.groups) == 6 and len(found.pairs) == 2 * 3 + 3  # of 15
     tested = sorted((pair.found.p_value, pair.adjusted) for pair in found.pairs if pair.found and pair.adjusted)
     assert tested[0][1] == pytest.approx(min(1, 9 * tested[0][0]))
+
+
+@pytest.mark.parametrize(
+    ("twin", "pairs"),
+    [
+        (fake_member(study="short"), 2),  # KAF and the ReLU of the other study differ in two ways
+        (fake_member(run=fake_member()["run"] | {"loss": "margin"}), 3),
+    ],
+)
+def test_trainings_with_equal_axes_do_not_keep_other_pairs_from_being_tested(tmp_path: Path, twin, pairs):
+    found = compared(tmp_path, fake_member("KAF", robust=0.45), fake_member(), twin)
+    assert len(found.pairs) == pairs
+    (text,) = statements(found)
+    assert "KAF is more robust than" in text
 
 
 def test_runs_without_results_per_image_need_seeds(tmp_path: Path):
@@ -135,6 +176,18 @@ def test_paths_that_hold_no_run_are_refused(tmp_path: Path):
         find_members([tmp_path / "empty"])
 
 
+def test_other_json_files_beside_records_are_left_out_and_counted(tmp_path: Path, capsys):
+    record = write_member(tmp_path, fake_member())
+    for name, content in (("statistics.json", '{"layers": []}'), ("deep/list.json", "[1]")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert [member.source for member in find_members([tmp_path])] == [record]
+    assert "2 of 3 JSON files are no records of runs and are left out" in capsys.readouterr().err
+    (tmp_path / "damaged.json").write_text('{"study": ')
+    with pytest.raises(ValueError, match=r"damaged\.json can't be read as the record of a run"):
+        find_members([tmp_path])
+
+
 def test_trainings_that_no_axis_tells_apart_are_named_by_their_study(tmp_path: Path):
     found = compared(tmp_path, *(fake_member(study=study) for study in ("long", "short")))
     assert sorted(group.label for group in found.groups) == ["long", "short"]
@@ -153,8 +206,11 @@ def test_the_tables(tmp_path: Path):
     rows = {row["activation"]: row for row in csv_rows(found)}
     assert list(rows) == [group.label for group in found.groups]
     row = rows["ELU"]
-    assert (row["interval"], row["runs"], row["robust_std"]) == ("Wilson over images", 1, None)
+    assert (row["robust_interval"], row["runs"], row["robust_std"]) == ("Wilson over images", 1, None)
     assert (row["threat"], row["robust_images"], row["attacks"]) == ("Linf eps 8/255", 1000, "; ".join(ATTACKS))
-    assert rows["KAF"]["interval"] == "Student's t over runs" and rows["KAF"]["seeds"] == "0 1"
+    assert rows["KAF"]["robust_interval"] == "t over runs and images, from results per image"
+    assert rows["KAF"]["clean_interval"].endswith("the images' part at most p (1 - p) / N")
+    assert rows["KAF"]["seeds"] == "0 1" and rows["KAF"]["clean_std"] == 0
+    assert rows["KAF"]["clean_high"] - rows["KAF"]["clean_low"] > 0.05  # equal runs of 1000 images
     table = [line for line in markdown(found, statements(found)).splitlines() if line.startswith("|")]
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
