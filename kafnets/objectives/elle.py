@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from kafnets.attacks import FGSM
@@ -14,6 +14,7 @@ from kafnets.keyed_random import image_keys, uniform
 from kafnets.objectives.adversarial import Adversarial
 from kafnets.objectives.around import Around
 from kafnets.objectives.base import Batch, Objective, Terms
+from kafnets.objectives.over_processes import mean_over_processes
 from kafnets.threat import per_image
 
 
@@ -71,7 +72,7 @@ class ELLE(Around):
         """Adapt the weight of the next step."""
         super().after_backward(batch, terms)
         if self.adaptive:
-            self._adapt(_over_processes(terms.log["linearity_error"]))
+            self._adapt(mean_over_processes(terms.log["linearity_error"]))
 
     def _adapt(self, error: Tensor) -> None:
         limit = self.mean + 2 * (self.deviations / self.steps.clamp_min(1)).sqrt()
@@ -107,12 +108,3 @@ def _without_dropout(net: Net) -> Iterator[None]:
     finally:
         for module in active:
             module.training = True
-
-
-def _over_processes(value: Tensor) -> Tensor:
-    """Return the mean of a value over all processes."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = value.clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()
