@@ -113,8 +113,7 @@ def test_the_ranks_agree(job, ranks):
     assert torch.equal(first["gradients"], second["gradients"])
 
 
-# AWP moves the weights of each process along the gradient of its own images
-@pytest.mark.parametrize("job", [job for job in JOBS if job != "awp"])
+@pytest.mark.parametrize("job", JOBS)
 def test_gradients_are_those_of_one_process(job, ranks, tmp_path):
     if "photographs" in job:
         write_photographs(tmp_path / "photographs", train=60)

@@ -11,6 +11,7 @@ from kafnets.attacks.preserve_state import preserve_state
 from kafnets.described import in_words
 from kafnets.objectives.around import Around
 from kafnets.objectives.base import Batch, Objective, Terms
+from kafnets.objectives.over_processes import mean_over_processes
 from kafnets.parameter_filters import chosen, kernels
 
 
@@ -19,7 +20,8 @@ class AWP(Around):
 
     Adversarial weight perturbation (Wu, Xia, Wang 2020, arXiv 2004.05884, equations 7 to 10). The images are crafted at
     w; the gradient is taken at w + v and the step is applied to w, so weight decay sees w. Running statistics of batch
-    norm are updated by the pass at w + v only, as in the official code.
+    norm are updated by the pass at w + v only, as in the official code. Several processes move their weights alike,
+    along the mean of their gradients; of accumulated batches, each has a v of its own.
 
     Args:
         objective: the objective to perturb, such as ``Adversarial(attack=PGD(steps=10))`` or ``TRADES()``.
@@ -72,9 +74,10 @@ class AWP(Around):
             raise ValueError(f"moved={in_words(self.moved)} returns no parameter that is trained")
         with preserve_state(net, eval_mode=False):
             value = self.objective.loss(net, batch, inputs).loss
-            uphill = torch.autograd.grad(value, list(tensors.values()), allow_unused=True)
-        pairs = zip(tensors.items(), uphill, strict=True)
-        return {name: self._shift(p.detach(), g) for (name, p), g in pairs if g is not None}
+            # zeros where there is no gradient, so that all processes exchange the same tensors
+            uphill = torch.autograd.grad(value, list(tensors.values()), materialize_grads=True)
+        pairs = zip(tensors.items(), map(mean_over_processes, uphill), strict=True)
+        return {name: self._shift(p.detach(), g) for (name, p), g in pairs}
 
     def _shift(self, weight: Tensor, gradient: Tensor) -> Tensor:
         # divided by the largest entry first: squares of small gradients underflow in float32

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from kafnets.attacks import FGSM
@@ -14,6 +14,7 @@ from kafnets.keyed_random import image_keys, uniform
 from kafnets.objectives.adversarial import Adversarial
 from kafnets.objectives.around import Around
 from kafnets.objectives.base import Batch, Objective, Terms
+from kafnets.objectives.over_processes import mean_over_processes
 from kafnets.threat import per_image
 
 
@@ -25,7 +26,9 @@ class ELLE(Around):
     without the gradient of a gradient (Abad Rocamora, Liu, Chrysos, Olmos, Cevher 2024, arXiv 2401.11618, and their
     code). As there, the points pass the network in one batch of three times the size, in the mode of the training step,
     and running statistics of batch norm count it. Unlike there, they are clipped to [0, 1] and pass without dropout:
-    under three different masks the losses would never lie on a line.
+    under three different masks the losses would never lie on a line. Nor do they pass under autocast: times such a
+    weight, the rounding of bfloat16 would be a penalty of its own, which no training can lower. In mixed precision this
+    pass, in the dtype of the weights, is therefore slower than the others.
 
     With ``adaptive=True`` (the authors' ELLE-A) the weight is 0 at first. After a step whose penalty is more than two
     standard deviations above the mean of all earlier ones it becomes ``weight``, after any other step it falls by 1 %.
@@ -71,7 +74,7 @@ class ELLE(Around):
         """Adapt the weight of the next step."""
         super().after_backward(batch, terms)
         if self.adaptive:
-            self._adapt(_over_processes(terms.log["linearity_error"]))
+            self._adapt(mean_over_processes(terms.log["linearity_error"]))
 
     def _adapt(self, error: Tensor) -> None:
         limit = self.mean + 2 * (self.deviations / self.steps.clamp_min(1)).sqrt()
@@ -90,10 +93,10 @@ def _linearity_error(net: Net, batch: Batch) -> Tensor:
     first, second = (ball.norm.random_start(x, ball.eps, image_keys(batch.keys, salt)) for salt in (1, 2))
     share = uniform(image_keys(batch.keys, 3), ()).to(x.dtype)
     between = torch.lerp(first, second, per_image(share, x))
-    with _without_dropout(net):
+    with _without_dropout(net), torch.autocast(x.device.type, enabled=False):
         logits = ask(net, torch.cat([first, second, between]))
-    at_first, at_second, at_between = batch.loss(logits, batch.y.repeat(3)).chunk(3)
-    return (at_between - torch.lerp(at_first, at_second, share.to(at_first.dtype))).square().mean()
+        at_first, at_second, at_between = batch.loss(logits, batch.y.repeat(3)).chunk(3)
+        return (at_between - torch.lerp(at_first, at_second, share.to(at_first.dtype))).square().mean()
 
 
 @contextmanager
@@ -107,12 +110,3 @@ def _without_dropout(net: Net) -> Iterator[None]:
     finally:
         for module in active:
             module.training = True
-
-
-def _over_processes(value: Tensor) -> Tensor:
-    """Return the mean of a value over all processes."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = value.clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()

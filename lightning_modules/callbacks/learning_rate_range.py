@@ -59,7 +59,8 @@ class LearningRateRange(Callback):
         self._probe = OverfittingGuard(images=images)
         self.rows: list[dict[str, float]] = []
         self.diverged_at: float | None = None
-        self._losses: list[float] = []
+        self._losses: list[float] = []  # of the steps since the last point
+        self._parts: list[Tensor] = []  # of the loss of a step, one per accumulated batch
         self._inputs: deque[Tensor] = deque(maxlen=BATCHES)
         self._seen, self._steps = 0, 0
 
@@ -70,20 +71,25 @@ class LearningRateRange(Callback):
                 f"a range test needs the schedule Exponential, got {type(pl_module.schedule).__name__}; give "
                 "--config lr_range.yaml after the other configs"
             )
-        batches = int(trainer.num_training_batches)
-        self._steps = batches * (trainer.max_epochs or 1)
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        self._steps = per_epoch * (trainer.max_epochs or 1)
         if self._steps < self.points and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise ValueError(
                 f"a range test of {self.points} points needs as many steps, got {self._steps}; set "
-                f"--trainer.max_epochs={math.ceil(self.points / batches)} or more"
+                f"--trainer.max_epochs={math.ceil(self.points / per_epoch)} or more"
             )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the loss; measure where a point is due."""
-        loss: Tensor = outputs["loss"].detach()
-        self._seen += 1
+        """Keep the loss of a step; measure where a point is due."""
         self._inputs.append(pl_module.inputs.detach())
-        self._losses.append(float(trainer.strategy.reduce(loss.clone(), reduce_op="mean")))
+        self._parts.append(outputs["loss"].detach())
+        if trainer.global_step == self._seen:
+            return
+        self._seen = trainer.global_step
+        # Lightning divides the loss of a batch by the number of batches in its step, so the sum is their mean
+        loss = torch.stack(self._parts).sum()
+        self._parts.clear()
+        self._losses.append(float(trainer.strategy.reduce(loss, reduce_op="mean")))
         lr = trainer.optimizers[0].param_groups[0]["lr"] / pl_module.lr_factor  # as the optimizer's lr is stated
         mean = sum(self._losses) / len(self._losses)
         finite = math.isfinite(mean) and all(bool(torch.isfinite(p).all()) for p in pl_module.parameters())

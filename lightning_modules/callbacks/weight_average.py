@@ -18,9 +18,11 @@ class WeightAverage(Callback):
     """Average the weights along training: exponentially (EMA) or evenly (SWA).
 
     After step t, ``average <- d average + (1 - d) weights``. EMA has ``d = min(decay, (1 + t) / (10 + t))`` (Gowal et
-    al. 2020, section 3.4), SWA ``d = t / (t + 1)`` (Izmailov et al. 2018), counted from ``start``. The running
-    statistics of batch norm belong to other weights, so those of the average are estimated anew before every
-    evaluation and checkpoint, on the inputs of the last ``batches`` training steps.
+    al. 2020, section 3.4), SWA ``d = t / (t + 1)`` (Izmailov et al. 2018), counted from ``start``. Steps are those of
+    the optimizer: accumulated batches make one step together, and every replay of :class:`~kafnets.objectives.Free` is
+    a step. The running statistics of batch norm belong to other weights, so those of the average are estimated anew
+    before every evaluation and checkpoint, on the inputs of the last ``batches`` training batches. All other buffers,
+    and extra state such as the ratio of k-WTA, are those of the live network.
 
     Validation counts both networks: ``val/robust_accuracy`` is that of the live weights, ``val/average_clean_accuracy``
     and ``val/average_robust_accuracy`` those of the average. In a checkpoint the average takes the place of the
@@ -48,6 +50,7 @@ class WeightAverage(Callback):
         self.decay, self.start, self.batches = decay, start, batches
         self.steps = 0
         self.net: nn.Module | None = None
+        self._begun = False
         self._has_moved = False  # since the statistics of batch norm were estimated
         self._inputs: deque[Tensor] = deque(maxlen=batches)
         self._counted = Evaluation()
@@ -68,18 +71,29 @@ class WeightAverage(Callback):
         self._counted.to(pl_module.device)
         pl_module.record.pop("weights", None)  # of the checkpoint that is resumed; training goes on with live weights
 
-    @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average towards the weights of this step."""
-        assert self.net is not None
-        self._inputs.append(pl_module.inputs.detach())
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Follow the steps of the optimizer."""
+        # no hook of Lightning's is called once per step with accumulated batches and with replays of a batch
+        trainer.optimizers[0].register_step_post_hook(lambda *_: self._move(pl_module.net))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Begin to average when the start is passed."""
         done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
-        started = done > self.start * (trainer.max_epochs or 1)
-        keep = self._keep() if started else 0.0
-        self.steps += started
+        self._begun = done > self.start * (trainer.max_epochs or 1)
+
+    @torch.no_grad()
+    def _move(self, live: nn.Module) -> None:
+        """Move the average towards the weights of a step."""
+        assert self.net is not None
+        keep = self._keep() if self._begun else 0.0
+        self.steps += self._begun
         averaged: list[Tensor] = list(self.net.parameters())
-        torch._foreach_lerp_(averaged, list(pl_module.net.parameters()), 1 - keep)
+        torch._foreach_lerp_(averaged, list(live.parameters()), 1 - keep)
         self._has_moved = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep the inputs, for the statistics of batch norm."""
+        self._inputs.append(pl_module.inputs.detach())
 
     def _keep(self) -> float:
         t = self.steps
@@ -132,10 +146,11 @@ class WeightAverage(Callback):
         pl_module.net.load_state_dict(checkpoint["live_net"])
 
     def _estimate(self, trainer: Trainer) -> None:
-        """Estimate the statistics of batch norm, unless they are those of the average as it is."""
+        """Give the average the state that is not averaged, unless it has not moved since."""
         if self.net is None or not self._has_moved:
             return
         self._has_moved = False
+        copy_state(trainer.lightning_module.net, self.net)  # type: ignore[arg-type]
         with trainer.precision_plugin.train_step_context():
             estimate_statistics(self.net, list(self._inputs))
         for name, buffer in self.net.named_buffers():
@@ -162,6 +177,16 @@ class WeightAverage(Callback):
         """Go on counting and collecting."""
         self.steps = state_dict["steps"]
         self._inputs.extend(state_dict.get("inputs", ()))
+
+
+@torch.inference_mode(False)  # validation begins in inference mode, whose tensors no attack can differentiate
+def copy_state(source: nn.Module, target: nn.Module) -> None:
+    """Give a network copies of all that another of the same structure holds besides parameters."""
+    for theirs, ours in zip(source.modules(), target.modules(), strict=True):
+        for name, buffer in theirs._buffers.items():
+            ours._buffers[name] = None if buffer is None else buffer.clone()
+        if type(theirs).get_extra_state is not nn.Module.get_extra_state:
+            ours.set_extra_state(copy.deepcopy(theirs.get_extra_state()))
 
 
 @torch.no_grad()

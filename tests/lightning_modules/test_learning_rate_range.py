@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from kafnets.objectives import Adversarial
 from kafnets.schedules import Exponential
 from lightning_modules.callbacks import LearningRateRange, Throughput
 
@@ -24,21 +25,24 @@ def rising(make_module, top=1.0, low=1e-3, **settings):
 def test_it_measures_rising_rates_and_writes_its_findings(make_module, make_data, make_trainer, tmp_path, capsys):
     test, data, losses = LearningRateRange(points=10, images=20), make_data(), []
 
-    class Module(type(make_module())):
-        def training_step(self, batch, batch_idx):
-            losses.append(super().training_step(batch, batch_idx))
-            return losses[-1]
+    class Kept(Adversarial):
+        def loss(self, *args):
+            terms = super().loss(*args)
+            losses.append(terms.loss.item())
+            return terms
 
-    module = rising(make_module, lr_images=5000)  # rates are those of the optimizer's setting, not those of the batch
-    module.__class__ = Module
+    # rates are those of the optimizer's setting, not those of the batch
+    module = rising(make_module, lr_images=5000, objective=Kept())
     data.test_dataloader = None  # an error if the test split is used
-    make_trainer(test, limit_train_batches=30, limit_val_batches=0).fit(module, data)
-    assert [row["lr"] for row in test.rows] == pytest.approx([1e-3 ** (1 - (6 * i + 5) / 60) for i in range(10)])
-    for i, row in enumerate(test.rows):
-        assert row["loss"] == pytest.approx(sum(losses[6 * i : 6 * i + 6]).item() / 6)
+    make_trainer(test, limit_train_batches=28, accumulate_grad_batches=3, limit_val_batches=0).fit(module, data)
+    epochs = torch.tensor(losses).unflatten(0, (2, 28))
+    steps = torch.cat([epochs[:, :27].unflatten(1, (9, 3)).mean(2), epochs[:, 27:]], 1).flatten()
+    last = [(28 * epoch + min(3 * step + 2, 27)) / 56 for epoch in range(2) for step in range(10)][1::2]
+    assert [row["lr"] for row in test.rows] == pytest.approx([1e-3 ** (1 - done) for done in last])
+    assert [row["loss"] for row in test.rows] == pytest.approx(steps.unflatten(0, (10, 2)).mean(1).tolist())
     folder = tmp_path / "run" / "version_0"
     written = json.loads((folder / "lr_range.json").read_text())
-    assert written["points"] == test.rows and written["run"]["objective"] == "Adversarial-FGSM"
+    assert written["points"] == test.rows and written["run"]["objective"] == "Kept-FGSM"
     assert (folder / "lr_range.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "suggested maximum of the learning rate" in printed and "suggested minimum of the learning rate" in printed
@@ -72,7 +76,8 @@ def test_a_loss_that_is_not_finite_is_a_divergence(make_module, make_data, make_
 def test_it_refuses_another_schedule_and_too_few_steps(make_module, make_data, make_trainer):
     with pytest.raises(ValueError, match="needs the schedule Exponential, got Constant; give --config lr_range"):
         make_trainer(LearningRateRange(points=8)).fit(make_module(), make_data())
-    with pytest.raises(ValueError, match=r"of 9 points needs as many steps, got 8; set --trainer.max_epochs=3 or more"):
-        make_trainer(LearningRateRange(points=9), name="short").fit(rising(make_module), make_data())
+    with pytest.raises(ValueError, match=r"of 8 points needs as many steps, got 4; set --trainer.max_epochs=4 or more"):
+        trainer = make_trainer(LearningRateRange(points=8), name="short", accumulate_grad_batches=3)
+        trainer.fit(rising(make_module), make_data())
     with pytest.raises(ValueError, match="points must be >= 5, got 4"):
         LearningRateRange(points=4)

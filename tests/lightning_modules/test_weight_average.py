@@ -1,10 +1,14 @@
 """Averages of weights: their values, what checkpoints hold, what a test measures."""
 
+from functools import partial
+
 import pytest
 import torch
 from pytorch_lightning import Callback
 
-from lightning_modules.callbacks import WeightAverage
+from kafnets.activations import KWTA
+from kafnets.objectives import Adversarial, Free
+from lightning_modules.callbacks import KWTARatio, WeightAverage
 from lightning_modules.callbacks.weight_average import estimate_statistics
 from lightning_modules.command_line.checkpoints import check_resumable
 
@@ -15,8 +19,9 @@ class Weights(Callback):
     def __init__(self):
         self.seen = []
 
-    def on_train_batch_end(self, trainer, module, *rest):
-        self.seen.append([p.detach().clone() for p in module.net.parameters()])
+    def on_train_start(self, trainer, module):
+        keep = lambda *_: self.seen.append([p.detach().clone() for p in module.net.parameters()])  # noqa: E731
+        trainer.optimizers[0].register_step_post_hook(keep)
 
 
 def expected(seen, keep, first):
@@ -27,19 +32,44 @@ def expected(seen, keep, first):
 
 
 @pytest.mark.parametrize(
-    ("settings", "keep"),
+    ("settings", "keep", "objective", "accumulated", "steps"),
     [
-        ({"decay": 0.3}, lambda t: min(0.3, (1 + t) / (10 + t))),
-        ({"decay": None}, lambda t: t / (t + 1)),
-        ({"decay": None, "start": 0.5}, lambda t: (t - 4) / (t - 3) if t >= 4 else 0),
+        ({"decay": 0.3}, lambda t: min(0.3, (1 + t) / (10 + t)), Adversarial(), 3, 4),  # of three batches and of one
+        ({"decay": None}, lambda t: t / (t + 1), Free(replays=2), 1, 16),
+        ({"decay": None, "start": 0.5}, lambda t: (t - 4) / (t - 3) if t >= 4 else 0, Adversarial(), 1, 8),
     ],
 )
-def test_the_average_follows_its_formula(settings, keep, make_module, make_data, make_trainer):
-    module, average, weights = make_module(), WeightAverage(**settings), Weights()
+def test_the_average_follows_its_formula(
+    settings, keep, objective, accumulated, steps, make_module, make_data, make_trainer
+):
+    module, average, weights = make_module(objective=objective), WeightAverage(**settings), Weights()
     first = [p.detach().clone() for p in module.net.parameters()]
-    make_trainer(weights, average, max_epochs=2).fit(module, make_data())
+    trainer = make_trainer(weights, average, max_epochs=2, accumulate_grad_batches=accumulated)
+    trainer.fit(module, make_data())
+    assert len(weights.seen) == steps and f" of {steps - 4 * ('start' in settings)} steps" in average.label
     for a, b in zip(average.net.parameters(), expected(weights.seen, keep, first), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_what_is_no_parameter_is_that_of_the_live_network(make_net, make_module, make_data, make_trainer, tmp_path):
+    class Counting(Callback):
+        def on_train_batch_start(self, trainer, module, *rest):
+            module.net.batches += 1
+
+    net = make_net(activation=partial(KWTA, ratio=0.5))
+    net.register_buffer("batches", torch.tensor(0), persistent=False)
+    module, average = make_module(net=net), WeightAverage()
+    ratio = KWTARatio(start=0.5, end=0.1, step=0.2, every=1)
+    make_trainer(ratio, Counting(), average, max_epochs=2).fit(module, make_data())
+    assert average.net.batches == 8 and {layer.ratio for layer in kwta_layers(average.net)} == {0.3}
+    checkpoint = torch.load(tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    tested = make_module(net=make_net(activation=partial(KWTA, ratio=0.5)))
+    tested.load_state_dict(checkpoint["state_dict"])
+    assert {layer.ratio for layer in kwta_layers(tested.net)} == {0.3}
+
+
+def kwta_layers(net):
+    return [module for module in net.modules() if isinstance(module, KWTA)]
 
 
 def test_statistics_are_those_of_the_inputs(make_net):

@@ -98,6 +98,14 @@ def test_a_linear_loss_costs_nothing_with_dropout_too(make_net, make_batch):
     assert net[0].training
 
 
+def test_autocast_does_not_round_the_penalty(make_net, make_batch):
+    exact = ELLE()(make_net("kaf"), make_batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = ELLE()(make_net("kaf"), make_batch())
+    assert terms.logits.dtype == torch.bfloat16
+    assert torch.equal(terms.log["linearity_error"], exact.log["linearity_error"])
+
+
 @pytest.mark.parametrize("inner", [NFGSM, lambda: AWP(objective=NFGSM()), lambda: Free(replays=2)])
 def test_it_adds_the_penalty_to_another_objective(inner, make_net, make_batch):
     batch, objective = make_batch(), ELLE(objective=inner(), adaptive=False, weight=10.0)
