@@ -206,7 +206,7 @@ def measure(options: argparse.Namespace) -> None:
 def tables(options: argparse.Namespace) -> None:
     """Print the tables of docs/deep.md."""
     found = json.loads(RESULTS.read_text())
-    print("| start | 20 layers | 56 | 110 |\n|---|---|---|---|")
+    print("| variant | 20 layers | 56 | 110 |\n|---|---|---|---|")
     for name, rows in found["remedies"].items():
         print(f"| {name} | " + " | ".join(f"{r['first'] or math.inf:.2g} / {r['growth']:.2f}" for r in rows) + " |")
     print("\n| activation | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))

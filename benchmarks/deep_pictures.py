@@ -24,7 +24,7 @@ LOOKS = {
     "KAF": ("KAF, as the thesis had it", "#D55E00", "-"),
     "ReLU": ("ReLU", "#222222", "-"),
     "SiLU": ("SiLU", "#56B4E9", "-"),
-    "KAF_ELU": ("KAF that begins as ELU", "#CC79A7", "--"),
+    "KAF_ELU": ("KAF initialised to ELU", "#CC79A7", "--"),
     "ResidualKAF": ("KAF now: x + KAF", "#0072B2", "-"),
 }
 

@@ -330,7 +330,7 @@ WITHOUT_DATA = {"checks", "kernels", "imagenet"}
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="no part starts after this time")
-    parser.add_argument("--data", type=Path, help="CIFAR-10 as image files: a folder or tar; needed on a GPU")
+    parser.add_argument("--data", type=Path, help="CIFAR-10 as image files; training, runs and attacks need it")
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="run only these")
     parser.add_argument("--dry_run", action="store_true", help="tiny, on a CPU, with digits for data")

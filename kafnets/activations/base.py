@@ -90,8 +90,9 @@ class Activation(nn.Module):
     def lipschitz(self, interval: Interval = EVERYWHERE) -> Tensor:
         """An upper bound of ``sup |f_c'|`` over an interval, per channel: how much f can stretch a perturbation.
 
-        Never below the supremum of the formula at the stored parameters (rounding errors of a forward pass are not
-        included): where the bound itself is rounded, a relative slack of 1e-6 is added. Usually within about 1 %.
+        Never below the supremum of the formula at the stored parameters, except that the even dictionary of a KAF is
+        taken as exactly even, as the engines do (rounding errors of a forward pass are not included): where the bound
+        itself is rounded, a relative slack of 1e-6 is added. Usually within about 1 %.
 
         Args:
             interval: ``(low, high)`` in units of x, low < high, infinite by default.

@@ -97,5 +97,5 @@ def _normalised(alpha: Tensor, covariance: Tensor) -> Tensor:
     """Scale every set to unit variance."""
     variance = _form(alpha, covariance, alpha)[:, None]
     if not (variance > 0).all():
-        raise ValueError("LimitedGrowth needs a start that is not 0 everywhere, such as Normal(std=0.05)")
+        raise ValueError("LimitedGrowth needs an initialisation that is not 0 everywhere, such as Normal(std=0.05)")
     return alpha / variance.sqrt()

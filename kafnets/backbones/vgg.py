@@ -50,7 +50,7 @@ class KafVGG(Backbone):
     Graph: ``normalize``; blocks 1 to 3 = [conv3x3 - BN - act] twice - max-pool - dropout, of ``width``, ``2 width``,
     ``4 width`` filters; flatten; dense ``hidden`` - act - dropout; dense ``num_classes``. He-uniform kernels, zero
     biases (every layer has them), BN eps 1e-3. With ``head_norm``, a BN stands before the activation of the hidden
-    layer too: without it, the inputs of a KAF there leave its dictionary, where it and its gradient are zero.
+    layer too: without it, the inputs of a KAF there leave its dictionary, outside which it and its gradient decay to 0.
 
     Args:
         activation: builds the activation of each place from its number of channels.

@@ -21,8 +21,9 @@ class IntervalBounds:
     Each layer passes an interval per value (Gowal et al. 2018, arXiv 1810.12715, section 3): affine layers exactly,
     activations by their range on the interval (:func:`~kafnets.certify.extremes.extremes_of`).
 
-    Sound for the network in evaluation mode as a function of real numbers with the stored weights: bounds are computed
-    in float64, and every layer's are widened by more than its rounding errors. The same network in float32 differs by
+    Sound for the network in evaluation mode as a function of real numbers with the stored weights, except that the even
+    dictionary of a KAF is taken as exactly even, as the engines do: bounds are computed in float64, and every layer's
+    are widened by more than its rounding errors. The same network in float32 differs by
     its own rounding errors; :meth:`certified` therefore asks for a margin above 1e-5 of the largest logit.
 
     Args:

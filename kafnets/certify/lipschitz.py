@@ -242,7 +242,8 @@ def lipschitz_bound(net: Any, shape: tuple[int, int, int] | None = None) -> Lips
     The bound of a chain is the product of those of its layers, of a sum the sum of both. Convolutions and dense layers
     are bounded together with the batch norm and the activation after them: where channel c has at most the slope
     ``s_c``, by the spectral norm of the kernel with row c times ``s_c``. Computed in float64 with relative slack above
-    its rounding errors: never below the constant of the network as a function of real numbers with the stored weights.
+    its rounding errors: never below the constant of the network as a function of real numbers with the stored weights,
+    except that the even dictionary of a KAF is taken as exactly even, as the engines do.
 
     Args:
         net: see :func:`~kafnets.certify.steps.steps_of`.

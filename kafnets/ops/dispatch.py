@@ -1,19 +1,7 @@
-"""Chooses the engine that computes the activations on a device.
+"""Chooses the engine that computes the activations on a device; ``docs/engines.md`` has a table of the engines.
 
-=========  ====================================================  ==================================
-engine     what it is                                            what it needs
-=========  ====================================================  ==================================
-native     C++, compiled for this machine's processor            a CPU; g++, clang++ or ``$CXX``
-triton     Triton kernels                                        a CUDA device
-eager      PyTorch, in pieces that stay in the cache             nothing
-reference  the formulas of :mod:`kafnets.functional`             memory for ``D`` tensors like the input
-=========  ====================================================  ==================================
-
-A CPU uses native and CUDA uses triton; where that does not work, and on all other devices, it is eager. The choice is
-made and logged once per process; a warning says why native or triton does not work. To force an engine, set
-``KAFNETS_ENGINE`` in the environment or use :func:`force`. All engines give the same values within the tolerances of
-their tests, and state dicts do not depend on the engine.
-
+A CPU uses native and CUDA uses triton; if that is unavailable, and on all other devices, it is eager. The choice is
+made and logged once per process. To force an engine, set ``KAFNETS_ENGINE`` in the environment or use :func:`force`.
 Whatever is forced, the reference computes wherever :func:`is_looked_into` is true.
 """
 

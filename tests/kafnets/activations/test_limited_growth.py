@@ -34,7 +34,7 @@ def test_what_cannot_be_reached_is_refused():
         KAF(1, init=LimitedGrowth(growth=1.0001))
     with pytest.raises(ValueError, match=r"growth must be > 1 .* got 1;"):
         LimitedGrowth(growth=1)
-    with pytest.raises(ValueError, match="a start that is not 0 everywhere"):
+    with pytest.raises(ValueError, match="an initialisation that is not 0 everywhere"):
         KAF(1, init=LimitedGrowth(Normal(std=0)))
     with pytest.raises(TypeError, match="init must be a KAFInit"):
         LimitedGrowth(F.elu)
