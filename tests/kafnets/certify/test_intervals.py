@@ -33,7 +33,7 @@ from kafnets.activations import (
     from_module,
 )
 from kafnets.backbones import ConvShortcut, KafResNet, KafVGG, LightNet, PreActResNet18, ResNet
-from kafnets.certify import IntervalBounds, interval_bounds, lipschitz_bound
+from kafnets.certify import IntervalBounds, LinearBounds, interval_bounds, linear_bounds, lipschitz_bound
 from kafnets.certify.extremes import extremes_of
 from kafnets.certify.training import lipschitz_pairs
 
@@ -154,10 +154,11 @@ def small_net(activation):
     )
 
 
+@pytest.mark.parametrize("kind", [IntervalBounds, LinearBounds])
 @every_activation
-def test_random_images_of_the_box_stay_within_the_bounds(name):
+def test_random_images_of_the_box_stay_within_the_bounds(name, kind):
     net, x = small_net(ACTIVATIONS[name]), torch.rand(3, 1, 8, 8)
-    bounds = IntervalBounds(net)
+    bounds = kind(net)
     for eps in (0.0, 0.02, 0.3):
         low, high = bounds(x, eps)
         noise = torch.rand(300, *x.shape).mul(2).sub(1)
@@ -183,12 +184,14 @@ BACKBONES = {
 }
 
 
+@pytest.mark.parametrize("bounds", [interval_bounds, linear_bounds])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_is_bounded(name):
+def test_every_backbone_is_bounded(name, bounds):
     torch.manual_seed(0)
-    net = shaken(BACKBONES[name](activation=KAF, in_channels=1, image_size=8, mean=0.3, std=0.5))
-    x = torch.rand(2, 1, 8, 8)
-    low, high = interval_bounds(net, x, 0.05)
+    size = 4 if name == "lightnet" else 8  # it has 32 and 64 filters, whatever is asked
+    net = shaken(BACKBONES[name](activation=KAF, in_channels=1, image_size=size, mean=0.3, std=0.5))
+    x = torch.rand(2, 1, size, size)
+    low, high = bounds(net, x, 0.05)
     noise = torch.rand(100, *x.shape).mul(2).sub(1)
     with torch.no_grad():
         logits = net.double()((x + 0.05 * noise).clamp(0, 1).flatten(0, 1).double()).view(100, 2, 10)
