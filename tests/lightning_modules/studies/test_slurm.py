@@ -17,6 +17,7 @@ from tiny_study import TINY
 
 import cli
 from lightning_modules.studies import command, slots
+from lightning_modules.studies.grid import load_study
 from lightning_modules.studies.job import Job
 from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.runner import Runner
@@ -62,7 +63,6 @@ def test_a_dry_run_prints_the_script_of_the_array_job(study, capsys):
 def test_a_sweep_names_members_and_its_command_is_a_study_with_one(study, capsys):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    Path("mine.yaml").write_text(STUDY.replace("cpu]", "cpu, wandb]"))
     cli.main([*study, "--sweep"])
     path = Path("runs/mine/sweep.yaml")
     assert str(path) in capsys.readouterr().out
@@ -71,9 +71,22 @@ def test_a_sweep_names_members_and_its_command_is_a_study_with_one(study, capsys
     # what an agent makes of it
     args = create_sweep_command_args({"args": {"only": {"value": ALL[1]}}})["args"]
     words = [part for word in content["command"] for part in (args if word == "${args}" else [word])]
-    assert words[2:] == [*study, "--run.dir=runs", "--results=results", "--only=0.1-0"]
+    assert words[2:] == [*study, "--run.dir=runs", "--results=results", "--wandb", "--only=0.1-0"]
     cli.main([*words[2:], "--dry_run"])
-    assert "--run.name=0.1-0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--run.name=0.1-0" in printed and printed.count("--config wandb") == 1
+
+
+def test_a_logger_is_added_once_and_is_no_setting_of_a_member(study):
+    members = load_study("mine.yaml", [])[1]
+    plain, logged = (
+        command._jobs("mine", members, [], Path("runs"), Path("results"), wandb=on) for on in (False, True)
+    )
+    assert [job.identity for job in plain] == [job.identity for job in logged]
+    assert logged[0].arguments()[-4:-2] == ["--config", "wandb"] and "wandb" not in plain[0].arguments()
+    Path("mine.yaml").write_text(STUDY.replace("cpu]", "cpu, wandb]"))
+    own = command._jobs("mine", load_study("mine.yaml", [])[1], [], Path("runs"), Path("results"), wandb=True)
+    assert own[0].arguments().count("wandb") == 1 and own[0].identity == plain[0].identity
 
 
 MISTAKES = {
@@ -89,7 +102,6 @@ MISTAKES = {
         "write --gpus-per-node=2",
     ),
     "no member for srun": (["--srun"], "say which with --only"),
-    "no W&B": (["--sweep"], "member 0.05-0 does not log to W&B"),
 }
 
 
