@@ -33,8 +33,7 @@ def main(arguments: list[str]) -> None:
     out = Path(asked.out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty folder; nothing is overwritten, choose another one")
-    if asked.onnx:
-        check_onnx_installed()
+    without_onnx = _why_no_onnx(asked.onnx)
     if asked.ckpt_path in ("best", "last"):
         raise ValueError(f"--ckpt_path {asked.ckpt_path} leaves open of which run; give a file or a run folder")
     path = find_checkpoint(asked.ckpt_path, Path("runs"), "unnamed")
@@ -44,21 +43,49 @@ def main(arguments: list[str]) -> None:
     found = measured(path, hashes, asked.tests)
     about = _about(net, checkpoint, settings, found) | {"licence": asked.licence, **hashes}
     with _whole_folder(out) as part:
-        if asked.onnx:
-            about["onnx"] = {"largest_difference": write_onnx(net, part / "model.onnx")}
-            about["onnx"]["sha256"] = sha256(part / "model.onnx")
+        if not without_onnx:
+            try:
+                about["onnx"] = _onnx(net, part / "model.onnx")
+            except Exception as error:  # the exporter raises errors of many kinds
+                if asked.onnx:
+                    raise
+                without_onnx = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         write_network(part, net, plan, about)
         if found.claim:
             write_json(part / "claim.json", found.claim)
         _check_same(part, net, plan)
     _say(out, found, about)
+    if without_onnx and asked.onnx is None:
+        print(f"no model.onnx: {without_onnx}")
+
+
+def _onnx(net: Backbone, path: Path) -> dict[str, Any]:
+    try:
+        return {"largest_difference": write_onnx(net, path), "sha256": sha256(path)}
+    except Exception:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _why_no_onnx(asked: bool | None) -> str:
+    """Why no ONNX file is written; empty if one is. If nobody asked, packages may be missing."""
+    if asked is False:
+        return "--onnx=false"
+    try:
+        check_onnx_installed()
+    except ValueError as error:
+        if asked:
+            raise
+        return str(error)
+    return ""
 
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="cli.py export", description="Export the network of a checkpoint.")
     parser.add_argument("--ckpt_path", type=str, required=True, help="A checkpoint, or a run folder: its best one.")
     parser.add_argument("--out", type=str, required=True, help="The folder to write: a new one, or an empty one.")
-    parser.add_argument("--onnx", type=bool, default=False, help="Whether to write model.onnx as well.")
+    onnx = "Whether to write model.onnx: by default if its packages are installed; false leaves it out."
+    parser.add_argument("--onnx", type=bool | None, default=None, nargs="?", const=True, help=onnx)
     parser.add_argument("--licence", type=str | None, default=None, help="Name of the licence of the weights.")
     parser.add_argument("--tests", type=str, nargs="+", default=[], help="Run folders of its tests that lie elsewhere.")
     parser.add_argument(

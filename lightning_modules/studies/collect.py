@@ -32,6 +32,7 @@ def collect(
     member: str | None = None,
     axes: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
+    config: Mapping[str, Any] | None = None,
     config_sha256: str | None = None,
     source_sha256: str | None = None,
 ) -> Record:
@@ -41,7 +42,7 @@ def collect(
 
     Args:
         folder: ``runs/.../version_<k>``, of a run that was tested.
-        study, member, axes, command, config_sha256, source_sha256: fields of the record.
+        study, member, axes, command, config, config_sha256, source_sha256: fields of the record.
 
     Raises:
         ValueError: if a file is missing or damaged, or was written by a version that noted less.
@@ -57,6 +58,7 @@ def collect(
         "member": member or f"{folder.resolve().parent.name}-{folder.name}",
         "axes": axes,
         "command": list(command or ["fit", "--config", str(folder / "config.yaml")]),
+        **({} if config is None else {"config": dict(config)}),
         "config_sha256": config_sha256,
         "source_sha256": source_sha256,
     } | {name: results[name] for name in _TAKEN}

@@ -1,7 +1,5 @@
 """``python cli.py study --config studies/NAME.yaml``: runs a grid of fits, and goes on where it stopped."""
 
-import os
-import shlex
 import shutil
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -11,15 +9,14 @@ from typing import Any
 from lightning_modules.command_line.parser import OneLineParser
 from lightning_modules.provenance import ROOT
 from lightning_modules.studies import slurm
+from lightning_modules.studies.dry_run import print_changed, print_commands
 from lightning_modules.studies.grid import Member, load_study
-from lightning_modules.studies.identity import settings_of
+from lightning_modules.studies.identity import settings_of, without_loggers
 from lightning_modules.studies.job import Job, Plan
-from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.parse_only import errors_of
 from lightning_modules.studies.runner import Runner
 from lightning_modules.studies.slots import slots
 from lightning_modules.studies.sweep import sweep
-from lightning_modules.studies.time_left import expected_seconds, in_words
 
 CONFIGS = ROOT / "configs"
 ASSUMED_MB = 50  # of a run folder, before one has been written
@@ -39,10 +36,12 @@ def main(arguments: Sequence[str]) -> None:
     members = _only(study, members, options.only)
     here = 1 if options.slurm or options.jobs is None else options.jobs
     environments = [slot | {"KAFNETS_STUDY": study} for slot in slots(here)]
-    jobs = _jobs(study, members, flags, Path(options.run.dir), Path(options.results))
+    wandb = options.wandb or options.sweep
+    jobs = _jobs(study, members, flags, Path(options.run.dir), Path(options.results), wandb=wandb)
     plans = {job.name: job.plan(options.changed) for job in jobs}
-    _refuse_changes(study, plans)
-    left = [job for job in jobs if plans[job.name].action != "done"]
+    if not options.dry_run:
+        _refuse_changes(study, plans)
+    left = [job for job in jobs if plans[job.name].action not in ("done", "refuse")]
     text = ""
     if left and options.slurm:
         text = slurm.script(left, _repeated(options, flags), sbatch, options.jobs)
@@ -52,7 +51,8 @@ def main(arguments: Sequence[str]) -> None:
         begin = [job for job in jobs if plans[job.name].action in ("start", "resume")]
         _check_commands(begin, quiet=bool(text and options.dry_run))  # the output may become a file
     if options.dry_run:
-        print(text, end="") if text else _print(study, jobs, plans, len(environments))
+        print(text, end="") if text else print_commands(study, jobs, plans, len(environments))
+        print_changed(plans)  # comments, so a file of the text stays one
         return
     for folder in (Path(options.run.dir) / study, Path(options.results) / study):
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +96,7 @@ def parser() -> OneLineParser:
     parser.add_argument("--slurm", action="store_true", help="Submit an array job with one task per member.")
     parser.add_argument("--sbatch", type=str, default="", help="Options of sbatch, such as '--time=4:00:00 --mem=32G'.")
     parser.add_argument("--srun", action="store_true", help="Start the member by srun, as the array job does.")
+    parser.add_argument("--wandb", action="store_true", help="Let members log to W&B that do not do so already.")
     parser.add_argument("--sweep", action="store_true", help="Write a W&B sweep whose runs are the members.")
     parser.add_argument(
         "--changed",
@@ -134,6 +135,7 @@ def _repeated(options: Any, flags: Sequence[str]) -> list[str]:
     """The arguments by which another process runs the same study."""
     found = ["--config", options.config, *(["--short"] if options.short else [])]
     found += [f"--changed={options.changed}"] if options.changed else []
+    found += ["--wandb"] if options.wandb and not options.sweep else []  # a sweep adds it itself
     return [*found, f"--run.dir={options.run.dir}", f"--results={options.results}", *flags]
 
 
@@ -149,7 +151,9 @@ def _hand_over(options: Any, text: str, folder: Path) -> None:
         print(f"wrote {path}; wandb sweep --project kafnets {path} prints the command of its agents")
 
 
-def _jobs(study: str, members: Sequence[Member], flags: list[str], runs: Path, results: Path) -> list[Job]:
+def _jobs(
+    study: str, members: Sequence[Member], flags: list[str], runs: Path, results: Path, *, wandb: bool = False
+) -> list[Job]:
     """The members with their settings; an unknown config is an error that names the member."""
     jobs = []
     for member in members:
@@ -163,7 +167,10 @@ def _jobs(study: str, members: Sequence[Member], flags: list[str], runs: Path, r
             settings = settings_of([*member.arguments, *flags], [CONFIGS])
         except ValueError as error:
             raise ValueError(f"study {study}, member {member.name}: {error}") from None
-        jobs.append(Job(study, member, tuple(flags), runs / study, results / study, settings))
+        added = wandb and "wandb" not in str(settings.get("trainer.logger")).lower()
+        loggers = ("--config", "wandb") if added else ()
+        settings = without_loggers(settings)
+        jobs.append(Job(study, member, tuple(flags), runs / study, results / study, settings, loggers))
     return jobs
 
 
@@ -202,24 +209,3 @@ def _check_space(jobs: Sequence[Job], left: Sequence[Job]) -> None:
             f"{len(left)} members need about {need:,.0f} MB ({largest:.0f} MB each), and {jobs[0].runs} has "
             f"{free:,.0f} MB free; free some space, or choose another --run.dir"
         )
-
-
-def _print(study: str, jobs: Sequence[Job], plans: dict[str, Plan], slots: int) -> None:
-    """Print the commands, to be copied into a shell, and an estimate of the time."""
-    cli = os.path.relpath(ROOT / "cli.py")
-    left: list[Job] = []
-    finished: list[tuple[dict[str, str], float]] = []
-    for job in jobs:
-        plan = plans[job.name]
-        if plan.action == "done":
-            finished.append((job.member.axes, sum(read_member(job.record)["seconds"].values())))
-        elif plan.action != "collect":
-            left.append(job)
-            print(shlex.join(["python", cli, *job.arguments(plan)]))
-    text = f"# {study}: {len(jobs)} members, {len(jobs) - len(left)} of them done; "
-    if finished and left:
-        seconds = sum(expected_seconds(finished, [job.member.axes for job in left])) / slots
-        text += f"the others take about {in_words(seconds)}, by those that are done"
-    elif left:
-        text += "there is no estimate of the time before one of them is done"
-    print(text.rstrip("; "))

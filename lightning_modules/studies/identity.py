@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ _NO_PART = (
     "kafnets/analysis/activation_study.py",
     "kafnets/analysis/rank_correlation.py",
     "kafnets/plots/",
+    "kafnets/saved/",
     "lightning_modules/comparison/",
+    "lightning_modules/dashboard/",
+    "lightning_modules/export/",
     "lightning_modules/inspection/",
     "lightning_modules/pages/",
     "lightning_modules/studies/",
@@ -48,6 +52,16 @@ def settings_of(arguments: Sequence[str], folders: Sequence[Path]) -> dict[str, 
         value = take(flags, name)[0][-1]
         settings[name.removeprefix("--")] = _loaded(value)
     return {name: value for name, value in settings.items() if name not in _PATHS and not name.startswith("run.")}
+
+
+def without_loggers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without the loggers, which change no result.
+
+    Example:
+        >>> without_loggers({"trainer.max_epochs": 3, "trainer.logger": [{"class_path": "Wandb"}]})
+        {'trainer.max_epochs': 3}
+    """
+    return {name: value for name, value in settings.items() if not re.match(r"trainer\.logger\b", name)}
 
 
 def without_paths(arguments: Sequence[str]) -> list[str]:

@@ -50,7 +50,8 @@ class Job:
         member: the member.
         flags: further flags, the same for all members, such as the path of the data.
         runs, results: folders of this study.
-        settings: of the member, see :func:`~lightning_modules.studies.identity.settings_of`.
+        settings: of the member, see :func:`~lightning_modules.studies.identity.settings_of`, without its loggers.
+        loggers: further arguments that change no result.
     """
 
     study: str
@@ -59,6 +60,7 @@ class Job:
     runs: Path
     results: Path
     settings: dict[str, Any] = field(repr=False)
+    loggers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -88,7 +90,7 @@ class Job:
     def arguments(self, plan: Plan | None = None) -> list[str]:
         """Return the arguments of ``cli.py``; with a plan, those with which it begins or goes on."""
         place = [f"--run.dir={self.runs}", f"--run.name={self.name}"]
-        arguments = [*self.member.arguments, *self.flags, *place]
+        arguments = [*self.member.arguments, *self.flags, *self.loggers, *place]
         if plan and plan.checkpoint:
             arguments.append(f"--ckpt_path={plan.checkpoint}")
             arguments += self._unfinished_report()
@@ -186,9 +188,10 @@ class Job:
     def _difference(self, found: Mapping[str, Any], status: Status) -> str:
         if found.get("config_sha256") == self.identity["config_sha256"]:
             return f"the code was {found.get('code', 'another')}, is {code_version()}"
-        old = status.get("settings") or {}
-        known = sha256_of(old) == found.get("config_sha256")
-        return differences(old, self.settings) if known else "its settings were others"
+        old = found.get("config")  # records of older versions have none
+        if old is None and sha256_of(status.get("settings") or {}) == found.get("config_sha256"):
+            old = status["settings"]
+        return differences(old or self.settings, self.settings) or "its settings were others"
 
     def _versions(self) -> list[Path]:
         """The run folders since its settings and code are what its status says, oldest first."""
@@ -231,6 +234,7 @@ class Job:
             member=self.name,
             axes=self.member.axes,
             command=without_paths([*self.member.arguments, *self.flags]),
+            config=status["settings"],
             config_sha256=status["config_sha256"],
             source_sha256=status["source_sha256"],
         )

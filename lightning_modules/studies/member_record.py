@@ -8,6 +8,8 @@ A record is a dictionary with these fields:
     The member's place in the grid: axis to label, both text.
 ``command``
     The arguments of ``cli.py``, as a list.
+``config``
+    The settings by dotted name, without paths and loggers; missing in records of older versions and of single runs.
 ``config_sha256``, ``source_sha256``
     SHA-256 of the settings without paths, and of the source files; None where they were not noted.
 ``run``
@@ -100,6 +102,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _check(path: Path, record: Record) -> None:
     for name, (holds, expected) in _FIELDS.items():
+        if name not in record and name in _OPTIONAL:
+            continue
         if name not in record:
             raise ValueError(f"{path}: the field {name} is missing; it must be {expected}")
         if not holds(record[name]):
@@ -192,12 +196,14 @@ def _shape(value: Any) -> bool:
 _COUNTED = "an object with accuracy, wilson95_low, wilson95_high (in order, in [0, 1]) and images (>= 1)"
 _LABELS = ("activation", "backbone", "objective", "norm")
 
+_OPTIONAL = {"config"}
 # field -> whether a value is right, and what is expected
 _FIELDS: dict[str, tuple[Holds, str]] = {
     "study": (_text, "text"),
     "member": (lambda value: _text(value) and "/" not in value, "text without /"),
     "axes": (_mapping_of(_text), "an object of texts"),
     "command": (_list_of(lambda value: isinstance(value, str)), "a list of texts"),
+    "config": (lambda value: isinstance(value, dict), "an object of settings"),
     "config_sha256": (_or_none(_hash), "64 hexadecimal digits or null"),
     "source_sha256": (_or_none(_hash), "64 hexadecimal digits or null"),
     "run": (

@@ -20,6 +20,7 @@ from lightning_modules.studies.time_left import expected_seconds, in_words
 
 SIGNALS = [number for number in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, number)]
 SRUN = ["srun", "--kill-on-bad-exit=1"]  # a process alone would wait for the others for ever
+STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGUSR1}  # status of a member that wrote its checkpoint after a signal
 PAUSE, PAUSE_FOR_OTHERS = 0.3, 3.0  # seconds between two looks at the members
 
 
@@ -31,6 +32,7 @@ class _Running:
     slot: dict[str, str]
     begun: float
     seconds_before: float
+    saved: float  # time of the checkpoint that it goes on from
 
 
 class Runner:
@@ -64,13 +66,15 @@ class Runner:
         self._elsewhere: deque[Job] = deque()
         self._running: list[_Running] = []
         self._signals: list[int] = []
+        self._preempted = 0
         self._told: set[str] = set()
 
     def run(self) -> None:
         """Run all; end with a summary, and with an exit status unless all members are done.
 
         Raises:
-            SystemExit: with status 1 if a member has failed, with 128 and the signal's number after a signal.
+            SystemExit: with status 1 if a member has failed, with 128 and the signal's number after a signal, which
+                SLURM may also have sent to the member alone.
         """
         before = {name: signal.signal(getattr(signal, name), self._stop) for name in SIGNALS}
         try:
@@ -145,7 +149,8 @@ class Runner:
                 pass_fds=[lock],  # the lock lasts as long as the member, even if this process is killed
                 start_new_session=True,  # a Ctrl-C reaches the members through this process alone
             )
-        self._running.append(_Running(job, process, lock, slot, time.monotonic(), job.status().get("seconds", 0.0)))
+        before, saved = job.status().get("seconds", 0.0), _time_of(plan.checkpoint)
+        self._running.append(_Running(job, process, lock, slot, time.monotonic(), before, saved))
 
     def _end(self, running: _Running) -> None:
         job, status = running.job, running.process.returncode
@@ -153,13 +158,24 @@ class Runner:
         job.note(seconds=round(seconds, 1), exit=status)
         if status == 0:
             self._finish(job, Plan("collect"))
-        elif self._signals and self.srun and job.plan(self.changed).action == "start":
+        elif self.srun and signal.SIGUSR1 in self._signals and job.plan(self.changed).action == "start":
             self._fail(job, "it was stopped before its first checkpoint, and would be again; give the job more time")
-        elif self._signals:
+        elif self._signals or self._is_preempted(running):
+            self._preempted = status
             job.note(status="stopped")
             self.say(f"{job.name} was stopped after {in_words(seconds)}")
         else:
             self._fail(job, last_line(job.output) or f"it ended with status {status}")
+
+    def _is_preempted(self, running: _Running) -> bool:
+        """Whether SLURM has stopped the member: it preempts by a SIGTERM to the tasks of srun, not to this process.
+
+        srun sends SIGTERM as well, to the other tasks when one has failed; then there is no new checkpoint.
+        """
+        if not self.srun or running.process.returncode not in STOPPED:
+            return False
+        alone = os.environ.get("SLURM_NTASKS", "1") == "1"
+        return alone or _time_of(running.job.plan(self.changed).checkpoint) > running.saved
 
     def _finish(self, job: Job, plan: Plan) -> None:
         try:
@@ -225,6 +241,12 @@ class Runner:
             raise SystemExit(128 + self._signals[0])
         if self.failed:
             raise SystemExit(1)
+        if self._preempted:
+            raise SystemExit(self._preempted)
+
+
+def _time_of(path: Path | None) -> float:
+    return path.stat().st_mtime if path else 0.0
 
 
 def figures(record: dict[str, Any]) -> str:

@@ -34,16 +34,21 @@ cd {folder} || exit 1
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}  # srun does not take it from the job by itself
 
-# before the time limit, the member writes a checkpoint and the study ends with status 138
+# before the time limit, the member writes a checkpoint and the study ends with status 138; after SIGTERM with 143
 trap 'kill -USR1 "$study"' USR1
+trap 'kill -TERM "$study"' TERM
 {command} --only "${{members[$SLURM_ARRAY_TASK_ID]}}" --srun &
 study=$!
 wait "$study"; status=$?
 while kill -0 "$study" 2> /dev/null; do wait "$study"; status=$?; done
 
 # nothing else requeues the job after its time limit; the next run goes on from the checkpoint
+task="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 if [ "$status" -eq 138 ]; then
-  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+  scontrol requeue "$task"
+# preemption with a grace time sends SIGTERM while the job still counts as running; after scancel it does not
+elif [ "$status" -eq 143 ] && [ "$(squeue --noheader --format=%T --jobs="$task")" = RUNNING ]; then
+  scontrol requeue "$task"
 fi
 exit "$status"
 """

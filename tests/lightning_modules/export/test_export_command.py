@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 import yaml
 
@@ -10,6 +11,7 @@ import kafnets
 from kafnets.activations import KWTA, ResidualKAF
 from kafnets.attacks.identity import identity_digest
 from kafnets.backbones import KafVGG
+from lightning_modules.export import command
 from lightning_modules.files import sha256, write_json
 from lightning_modules.load_classifier import load_classifier
 
@@ -53,8 +55,8 @@ def add_test(folder, checkpoint, images=90, **change):
     write_json(folder / "results.json", record | hashes | change)
 
 
-def export(checkpoint, out, *more):
-    cli.main(["export", "--ckpt_path", str(checkpoint), "--out", str(out), *more])
+def export(checkpoint, out, *more, onnx=("--onnx=false",)):
+    cli.main(["export", "--ckpt_path", str(checkpoint), "--out", str(out), *more, *onnx])
     return json.loads((out / "card.json").read_text())
 
 
@@ -100,11 +102,11 @@ def test_mistakes_are_refused_and_leave_nothing(tmp_path, refused):
     out, used = tmp_path / "out", tmp_path / "used"
     used.mkdir()
     (used / "notes.txt").write_text("mine")
-    command = ["export", "--ckpt_path", str(checkpoint), "--out"]
-    assert "used exists and is not an empty folder; nothing is overwritten" in refused([*command, str(used)])
+    words = ["export", "--ckpt_path", str(checkpoint), "--out"]
+    assert "used exists and is not an empty folder; nothing is overwritten" in refused([*words, str(used)])
     assert [path.name for path in used.iterdir()] == ["notes.txt"]
     assert "version_0 holds no test of this network" in refused(
-        [*command, str(out), "--tests", str(checkpoint.parents[1])]
+        [*words, str(out), "--tests", str(checkpoint.parents[1])]
     )
     assert refused(["export", "--out", str(out)]) == "error: the following arguments are required: ckpt_path"
     assert "leaves open of which run" in refused(["export", "--ckpt_path", "best", "--out", str(out)])
@@ -115,8 +117,6 @@ def test_mistakes_are_refused_and_leave_nothing(tmp_path, refused):
 
 
 def test_a_network_that_would_come_back_different_is_not_written(tmp_path, refused, monkeypatch):
-    from lightning_modules.export import command
-
     checkpoint = make_run(tmp_path)
     plan = command.blueprint
 
@@ -130,11 +130,38 @@ def test_a_network_that_would_come_back_different_is_not_written(tmp_path, refus
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_the_card_states_how_far_the_onnx_file_differs(tmp_path, monkeypatch):
-    from lightning_modules.export import command
-
+@pytest.mark.parametrize("asked", [[], ["--onnx"], ["--onnx", "true"]])
+def test_the_onnx_file_is_written_and_the_card_states_how_far_it_differs(tmp_path, monkeypatch, asked):
     (tmp_path / "out").mkdir()  # an empty folder may be there
     monkeypatch.setattr(command, "check_onnx_installed", lambda: None)
     monkeypatch.setattr(command, "write_onnx", lambda net, path: path.write_bytes(b"1234") / 1e6)
-    card = export(make_run(tmp_path), tmp_path / "out", "--onnx", "true")
+    card = export(make_run(tmp_path), tmp_path / "out", onnx=asked)
     assert card["onnx"] == {"largest_difference": 4e-6, "sha256": sha256(tmp_path / "out" / "model.onnx")}
+
+
+def test_an_onnx_file_that_is_left_out_is_said_unless_nobody_wants_it(tmp_path, monkeypatch, capsys, refused):
+    monkeypatch.setattr("kafnets.saved.onnx_file.NEEDED", ("no_such_package",))
+    checkpoint = make_run(tmp_path)
+    assert "onnx" not in export(checkpoint, tmp_path / "out", onnx=[])
+    assert "no model.onnx: ONNX needs no_such_package: pip install 'kafnets[export]'" in capsys.readouterr().out
+    export(checkpoint, tmp_path / "plain")
+    assert "model.onnx" not in capsys.readouterr().out
+    words = ["export", "--ckpt_path", str(checkpoint), "--out", str(tmp_path / "other"), "--onnx"]
+    assert "ONNX needs no_such_package" in refused(words)
+
+
+def test_a_network_that_onnx_cannot_hold_is_exported_without_it_unless_it_is_asked_for(
+    tmp_path, monkeypatch, capsys, refused
+):
+    def fail(net, path):
+        path.write_bytes(b"half")
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(command, "check_onnx_installed", lambda: None)
+    monkeypatch.setattr(command, "write_onnx", fail)
+    checkpoint = make_run(tmp_path)
+    export(checkpoint, tmp_path / "out", onnx=[])
+    assert "no model.onnx: ValueError: no such operator" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "model.onnx").exists()
+    words = ["export", "--ckpt_path", str(checkpoint), "--out", str(tmp_path / "other"), "--onnx"]
+    assert "no such operator" in refused(words) and not (tmp_path / "other").exists()

@@ -1,8 +1,9 @@
-"""A stand-in for SLURM's ``sbatch``, ``srun`` and ``scontrol``: runs an array job for real, one task after another.
+"""A stand-in for SLURM's ``sbatch``, ``srun``, ``scontrol`` and ``squeue``: runs an array job, task after task.
 
-``sbatch`` sets the variables that SLURM sets, sends the signal of ``#SBATCH --signal=B:USR1@...`` to the script of the
-task ``FAKE_LIMIT`` and kills all processes of the task ``FAKE_LOSS``, as when its node is lost: each once, as soon as
-the member has a checkpoint. A task that is requeued, or lost, runs again.
+``sbatch`` sets the variables that SLURM sets. Once, as soon as the member has a checkpoint, it sends the signal of
+``#SBATCH --signal=B:USR1@...`` to the script of the task ``FAKE_LIMIT``, sends SIGTERM to what ``srun`` has started in
+the task ``FAKE_PREEMPT``, as a preemption with a grace time does, and kills all processes of the task ``FAKE_LOSS``, as
+when its node is lost. A task that is requeued, or lost, runs again. ``squeue`` prints ``FAKE_STATE``.
 """
 
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 def install(folder: Path) -> None:
     """Write the three programs into a folder."""
     folder.mkdir()
-    for name in ("sbatch", "srun", "scontrol"):
+    for name in ("sbatch", "srun", "scontrol", "squeue"):
         (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {name} "$@"\n')
         (folder / name).chmod(0o755)
 
@@ -54,12 +55,17 @@ def run_task(script: Path, options: dict[str, str], index: int, restarts: int) -
             ["bash", str(script)], env=environment, cwd="/", stdout=file, stderr=file, start_new_session=True
         )
     members = re.search(r"^members=\((.*)\)$", script.read_text(), re.MULTILINE)[1].split()
-    trouble = {os.environ.get("FAKE_LIMIT"): "limit", os.environ.get("FAKE_LOSS"): "loss"}.get(str(index))
+    trouble = next(
+        (kind for kind in ("LIMIT", "PREEMPT", "LOSS") if os.environ.get(f"FAKE_{kind}") == str(index)), None
+    )
     while job.poll() is None:
         ready = list(output.parents[1].glob(f"{members[index]}/version_*/checkpoints/last.ckpt"))
         if trouble and not restarts and ready:
-            if trouble == "limit":
+            if trouble == "LIMIT":
                 job.send_signal(signal.SIGUSR1)
+            elif trouble == "PREEMPT":
+                for task in json.loads(Path(f"tasks_of_{index}.json").read_text()):
+                    os.kill(task, signal.SIGTERM)
             else:
                 kill_all(job.pid)
             trouble = None
@@ -91,7 +97,9 @@ def srun(arguments: list[str]) -> int:
         about = {"STEP_ID": 0, "PROCID": rank, "LOCALID": rank % per_node, "NODEID": rank // per_node}
         environment = os.environ | {f"SLURM_{name}": str(value) for name, value in about.items()}
         tasks.append(subprocess.Popen(command, env=environment))
-    return max(task.wait() % 256 for task in tasks)
+    Path(f"tasks_of_{os.environ.get('SLURM_ARRAY_TASK_ID')}.json").write_text(json.dumps([task.pid for task in tasks]))
+    statuses = [task.wait() for task in tasks]
+    return max(128 - status if status < 0 else status for status in statuses)
 
 
 def scontrol(arguments: list[str]) -> int:
@@ -100,5 +108,12 @@ def scontrol(arguments: list[str]) -> int:
     return 0
 
 
+def squeue(arguments: list[str]) -> int:
+    assert arguments[:2] == ["--noheader", "--format=%T"]
+    print(os.environ.get("FAKE_STATE", "RUNNING"))
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit({"sbatch": sbatch, "srun": srun, "scontrol": scontrol}[sys.argv[1]](sys.argv[2:]))
+    programs = {"sbatch": sbatch, "srun": srun, "scontrol": scontrol, "squeue": squeue}
+    sys.exit(programs[sys.argv[1]](sys.argv[2:]))

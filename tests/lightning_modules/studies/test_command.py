@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_members import fake_member
 from tiny_study import TINY
 
 import cli
 from lightning_modules.studies import command
 from lightning_modules.studies.grid import load_study
-from lightning_modules.studies.member_record import read_member
+from lightning_modules.studies.member_record import read_member, write_member
 
 STUDY = """
 base:
@@ -52,6 +53,17 @@ def test_a_dry_run_prints_commands_that_a_person_can_type(study, capsys):
         "--run.name=kaf-0",
     ]
     assert os.listdir() == ["mine.yaml"]
+
+
+def test_a_first_dry_run_estimates_the_time_by_members_of_other_studies(study, capsys):
+    write_member(Path("results"), fake_member("ReLU", data="Digits"))  # of four epochs
+    write_member(Path("results"), fake_member("KAF", data="CIFAR10"))
+    Path("results/fake/notes.json").write_text("{}")
+    cli.main([*study(), "--dry_run", "--trainer.max_epochs=4"])
+    expected = "4 members, 0 of them done; the others take about 47.5 min, by members of other studies"
+    assert expected in capsys.readouterr().out
+    cli.main([*study(), "--dry_run", "--trainer.max_epochs=5"])
+    assert "there is no estimate" in capsys.readouterr().out
 
 
 MISTAKES = {

@@ -42,6 +42,23 @@ def test_a_flag_of_an_axis_replaces_that_of_base():
     assert expand_study(study)[1].arguments == ("fit", "--model.optimizer.lr=3")
 
 
+def test_names_of_classes_and_nested_settings_are_flags(tmp_path):
+    grid = {"activation": ["ReLU", "KAF"], "objective": ["TRADES"], "eps": ["4/255"], "seed": [0]}
+    nested = {"trainer": {"max_epochs": 3}, "model": {"net": {"activation": {"class_path": "KAF", "free": True}}}}
+    members = expand_study({"base": {"config": "digits", "trainer": {"max_epochs": 1}}, "grid": grid})
+    assert members[1].name == "kaf-trades-4_255-0"
+    assert " ".join(members[1].arguments) == (
+        "fit --config digits --trainer.max_epochs=1 --model.net.activation=KAF --model.objective=TRADES "
+        "--model.threat.eps=4/255 --seed_everything=0"
+    )
+    (tmp_path / "first.yaml").write_text("base: {trainer.max_epochs: 9}\ngrid: {seed: [0]}\n")
+    (tmp_path / "mine.yaml").write_text("include: [first]\nbase: {trainer: {max_epochs: 2}}\n")
+    assert load_study("mine", [tmp_path])[1][0].arguments == ("fit", "--trainer.max_epochs=2", "--seed_everything=0")
+    labelled = expand_study({"grid": {"net": {"free": nested}}})[0].arguments
+    assert labelled[1] == "--trainer.max_epochs=3"
+    assert labelled[2] == '--model.net.activation={"class_path": "KAF", "init_args": {"free": true}}'
+
+
 def test_an_included_study_is_changed_by_the_file_that_includes_it(tmp_path):
     (tmp_path / "first.yaml").write_text("base: {config: [kafvgg]}\ngrid: {seed: [0, 1]}\n")
     (tmp_path / "second.yaml").write_text("include: [first]\ngrid: {seed: [5]}\n")
@@ -57,7 +74,17 @@ BAD = {
     "empty value": ({"grid": {"a": {"ReLU": {}}}}, "ReLU of axis a must be a config"),
     "scalar axis": ({"grid": {"seed": 3}}, "axis seed must be a list"),
     "nested list": ({"grid": {"a": [["x"]]}}, "write a mapping of labels to settings"),
-    "no config": ({"grid": {"eps": [0.1]}}, "axis eps lists 0.1, which is no name of a config; name the axis after"),
+    "no config": ({"grid": {"width": [4]}}, "axis width lists 4, which is no name of a config; name the axis after"),
+    "misspelt seed": ({"grid": {"sed": [0, 1]}}, "axis sed lists 0, which is no name of a config; did you mean seed?"),
+    "misspelt axis": ({"grid": {"activatoin": ["KAF"]}}, "where they come; did you mean activation?"),
+    "configs": ({"grid": {"objective": ["fast_at"]}}, "put <objective> into it, for example [<objective>]"),
+    "seed in base": ({"base": {"seed": 0}, "grid": {"eps": [0]}}, "base has 'seed', which is neither config nor a"),
+    "twice": ({"base": {"trainer.x": 1, "trainer": {"x": 2}}, "grid": {"eps": [0]}}, "base sets trainer.x twice"),
+    "short is no mapping": ({"grid": {"seed": [0]}, "short": True}, "short must be a mapping, got True; it holds what"),
+    "short is false": ({"grid": {"seed": [0]}, "short": False}, "the flag --short changes in base: and grid:"),
+    "misspelt short": ({"grid": {"seed": [0]}, "short": {"bas": {}}}, "'bas' is no part of short; did you mean base?"),
+    "short axis": ({"grid": {"seed": [0]}, "short": {"grid": {"sed": [1]}}}, "did you mean seed?"),
+    "short flag": ({"grid": {"seed": [0]}, "short": {"base": {"confg": 1}}}, "base has 'confg', which is neither"),
     "no place": ({"base": {"config": ["short"]}, "grid": {"net": ["kafvgg"]}}, "for example [<net>, short]"),
     "wrong place": ({"base": {"config": ["<nett>"]}, "grid": {"net": ["kafvgg"]}}, "did you mean <net>?"),
     "two places": ({"base": {"config": ["<net>", "<net>"]}, "grid": {"net": ["kafvgg"]}}, "has <net> twice"),

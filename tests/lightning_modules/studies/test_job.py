@@ -1,6 +1,7 @@
 """What is left of a member: done, resumed, begun anew, or refused because settings or code have changed."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from lightning_modules.studies import job as job_module
 from lightning_modules.studies.identity import settings_of, sha256_of, source_sha256
-from lightning_modules.studies.member_record import read_member
+from lightning_modules.studies.member_record import read_member, write_member
 from lightning_modules.studies.runner import Runner
 
 
@@ -39,6 +40,18 @@ def test_changed_settings_are_refused_kept_or_redone(fake_cli, make_job):
     path.parent.mkdir(parents=True)
     path.touch()
     assert changed.plan("redo").checkpoint == path
+
+
+def test_a_record_has_the_settings_that_a_refusal_names_without_the_run_folder(fake_cli, make_job):
+    finish(make_job("a", lr=0.1))
+    shutil.rmtree("runs")  # as after a clone
+    changed = make_job("a", lr=0.2)
+    assert read_member(changed.record)["config"] == {"net": "kafvgg", "lr": 0.1}
+    assert changed.plan().note == "lr was 0.1, is 0.2"
+    old = read_member(changed.record)
+    del old["config"]  # of a version that did not write it
+    write_member(Path("results"), old)
+    assert changed.plan().note == "its settings were others"
 
 
 def test_a_record_tells_a_command_without_places_of_this_machine(fake_cli, make_job):
@@ -123,7 +136,9 @@ def test_settings_are_the_same_however_they_are_said_and_wherever_files_lie(tmp_
 
 
 def test_the_hash_of_the_code_covers_what_can_change_a_result(tmp_path):
-    for name in ("kafnets/a.py", "kafnets/native/b.cpp", "lightning_modules/studies/c.py", "docs/d.py", "cli.py"):
+    readers = [f"lightning_modules/{room}/c.py" for room in ("studies", "dashboard", "export", "inspection")]
+    readers += ["docs/d.py", "kafnets/saved/c.py"]
+    for name in ("kafnets/a.py", "kafnets/native/b.cpp", "cli.py", *readers):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("old")
 
@@ -132,5 +147,5 @@ def test_the_hash_of_the_code_covers_what_can_change_a_result(tmp_path):
         return source_sha256(tmp_path)
 
     before = source_sha256(tmp_path)
-    assert after("docs/d.py") == after("lightning_modules/studies/c.py") == before
+    assert {after(name) for name in readers} == {before}
     assert len({before, after("cli.py"), after("kafnets/a.py"), after("kafnets/native/b.cpp")}) == 4

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
+import cli
 from lightning_modules.provenance import ROOT
+from lightning_modules.studies import command, job
 from lightning_modules.studies.grid import load_study
 from lightning_modules.studies.identity import settings_of, sha256_of
 from lightning_modules.studies.member_record import read_member
@@ -58,6 +60,22 @@ def test_every_label_of_every_study_is_parsed(short):
     members = [member for members in every(short).values() for member in one_per_label(members)]
     commands = [[*member.arguments, *(SIZES if short else [])] for member in members]
     assert set(errors_of(commands)) == {None}
+
+
+RECORDS = {path.parent.name: path.stem for path in (ROOT / "results").glob("*_short/*.json")}
+
+
+@pytest.mark.parametrize("study", RECORDS)
+def test_a_dry_run_of_a_study_that_has_results_lists_what_has_changed(study, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "errors_of", lambda commands: [None] * len(commands))
+    monkeypatch.setattr(job, "source_sha256", lambda: "0" * 64)
+    words = ["study", "--config", study.removesuffix("_short"), "--short", "--dry_run", f"--only={RECORDS[study]}"]
+    cli.main([*words, f"--run.dir={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert f"# {RECORDS[study]}: changed, " in printed and "--changed=keep" in printed
+    cli.main([*words, f"--run.dir={tmp_path}", "--changed=keep"])
+    assert "1 members, 1 of them done" in capsys.readouterr().out
 
 
 def test_results_in_the_project_are_whole_and_name_no_place_of_a_machine():

@@ -16,7 +16,8 @@ from fake_slurm import install
 from tiny_study import TINY
 
 import cli
-from lightning_modules.studies import command, slots
+from lightning_modules.studies import command, slots, slurm
+from lightning_modules.studies.grid import load_study
 from lightning_modules.studies.job import Job
 from lightning_modules.studies.member_record import read_member
 from lightning_modules.studies.runner import Runner
@@ -62,7 +63,6 @@ def test_a_dry_run_prints_the_script_of_the_array_job(study, capsys):
 def test_a_sweep_names_members_and_its_command_is_a_study_with_one(study, capsys):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    Path("mine.yaml").write_text(STUDY.replace("cpu]", "cpu, wandb]"))
     cli.main([*study, "--sweep"])
     path = Path("runs/mine/sweep.yaml")
     assert str(path) in capsys.readouterr().out
@@ -71,9 +71,22 @@ def test_a_sweep_names_members_and_its_command_is_a_study_with_one(study, capsys
     # what an agent makes of it
     args = create_sweep_command_args({"args": {"only": {"value": ALL[1]}}})["args"]
     words = [part for word in content["command"] for part in (args if word == "${args}" else [word])]
-    assert words[2:] == [*study, "--run.dir=runs", "--results=results", "--only=0.1-0"]
+    assert words[2:] == [*study, "--run.dir=runs", "--results=results", "--wandb", "--only=0.1-0"]
     cli.main([*words[2:], "--dry_run"])
-    assert "--run.name=0.1-0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--run.name=0.1-0" in printed and printed.count("--config wandb") == 1
+
+
+def test_a_logger_is_added_once_and_is_no_setting_of_a_member(study):
+    members = load_study("mine.yaml", [])[1]
+    plain, logged = (
+        command._jobs("mine", members, [], Path("runs"), Path("results"), wandb=on) for on in (False, True)
+    )
+    assert [job.identity for job in plain] == [job.identity for job in logged]
+    assert logged[0].arguments()[-4:-2] == ["--config", "wandb"] and "wandb" not in plain[0].arguments()
+    Path("mine.yaml").write_text(STUDY.replace("cpu]", "cpu, wandb]"))
+    own = command._jobs("mine", load_study("mine.yaml", [])[1], [], Path("runs"), Path("results"), wandb=True)
+    assert own[0].arguments().count("wandb") == 1 and own[0].identity == plain[0].identity
 
 
 MISTAKES = {
@@ -89,7 +102,6 @@ MISTAKES = {
         "write --gpus-per-node=2",
     ),
     "no member for srun": (["--srun"], "say which with --only"),
-    "no W&B": (["--sweep"], "member 0.05-0 does not log to W&B"),
 }
 
 
@@ -146,6 +158,48 @@ def test_a_member_that_is_stopped_before_its_first_checkpoint_is_not_requeued(fa
     assert "give the job more time" in runner.failed["hangs"]
 
 
+PREEMPTED = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+open("ready", "w").close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False)])
+def test_the_script_requeues_a_task_that_is_preempted_but_not_one_that_is_cancelled(
+    make_job, monkeypatch, tmp_path, state, requeued
+):
+    install(tmp_path / "bin")
+    (tmp_path / "cli.py").write_text(PREEMPTED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurm, "ROOT", tmp_path)
+    text = slurm.script([make_job("a")], ["--config", "mine.yaml"], [], None)
+    about = {"SLURM_ARRAY_JOB_ID": "500", "SLURM_ARRAY_TASK_ID": "0", "FAKE_STATE": state}
+    task = subprocess.Popen(
+        ["bash", "-c", text], env=os.environ | about | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    )
+    while not Path("ready").exists():
+        time.sleep(0.01)
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(timeout=60) == 143
+    assert Path("requeue_500_0").exists() == requeued
+
+
+@pytest.mark.parametrize(("tasks", "status"), [("1", 143), ("2", 1)])
+def test_a_member_that_slurm_preempts_is_stopped_not_failed(fake_cli, make_job, monkeypatch, tasks, status):
+    """Of several tasks, srun stops the others by SIGTERM when one has failed; that leaves no new checkpoint."""
+    monkeypatch.setattr("lightning_modules.studies.runner.SRUN", ["env", f"SLURM_NTASKS={tasks}"])
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    Path("cli.py").write_text("raise SystemExit(143)")
+    Path("runs/mine").mkdir(parents=True)
+    job = make_job("a")
+    with pytest.raises(SystemExit) as stop:
+        Runner([job], [{}], None, Path("runs/mine/study.log"), srun=True).run()
+    assert stop.value.code == status
+    assert job.status()["status"] == ("stopped" if status == 143 else "failed")
+
+
 def test_members_share_the_gpus(monkeypatch):
     monkeypatch.setattr(slots, "_gpus", lambda: ["0", "1", "2"])
     shares = {jobs: [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.slots(jobs)] for jobs in (1, 2, 4)}
@@ -154,18 +208,19 @@ def test_members_share_the_gpus(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_array_job_survives_a_time_limit_and_the_loss_of_a_node(tmp_path, monkeypatch, study, capsys):
+def test_an_array_job_survives_a_time_limit_a_preemption_and_the_loss_of_a_node(tmp_path, monkeypatch, study, capsys):
     install(tmp_path / "bin")
     for name, value in {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "MPLBACKEND": "agg"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FAKE_LIMIT", "0")
     monkeypatch.setenv("FAKE_LOSS", "1")
+    monkeypatch.setenv("FAKE_PREEMPT", "3")
     cli.main([*study, "--slurm"])
     assert "submitted job 500, written to runs/mine/_slurm/array_0.sh" in capsys.readouterr().out
     output = {index: Path(f"runs/mine/_slurm/500_{index}.txt").read_text() for index in range(4)}
-    assert json.loads(Path("tasks.json").read_text()) == [[138, 0], [-9, 0], [1], [0]], output
+    assert json.loads(Path("tasks.json").read_text()) == [[138, 0], [-9, 0], [1], [143, 0]], output
     assert "0.05-0 was stopped" in output[0] and "1e+30-0 has failed: error: the loss is" in output[2]
-    for index, name in enumerate(ALL[:2]):
+    for index, name in ((0, ALL[0]), (1, ALL[1]), (3, ALL[3])):
         assert f"{name} goes on from runs/mine/{name}/version_0/checkpoints/last.ckpt" in output[index]
         words = [*read_member(f"results/mine/{name}.json")["command"], "--run.dir=whole", f"--run.name={name}"]
         subprocess.run([sys.executable, cli.__file__, *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
