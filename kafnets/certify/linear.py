@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kafnets.activations import Activation
+from kafnets.backbones.base import PixelMean
 from kafnets.certify.boxes import ROUNDING, Box, added, passed
 from kafnets.certify.intervals import FLOAT32, IntervalBounds, box_around
 from kafnets.certify.lines import Lines, Relaxation
@@ -107,20 +108,27 @@ class _Search:
     def tightened(self, value: int) -> Box:
         """The box of a value, made smaller by following each of its numbers back to the image."""
         box = self.boxes[value]
-        if value == 0:
+        if self._exact(value):
             return box
         images, shape = len(box.low), box.low.shape[1:]
         low, high = box.low.flatten(1).clone(), box.high.flatten(1).clone()
         most = max(each.low[0].numel() for each in self.boxes[: value + 1])
         for rows in torch.arange(shape.numel(), device=low.device).split(max(1, NUMBERS // (images * most))):
             unit = torch.zeros(len(rows), shape.numel(), dtype=low.dtype, device=low.device)
-            unit = unit.scatter_(1, rows[:, None], 1.0).view(len(rows), *shape).expand(images, -1, *shape)
+            unit = unit.scatter_(1, rows[:, None], 1.0).view(1, len(rows), *shape)
             low[:, rows] = torch.maximum(low[:, rows], self.lower(value, unit))
             high[:, rows] = torch.minimum(high[:, rows], -self.lower(value, -unit))
         return Box(low.view_as(box.low), high.view_as(box.high))
 
+    def _exact(self, value: int) -> bool:
+        """Whether the interval is exact: affine steps alone lead to a value, one of which at most mixes its inputs."""
+        modules = [step.module for step in self.steps[:value]]
+        if any(isinstance(module, (Activation, Addition, nn.MaxPool2d)) for module in modules):
+            return False
+        return sum(isinstance(module, (nn.Conv2d, nn.Linear, nn.AvgPool2d, PixelMean)) for module in modules) <= 1
+
     def lower(self, value: int, rows: Tensor) -> Tensor:
-        """Lower bounds of ``sum_i rows_i value_i`` in the box, ``(N, R)``, for rows ``(N, R, ...)``.
+        """Lower bounds of ``sum_i rows_i value_i`` in the box, ``(N, R)``, for rows ``(N, R, ...)`` or ``(1, R, ...)``.
 
         On the way back to the image, the box of every value that all paths pass gives a bound too; the best counts.
         """
@@ -196,7 +204,7 @@ def _through_maximum(pool: nn.MaxPool2d, box: Box, a: Tensor) -> tuple[Tensor, T
     )
     up, down = a.flatten(3).clamp_min(0), a.flatten(3).clamp_max(0)
     kept = torch.where(certain, up + down, up)
-    back = torch.zeros(*a.shape[:3], box.low[0, 0].numel(), dtype=a.dtype, device=a.device)
+    back = torch.zeros(*kept.shape[:3], box.low[0, 0].numel(), dtype=a.dtype, device=a.device)
     back = back.scatter_add_(3, index[:, None].expand_as(kept), kept)
     top = pool.forward(box.high).flatten(2)[:, None]
     constant = torch.where(certain, 0.0, down * top).flatten(2).sum(2)
@@ -213,8 +221,11 @@ def _largest(box: Box) -> Tensor:
 
 
 def _dot(a: Tensor, values: Tensor) -> Tensor:
-    """``sum_i a[n, r, i] values[n, i]``, ``(N, R)``."""
-    return torch.einsum("nri,ni->nr", a.flatten(2), values.expand(len(a), *values.shape[1:]).flatten(1))
+    """``sum_i a[n, r, i] values[n, i]``, ``(N, R)``; either may have one row for all images."""
+    a, values = a.flatten(2), values.flatten(1)
+    if len(a) == 1:  # as it is until the first activation on the way back
+        return values @ a[0].T
+    return torch.einsum("nri,ni->nr", a, values.expand(len(a), -1))
 
 
 def linear_bounds(net: Any, x: Tensor, eps: float | str) -> tuple[Tensor, Tensor]:
