@@ -17,6 +17,8 @@ RANGES = [
     (act.KAF, "boundary", 1e-6, 1e6),
     (act.KAF, "bandwidth", 1e-18, 1e18),
     (act.MultiKAF, "boundary", 1e-6, 1e6),
+    (act.SlopeBoundedKAF, "boundary", 1e-6, 1e6),
+    (act.SlopeBoundedKAF, "limit", 1e-6, 1e6),
     (act.Spline, "boundary", 1e-6, 1e6),
     (act.LipschitzSpline, "boundary", 1e-6, 1e6),
     (act.Rational, "boundary", 1e-4, 1e4),
@@ -75,7 +77,7 @@ def test_the_documentation_states_counts_and_defaults():
             build(2, **{name: int(least[1])})
             with pytest.raises(ValueError, match=f"{name} must be an integer >= {least[1]}"):
                 build(2, **{name: int(least[1]) - 1})
-    assert counts == 6
+    assert counts == 7
 
 
 def beyond(end):
