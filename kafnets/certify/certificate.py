@@ -88,14 +88,15 @@ class Intervals(Certificate):
     """
 
     norm = Linf()
+    bounds: ClassVar[type[IntervalBounds]] = IntervalBounds
 
     def of(self, net: nn.Module, radii: Sequence[float]) -> Certifier:
         """See :meth:`Certificate.of`."""
-        bounds = IntervalBounds(net)
+        bounds = self.bounds(net)
         return lambda x, y, keys: torch.stack([bounds.certified(x, y, eps) for eps in radii], 1)
 
 
-class LinearRelaxation(Certificate):
+class LinearRelaxation(Intervals):
     """Linf by :class:`~kafnets.certify.linear.LinearBounds`: tighter than :class:`Intervals`, for small networks.
 
     Args:
@@ -109,12 +110,7 @@ class LinearRelaxation(Certificate):
         tensor([[ True, False]])
     """
 
-    norm = Linf()
-
-    def of(self, net: nn.Module, radii: Sequence[float]) -> Certifier:
-        """See :meth:`Certificate.of`."""
-        bounds = LinearBounds(net)
-        return lambda x, y, keys: torch.stack([bounds.certified(x, y, eps) for eps in radii], 1)
+    bounds = LinearBounds
 
 
 class LipschitzMargins(Certificate):
