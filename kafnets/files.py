@@ -48,7 +48,14 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
             with zipfile.ZipFile(path) as archive:
                 if name := archive.testzip():
                     raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
+        elif _begins_as_zip(path):  # a zip file, whose directory is its end
+            raise zipfile.BadZipFile("it is cut short")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # both raise many types of errors for damaged files
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise OSError(reason[:160] or type(error).__name__) from error
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"

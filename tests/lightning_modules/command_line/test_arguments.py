@@ -32,7 +32,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_one_that_is_cut_short(tmp_path
     for expected in (best, folders[0] / "last.ckpt"):
         assert resolve(["fit", *words], [tmp_path])[-1] == str(expected)
         told = capsys.readouterr().err
-        assert f"refused: {cut} is not a readable checkpoint" in told and f"before it: {expected}" in told
+        assert (
+            f"refused: {cut} is not a readable checkpoint: it is cut short" in told and f"before it: {expected}" in told
+        )
         torch.save([1], best)  # another program's file
     with pytest.raises(ValueError, match="is not a readable checkpoint"):
         resolve(["test", *words], [tmp_path])
