@@ -38,6 +38,7 @@ def probes(run: Path) -> list[dict[str, float]]:
 def tested(run: Path) -> dict[str, Any]:
     """`results.json`, with the worst case of `robustness.json` where there is one."""
     found: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    found["checkpoint"] = Path(found["checkpoint"]).name  # no place of a machine
     full = run / "robustness.json"
     if full.is_file():
         report = json.loads(full.read_text(encoding="utf-8"))
