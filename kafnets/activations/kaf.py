@@ -89,11 +89,15 @@ class KAF(KernelActivation):
         bandwidth: Tensor = self.bandwidth
         if self.free:
             dictionary, bandwidth = self.unshared(dictionary), self.unshared(bandwidth)
-        return self.kernel.expand(self.check(x), self.unshared(self.alpha), dictionary, bandwidth, self.grid)
+        return self.kernel.expand(self.check(x), self.unshared(self.coefficients()), dictionary, bandwidth, self.grid)
+
+    def coefficients(self) -> Tensor:
+        """The coefficients of the sum, ``(G, D)``; a subclass may compute them from alpha."""
+        return self.alpha
 
     def parts(self) -> list[Part]:
         """A single sum over kernels."""
-        return [Part(self.kernel, self.alpha, self.kernel.centres(self.dictionary, self.grid), self.bandwidth)]
+        return [Part(self.kernel, self.coefficients(), self.kernel.centres(self.dictionary, self.grid), self.bandwidth)]
 
     def extra_repr(self) -> str:
         """Name the settings and, if there is a target, the errors of the fit."""

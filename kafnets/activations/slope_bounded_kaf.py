@@ -6,9 +6,8 @@ from torch import Tensor
 from kafnets.activations import checks
 from kafnets.activations.kaf import KAF
 from kafnets.activations.kaf_init import KAFInit
-from kafnets.activations.kernel_bounds import Part
 
-POINTS = 1025  # where the slope is taken: 9 of them in the length of a Gaussian of 20 points on [-3, 3]
+POINTS = 1025  # where the slope is taken: 60 in each length of a Gaussian of 20 points on [-3, 3]
 
 
 class SlopeBoundedKAF(KAF):
@@ -58,11 +57,6 @@ class SlopeBoundedKAF(KAF):
         """That of the KAF with the limit: ``KAF_elu_Slope1``."""
         return f"{super().label}_Slope{self.limit:g}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to ``(N, C, *spatial)``."""
-        alpha = self.unshared(self.coefficients())
-        return self.kernel.expand(self.check(x), alpha, self.dictionary, self.bandwidth, self.grid)
-
     def coefficients(self) -> Tensor:
         """``s alpha``, ``(G, D)``."""
         with torch.autocast(self.alpha.device.type, enabled=False):
@@ -76,8 +70,3 @@ class SlopeBoundedKAF(KAF):
         p = d[0] - reach + (d[-1] - d[0] + 2 * reach) * torch.linspace(0, 1, POINTS, dtype=d.dtype, device=d.device)
         t = p - d[:, None]
         return -2 * gamma * t * torch.exp(-gamma * t.square())
-
-    def parts(self) -> list[Part]:
-        """The sum over kernels with the scaled coefficients."""
-        (part,) = super().parts()
-        return [Part(part.kernel, self.coefficients(), part.dictionary, part.bandwidth)]

@@ -100,6 +100,7 @@ class _Search:
                 self.lines[number] = owner.relaxations[module](self.boxes[read])
             reads = [self.boxes[i].widened() for i in step.inputs]
             if isinstance(module, Addition):
+                _check_addition(step.name, *reads)
                 low, high = added(*reads)
             else:
                 low, high = passed(module, reads[0], owner.extremes.get(module))
@@ -163,6 +164,15 @@ class _Search:
         return back, _dot(a, offset) - ROUNDING * _dot(a.abs(), torch.maximum(low.abs(), high.abs()))
 
 
+def _check_addition(name: str, first: Box, second: Box) -> None:
+    shapes = [tuple(box.low.shape[1:]) for box in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"no linear relaxation is known for a sum that repeats one of its terms, as {name} does, which adds values "
+            f"of the shapes {shapes[0]} and {shapes[1]}"
+        )
+
+
 def _margins(search: _Search, y: Tensor) -> Tensor:
     identity = torch.eye(search.boxes[-1].low.shape[1], dtype=torch.float64, device=y.device)
     found = search.lower(len(search.boxes) - 1, identity[y][:, None] - identity)
@@ -199,9 +209,8 @@ def _through_maximum(pool: nn.MaxPool2d, box: Box, a: Tensor) -> tuple[Tensor, T
     index = index.flatten(2)
     rivals = box.high.flatten(2).scatter(2, index, -torch.inf).view_as(box.high)
     certain = box.low.flatten(2).gather(2, index) >= pool.forward(rivals).flatten(2)
-    certain = (
-        certain[:, None] if size == stride and pool.dilation in (1, (1, 1)) else torch.zeros_like(certain)[:, None]
-    )
+    apart = size == stride and pool.dilation in (1, (1, 1))
+    certain = (certain if apart else torch.zeros_like(certain))[:, None]
     up, down = a.flatten(3).clamp_min(0), a.flatten(3).clamp_max(0)
     kept = torch.where(certain, up + down, up)
     back = torch.zeros(*kept.shape[:3], box.low[0, 0].numel(), dtype=a.dtype, device=a.device)

@@ -94,3 +94,16 @@ def test_maxima_over_windows_that_overlap():
     assert (low <= z).all() and (z <= high).all()
     wide_low, wide_high = IntervalBounds(net)(x, eps)
     assert (low >= wide_low).all() and (high <= wide_high).all() and (high - low < wide_high - wide_low).any()
+
+
+def test_a_sum_that_repeats_a_term_is_refused():
+    class Repeats(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean, self.flat = nn.AvgPool2d(4), nn.Flatten()
+
+        def forward(self, x):
+            return self.flat(x + self.mean(x))
+
+    with pytest.raises(ValueError, match=r"repeats one of its terms, .* \(1, 4, 4\) and \(1, 1, 1\)"):
+        LinearBounds(Repeats())(torch.rand(1, 1, 4, 4), 0.1)
