@@ -12,9 +12,9 @@ import torch
 from browser import Browser, find_chromium
 
 import cli
+from lightning_modules.inspection import media
 from lightning_modules.inspection.command import write_inspection
 from lightning_modules.inspection.earlier import check_once, earlier_networks
-from lightning_modules.inspection.media import log_media
 from lightning_modules.inspection.robustness import robust_accuracies
 
 FAST = ["--images=8", "--attack=PGD", "--attack.steps=2"]
@@ -29,9 +29,14 @@ def checkpoints(tiny_run: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(checkpoints, tmp_path_factory) -> Path:
-    """An inspection of both checkpoints of the tiny run."""
+    """An inspection of both checkpoints of the tiny run, which is handed to W&B as well."""
     out = tmp_path_factory.mktemp("inspected") / "out"
-    cli.main(["inspect", "--ckpt_path", *checkpoints, "--out", str(out), *FAST])
+    handed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(media, "log_media", lambda *arguments: handed.append(arguments))
+        cli.main(["inspect", "--ckpt_path", *checkpoints, "--out", str(out), "--wandb=mine", *FAST])
+    ((project, folder, record),) = handed
+    assert (project, folder) == ("mine", out) and record["pictures"]
     return out
 
 
@@ -106,10 +111,10 @@ def test_mistakes_are_named_before_any_work(checkpoints, tmp_path, refused):
 @pytest.mark.slow
 def test_the_page_is_logged_to_wandb_offline(folder: Path, record: dict, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    log_media("mine", folder, record)
+    media.log_media("mine", folder, record)
     (run,) = tmp_path.glob("runs/wandb/offline-run-*/*.wandb")
-    media = {path.name.split("_0_")[0] for path in (run.parent / "files" / "media").rglob("*") if path.is_file()}
-    assert media == {"page", "networks", *record["pictures"]}
+    files = {path.name.split("_0_")[0] for path in (run.parent / "files" / "media").rglob("*") if path.is_file()}
+    assert files == {"page", "networks", *record["pictures"]}
     command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", "--summary", str(run)]
     logged = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
     assert logged["config"]["attack"] == record["attack"] and set(record["pictures"]) <= {
